@@ -1,0 +1,351 @@
+//! A server that any HTTP test, in any language, can drive. Settings come from `idempotency.toml` and the environment;
+//! its own variables are ADDR (127.0.0.1:8080), WORKERS (2), MIDDLEWARE (`required` or `exempt`: what wraps the App) and
+//! `RUN_LOG` (a file to which each run appends a `start` and an `end` line).
+//!
+//! `cargo run --release --example conformance`
+
+use std::{
+    collections::BTreeMap,
+    env,
+    fs::File,
+    future::{Future, ready},
+    io::{self, Write as _},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use actix_idempotency::{
+    ExemptIdempotencyKey, Idempotency, IdempotencyInfo, IdempotencyKey, Principal, Settings, guard,
+};
+use actix_web::{
+    App, Error, HttpMessage as _, HttpRequest, HttpResponse, HttpServer,
+    body::MessageBody,
+    dev::{ServiceRequest, ServiceResponse},
+    error, guard as actix_guard,
+    http::{
+        Method, StatusCode,
+        header::{self, HeaderValue},
+    },
+    middleware::{Next, from_fn},
+    web::{self, Bytes},
+};
+use futures_util::{StreamExt as _, stream};
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+
+type Outcome = Result<HttpResponse, Error>;
+
+/// What ran in this process.
+struct Runs {
+    count: Mutex<BTreeMap<String, u64>>,
+    log: Option<File>,
+}
+
+/// A handler that has started.
+struct Run {
+    runs: Arc<Runs>,
+    line: String,
+    n: u64,
+}
+
+impl Runs {
+    fn start(self: &Arc<Self>, request: &HttpRequest) -> Run {
+        let n = {
+            let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
+            let n = count.entry(request.path().to_owned()).or_default();
+            *n += 1;
+            *n
+        };
+        let key = request.headers().get("idempotency-key").map(HeaderValue::as_bytes);
+        let key = key.map_or("-".into(), |key| String::from_utf8_lossy(key).replace(' ', "%20").replace('\t', "%09"));
+        let line = format!("{} {} {} {key}", std::process::id(), request.method(), request.path());
+        let run = Run { runs: self.clone(), line, n };
+        run.log("start");
+        run
+    }
+}
+
+impl Run {
+    fn log(&self, what: &str) {
+        if let Some(mut log) = self.runs.log.as_ref() {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+            // One write, so that lines of several processes don't mix.
+            let _ = log.write_all(format!("{what} {now} {}\n", self.line).as_bytes());
+        }
+    }
+
+    fn end(self) -> u64 {
+        self.log("end");
+        self.n
+    }
+}
+
+/// Runs a handler between its two lines in the log.
+async fn logged<F>(runs: &web::Data<Runs>, request: &HttpRequest, handler: impl FnOnce(u64) -> F) -> Outcome
+where
+    F: Future<Output = Outcome>,
+{
+    let run = runs.start(request);
+    let outcome = handler(run.n).await;
+    run.end();
+    outcome
+}
+
+fn report(request: &HttpRequest, n: u64) -> serde_json::Value {
+    serde_json::json!({ "n": n, "method": request.method().as_str(), "path": request.path() })
+}
+
+fn item_of(request: &HttpRequest, n: u64, body: &serde_json::Value) -> HttpResponse {
+    let status = if request.method() == Method::POST { StatusCode::CREATED } else { StatusCode::OK };
+    HttpResponse::build(status)
+        .insert_header((header::LOCATION, format!("/items/{n}")))
+        .insert_header((header::ETAG, format!("\"v{n}\"")))
+        .json(body)
+}
+
+async fn item(request: HttpRequest, runs: web::Data<Runs>) -> Outcome {
+    logged(&runs, &request, |n| ready(Ok(item_of(&request, n, &report(&request, n))))).await
+}
+
+async fn manual(request: HttpRequest, runs: web::Data<Runs>, info: web::ReqData<IdempotencyInfo>) -> Outcome {
+    let inner = request.clone();
+    logged(&runs, &request, |n| async move {
+        let mut body = report(&inner, n);
+        let stored = info.response();
+        body["exists"] = info.exists().into();
+        body["stored_status"] = stored.map(|stored| stored.status().as_u16()).into();
+        body["stored_body"] =
+            stored.and_then(|stored| stored.body()).map(|body| String::from_utf8_lossy(body).into_owned()).into();
+        Ok(item_of(&inner, n, &body))
+    })
+    .await
+}
+
+#[derive(Deserialize)]
+struct Slow {
+    ms: u64,
+}
+
+async fn slow(request: HttpRequest, runs: web::Data<Runs>, query: web::Query<Slow>) -> Outcome {
+    let inner = request.clone();
+    logged(&runs, &request, |n| async move {
+        actix_web::rt::time::sleep(Duration::from_millis(query.ms)).await;
+        Ok(HttpResponse::Ok().json(report(&inner, n)))
+    })
+    .await
+}
+
+async fn status(request: HttpRequest, runs: web::Data<Runs>, code: web::Path<u16>) -> Outcome {
+    let inner = request.clone();
+    logged(&runs, &request, |n| async move {
+        let status = StatusCode::from_u16(*code).map_err(error::ErrorBadRequest)?;
+        let bodiless = status.is_informational() || matches!(*code, 204 | 205 | 304);
+        let mut response = HttpResponse::build(status);
+        Ok(if bodiless { response.finish() } else { response.json(report(&inner, n)) })
+    })
+    .await
+}
+
+async fn failure(request: HttpRequest, runs: web::Data<Runs>, code: web::Path<u16>) -> Outcome {
+    logged(&runs, &request, |_| async move {
+        let status = StatusCode::from_u16(*code).map_err(error::ErrorBadRequest)?;
+        Err(error::InternalError::new("the handler failed", status).into())
+    })
+    .await
+}
+
+async fn panics(request: HttpRequest, runs: web::Data<Runs>) -> HttpResponse {
+    let _run = runs.into_inner().start(&request);
+    panic!("the handler panicked, as it was asked to")
+}
+
+async fn echo(request: HttpRequest, runs: web::Data<Runs>, mut payload: web::Payload) -> Outcome {
+    let inner = request.clone();
+    logged(&runs, &request, |n| async move {
+        let (mut length, mut hash) = (0, Sha256::new());
+        while let Some(piece) = payload.next().await {
+            let piece = piece?;
+            length += piece.len();
+            hash.update(&piece);
+        }
+        let sha256 = format!("{:x}", hash.finalize());
+        let kind = inner.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+        Ok(HttpResponse::Ok()
+            .json(serde_json::json!({ "n": n, "len": length, "sha256": sha256, "content_type": kind })))
+    })
+    .await
+}
+
+#[derive(Deserialize)]
+struct Size {
+    size: usize,
+}
+
+async fn bytes(request: HttpRequest, runs: web::Data<Runs>, query: web::Query<Size>) -> Outcome {
+    logged(&runs, &request, |_| async move {
+        let body: Vec<u8> = (0..=u8::MAX).cycle().take(query.size).collect();
+        Ok(HttpResponse::Ok().content_type("application/octet-stream").body(body))
+    })
+    .await
+}
+
+#[derive(Deserialize)]
+struct Stream {
+    chunks: usize,
+    size: usize,
+    #[serde(default)]
+    delay_ms: u64,
+    fail_at: Option<usize>,
+}
+
+async fn streamed(request: HttpRequest, runs: web::Data<Runs>, query: web::Query<Stream>) -> Outcome {
+    logged(&runs, &request, |_| async move {
+        let Stream { chunks, size, delay_ms, fail_at } = query.into_inner();
+        let chunks = stream::iter(0..chunks).then(move |chunk| async move {
+            if chunk > 0 && delay_ms > 0 {
+                actix_web::rt::time::sleep(Duration::from_millis(delay_ms)).await;
+            }
+            if fail_at == Some(chunk) {
+                return Err(io::Error::other("the stream failed, as it was asked to"));
+            }
+            Ok(Bytes::from(vec![b"abcdefghijklmnopqrstuvwxyz"[chunk % 26]; size]))
+        });
+        Ok(HttpResponse::Ok().content_type("application/octet-stream").streaming(chunks))
+    })
+    .await
+}
+
+async fn headers(request: HttpRequest, runs: web::Data<Runs>) -> Outcome {
+    let inner = request.clone();
+    logged(&runs, &request, |n| async move {
+        Ok(HttpResponse::Created()
+            .append_header((header::SET_COOKIE, "a=1"))
+            .append_header((header::SET_COOKIE, "b=2"))
+            .append_header((header::LINK, "</first>; rel=\"first\""))
+            .append_header((header::LINK, "</second>; rel=\"second\""))
+            .insert_header((header::VARY, "Accept-Language"))
+            .insert_header(("x-app", "1"))
+            .insert_header((header::DATE, "Tue, 15 Nov 1994 08:12:31 GMT"))
+            .insert_header((header::CONNECTION, "X-Hop"))
+            .insert_header(("x-hop", "1"))
+            .insert_header(("keep-alive", "timeout=5"))
+            .insert_header(("x-request-id", n.to_string()))
+            .json(report(&inner, n)))
+    })
+    .await
+}
+
+async fn counted(runs: web::Data<Runs>) -> HttpResponse {
+    HttpResponse::Ok().json(&*runs.count.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Every method of the table, to one handler.
+macro_rules! any {
+    ($handler:expr $(, $guard:expr)?) => {{
+        let methods = actix_guard::Any(actix_guard::Get())
+            .or(actix_guard::Post())
+            .or(actix_guard::Put())
+            .or(actix_guard::Patch())
+            .or(actix_guard::Delete());
+        web::route().guard(methods)$(.guard($guard))?.to($handler)
+    }};
+}
+
+fn routes(config: &mut web::ServiceConfig) {
+    config
+        .route("/healthz", web::get().to(HttpResponse::Ok))
+        .route("/runs", web::get().to(counted))
+        .route("/items", any!(item))
+        .service(web::scope("/required").wrap(IdempotencyKey::default()).route("", any!(item)))
+        .service(web::scope("/optional").wrap(IdempotencyKey::default().optional()).route("", any!(item)))
+        .service(web::scope("/exempt").wrap(ExemptIdempotencyKey::default()).route("", any!(item)))
+        .service(web::scope("/manual").wrap(IdempotencyKey::default().manual()).route("", any!(manual)))
+        .route("/guarded/required", any!(item, guard::required()))
+        .route("/guarded/optional", any!(item, guard::optional()))
+        .route("/guarded/exempt", any!(item, guard::exempt()))
+        .route("/guarded/manual", any!(manual, guard::manual()))
+        .route("/ruled/exempt", any!(item))
+        .service(web::scope("/cache/a").wrap(IdempotencyKey::default().cache_name("a")).route("", any!(item)))
+        .service(web::scope("/cache/b").wrap(IdempotencyKey::default().cache_name("b")).route("", any!(item)))
+        .route("/slow", any!(slow))
+        .route("/status/{code}", any!(status))
+        .route("/error/{code}", any!(failure))
+        .route("/panic", any!(panics))
+        .route("/echo", any!(echo))
+        .route("/bytes", any!(bytes))
+        .route("/stream", any!(streamed))
+        .route("/headers", any!(headers));
+}
+
+/// Stands for the authentication that a real service has outside of the middleware.
+async fn authenticate(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, Error> {
+    let credentials = request.headers().get(header::AUTHORIZATION).map(|value| value.to_str().unwrap_or_default());
+    let principal = match credentials {
+        None => None,
+        Some(credentials) if credentials.starts_with("Bearer alice-") => Some("alice"),
+        Some(credentials) if credentials.starts_with("Bearer bob-") => Some("bob"),
+        Some(_) => return Ok(request.into_response(HttpResponse::Unauthorized().finish()).map_into_right_body()),
+    };
+    if let Some(principal) = principal {
+        request.extensions_mut().insert(Principal::new(principal));
+    }
+    Ok(next.call(request).await?.map_into_left_body())
+}
+
+fn variable(name: &str, default: &str) -> String {
+    env::var(name).unwrap_or_else(|_| default.to_owned())
+}
+
+async fn serve() -> Result<(), Box<dyn std::error::Error>> {
+    let mut settings = Settings::load()?;
+    let default = settings.caches.get("default").unwrap_or(&settings.storage).clone();
+    for cache in ["a", "b"] {
+        settings.caches.entry(cache.to_owned()).or_insert_with(|| default.clone());
+    }
+    let most = settings.max_request_body;
+    let idempotency = Idempotency::builder().settings(settings).build()?;
+    idempotency.check().await?;
+
+    let address = variable("ADDR", "127.0.0.1:8080");
+    let workers: usize = variable("WORKERS", "2").parse().map_err(|_| "WORKERS is not a number")?;
+    let required = match variable("MIDDLEWARE", "required").as_str() {
+        "required" => true,
+        "exempt" => false,
+        other => return Err(format!("MIDDLEWARE can't be `{other}`; accepted: required or exempt").into()),
+    };
+    let log = env::var_os("RUN_LOG").map(|path| File::options().append(true).create(true).open(path)).transpose()?;
+    let runs = web::Data::new(Runs { count: Mutex::default(), log });
+
+    let signal = idempotency.shutdown_signal();
+    let server = HttpServer::new(move || {
+        let app = App::new()
+            .app_data(web::Data::new(idempotency.clone()))
+            .app_data(runs.clone())
+            .app_data(web::PayloadConfig::new(most));
+        // The pair differs in type, so each has an App of its own; the last wrap runs first.
+        let wrap = IdempotencyKey::default().exempt("/ruled/exempt");
+        let exempt = ExemptIdempotencyKey::default();
+        app.configure(routes)
+            .wrap(actix_web::middleware::Condition::new(required, wrap))
+            .wrap(actix_web::middleware::Condition::new(!required, exempt))
+            .wrap(from_fn(authenticate))
+    })
+    .workers(workers)
+    .shutdown_signal(signal)
+    .bind(&address)?;
+    println!("listening on {}", server.addrs().first().map_or(address, ToString::to_string));
+    server.run().await?;
+    Ok(())
+}
+
+#[actix_web::main]
+async fn main() {
+    tracing_subscriber::fmt().with_writer(io::stderr).init();
+    if let Err(error) = serve().await {
+        eprintln!("{error}");
+        std::process::exit(1);
+    }
+}

@@ -1,0 +1,157 @@
+//! What a handler can know about the key of its request, and where the layers of one request leave word for each other.
+
+use std::{
+    cell::{Cell, OnceCell, RefCell},
+    fmt,
+    rc::Rc,
+};
+
+use actix_web::http::header::HeaderValue;
+
+use crate::{Claim, Key, Policy, StoredResponse};
+
+/// The request's place in idempotency: `web::ReqData<IdempotencyInfo>` in every handler under an
+/// [`IdempotencyKey`](crate::IdempotencyKey) or [`ExemptIdempotencyKey`](crate::ExemptIdempotencyKey).
+///
+/// Where no claim protects the request (safe methods, exempt routes, optional ones without a key) there is no key, it
+/// does not exist, and `attempt` is 0.
+///
+/// ```
+/// use actix_idempotency::IdempotencyInfo;
+/// use actix_web::{HttpResponse, web};
+///
+/// // Under `wrap(IdempotencyKey::default().manual())`.
+/// async fn charge(info: web::ReqData<IdempotencyInfo>) -> HttpResponse {
+///     match info.response() {
+///         Some(first) => first.to_response(),
+///         None => HttpResponse::Created().body("charged"),
+///     }
+/// }
+/// ```
+#[derive(Clone, Default)]
+pub struct IdempotencyInfo(Rc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    stage: Cell<Stage>,
+    /// The policy that a route guard declared.
+    guard: Cell<Option<Policy>>,
+    /// An exempt instance was found only after the decision.
+    late_exempt: Cell<bool>,
+    /// `Accept-Encoding`, taken away for the case that the request becomes protected.
+    accept_encoding: RefCell<Option<HeaderValue>>,
+    granted: OnceCell<Granted>,
+}
+
+/// How far an instance is with a request. Instances further in read it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// The instance has asked the router who governs.
+    #[default]
+    Asking,
+    /// An instance further in declared itself: it governs.
+    TakenInside,
+    /// This instance let the request pass; one further in may still govern.
+    Passed,
+    /// This instance governs; nothing has run.
+    Governing,
+    /// The handler has started, and is to finish whatever happens to the connection.
+    Running,
+}
+
+/// What a claim gives a handler to know.
+struct Granted {
+    key: Key,
+    claim: Option<Claim>,
+    previous: Option<StoredResponse>,
+}
+
+impl IdempotencyInfo {
+    /// The key of a protected request.
+    #[must_use]
+    pub fn key(&self) -> Option<&Key> {
+        self.0.granted.get().map(|granted| &granted.key)
+    }
+
+    /// Whether the key was completed before. Only manual handlers run then.
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        self.response().is_some()
+    }
+
+    /// The response that is stored for the key. Only manual handlers find one.
+    #[must_use]
+    pub fn response(&self) -> Option<&StoredResponse> {
+        self.0.granted.get()?.previous.as_ref()
+    }
+
+    /// How often this key was claimed, from 1: more than 1 after a lost owner, and in manual handlers that run again.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.claim().map_or(0, |claim| claim.attempt)
+    }
+
+    /// Whether the owner before was lost while it ran: it may have had effects.
+    #[must_use]
+    pub fn taken_over(&self) -> bool {
+        self.claim().is_some_and(|claim| claim.taken_over)
+    }
+
+    /// A number that grows with every claim of the key: another system can refuse a writer with a lower one. 0 without a
+    /// claim.
+    #[must_use]
+    pub fn fence(&self) -> u64 {
+        self.claim().map_or(0, |claim| claim.fence)
+    }
+
+    fn claim(&self) -> Option<&Claim> {
+        self.0.granted.get()?.claim.as_ref()
+    }
+
+    /// Fills in what the decision gave. Once per request.
+    pub(crate) fn grant(&self, key: Key, claim: Option<Claim>, previous: Option<StoredResponse>) {
+        let granted = self.0.granted.set(Granted { key, claim, previous });
+        debug_assert!(granted.is_ok(), "a request is granted once");
+    }
+
+    pub(crate) fn stage(&self) -> Stage {
+        self.0.stage.get()
+    }
+
+    pub(crate) fn set_stage(&self, stage: Stage) {
+        self.0.stage.set(stage);
+    }
+
+    /// A route guard speaks. The one reached last, which is the innermost, counts.
+    pub(crate) fn declare(&self, policy: Policy) {
+        self.0.guard.set(Some(policy));
+    }
+
+    pub(crate) fn declared(&self) -> Option<Policy> {
+        self.0.guard.get()
+    }
+
+    pub(crate) fn found_exempt_late(&self) {
+        self.0.late_exempt.set(true);
+    }
+
+    pub(crate) fn is_late_exempt(&self) -> bool {
+        self.0.late_exempt.get()
+    }
+
+    pub(crate) fn accept_encoding(&self) -> &RefCell<Option<HeaderValue>> {
+        &self.0.accept_encoding
+    }
+}
+
+impl fmt::Debug for IdempotencyInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IdempotencyInfo")
+            .field("key", &self.key())
+            .field("exists", &self.exists())
+            .field("attempt", &self.attempt())
+            .field("taken_over", &self.taken_over())
+            .field("fence", &self.fence())
+            .finish_non_exhaustive()
+    }
+}

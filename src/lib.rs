@@ -1,0 +1,52 @@
+#![doc = "x"]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod background;
+mod builder;
+mod claim;
+mod clock;
+mod encoder;
+mod error;
+mod fingerprint;
+pub mod guard;
+mod idempotency;
+mod info;
+mod key;
+mod lock;
+mod middleware;
+mod operations;
+mod policy;
+mod principal;
+mod problem;
+mod record;
+mod settings;
+mod storage;
+mod store;
+
+pub use self::{
+    builder::Builder,
+    clock::Clock,
+    encoder::{BasicKeyEncoder, DjangoKeyEncoder, KeyEncoder, KeyRequest},
+    error::ConfigError,
+    fingerprint::{Fingerprint, ParseRecordIdError, RecordId},
+    idempotency::Idempotency,
+    info::IdempotencyInfo,
+    key::{InvalidKey, Key, Syntax},
+    lock::{Lock, ThreadLock},
+    middleware::{
+        AnswerBody, CallFuture, ExemptIdempotencyKey, Exempted, IdempotencyKey, IdempotencyService, Keyed,
+        StoreResponse, Wrap,
+    },
+    policy::Policy,
+    principal::Principal,
+    record::{Record, StoredResponse, UnreadableRecord},
+    settings::{
+        Limits, LockSettings, Methods, OnDisconnect, OnError, OnFull, OnUnknown, ParseStatusesError, Profile, Scope,
+        Settings, SettingsLoader, Statuses, StorageSettings,
+    },
+    storage::Storage,
+    store::{
+        Begin, BeginRequest, Claim, Completion, ComposedStore, Fate, Forgotten, Inspection, MemoryLimits, MemoryStore,
+        Mode, OwnerToken, RecordState, Renewal, Store, StoreError, StoreFuture,
+    },
+};

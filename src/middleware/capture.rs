@@ -1,0 +1,207 @@
+//! From a handler's response to a record: whether it is kept, and what of it.
+
+use std::{future::poll_fn, pin::pin};
+
+use actix_web::{
+    Error, HttpResponse,
+    body::{self, BodySize, MessageBody},
+    dev::{ResponseHead, ServiceResponse},
+    error::ErrorInternalServerError,
+    http::{
+        StatusCode,
+        header::{self, HeaderMap, HeaderName, HeaderValue},
+    },
+};
+use bytes::{Bytes, BytesMut};
+
+use super::{AnswerBody, body::Recording, replay::replay, run::Run};
+use crate::{Record, Settings, info::Stage};
+
+/// A handler's word on whether its response is stored, whatever `store_on_statuses` says.
+///
+/// ```
+/// use actix_idempotency::StoreResponse;
+/// use actix_web::HttpResponse;
+///
+/// async fn pay() -> HttpResponse {
+///     let mut response = HttpResponse::Accepted().body("try again in a minute");
+///     StoreResponse::Never.set(&mut response);
+///     response
+/// }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreResponse {
+    /// Stored. What can't be replayed (1xx, 304, a failed stream) still isn't.
+    Always,
+    /// Not stored: the key is free.
+    Never,
+}
+
+impl StoreResponse {
+    /// Leaves the word with a response.
+    pub fn set<B>(self, response: &mut HttpResponse<B>) {
+        response.extensions_mut().insert(self);
+    }
+}
+
+/// Stores what the handler answered, and passes it on.
+pub(super) async fn response<B>(
+    response: ServiceResponse<B>,
+    mut run: Run,
+) -> Result<ServiceResponse<AnswerBody<B>>, Error>
+where
+    B: MessageBody + 'static,
+{
+    let Some(held) = run.held.take() else {
+        return Ok(through(response));
+    };
+    if run.info.is_late_exempt() || !is_stored(&response, &run.config.settings) {
+        held.release();
+        return Ok(through(response));
+    }
+    let (request, response) = response.into_parts();
+    let (response, body) = response.into_parts();
+    let most = run.config.settings.storage.max_response_body;
+    let endless = is_event_stream(response.headers());
+    let bytes = match body.size() {
+        BodySize::None => Bytes::new(),
+        BodySize::Sized(length) if length <= most as u64 && !endless => match whole(body, length).await {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                // No truncated answer may ever be replayed.
+                held.release();
+                return Err(error);
+            }
+        },
+        BodySize::Sized(_) | BodySize::Stream => {
+            run.held = Some(held);
+            let bare = record_of(response.head(), None, &run.config.settings);
+            let recording = Recording::new(body, bare, endless, run);
+            return Ok(ServiceResponse::new(request, response.set_body(AnswerBody::recorded(recording))));
+        }
+    };
+    let record = record_of(response.head(), Some(&bytes), &run.config.settings);
+    let winner = held.complete(record).await;
+    run.info.set_stage(Stage::Governing);
+    // A late owner's client gets the answer that everybody gets.
+    if let Some(response) = winner.and_then(|record| replay(&record, &run.config).ok()) {
+        return Ok(ServiceResponse::new(request, response));
+    }
+    Ok(ServiceResponse::new(request, response.set_body(AnswerBody::whole(bytes))))
+}
+
+/// Stores the response that a middleware's error will become.
+pub(super) async fn error(error: &Error, mut run: Run) {
+    let Some(held) = run.held.take() else { return };
+    let response = error.error_response();
+    if run.info.is_late_exempt() || !keeps(response.status(), response.head(), &run.config.settings) {
+        held.release();
+        return;
+    }
+    let (response, body) = response.into_parts();
+    match body::to_bytes_limited(body, run.config.settings.storage.max_response_body).await {
+        Ok(Ok(bytes)) => drop(held.complete(record_of(response.head(), Some(&bytes), &run.config.settings)).await),
+        Ok(Err(_)) => held.release(),
+        Err(_) => drop(held.complete(record_of(response.head(), None, &run.config.settings)).await),
+    }
+}
+
+fn through<B: MessageBody + 'static>(response: ServiceResponse<B>) -> ServiceResponse<AnswerBody<B>> {
+    response.map_body(|_, body| AnswerBody::through(body))
+}
+
+fn is_stored<B>(response: &ServiceResponse<B>, settings: &Settings) -> bool {
+    let unmatched = response.status() == StatusCode::NOT_FOUND && response.request().match_pattern().is_none();
+    let word = response.response().extensions().get::<StoreResponse>().copied();
+    match word {
+        Some(StoreResponse::Never) => false,
+        Some(StoreResponse::Always) => is_replayable(response.status(), response.response().head()),
+        None => !unmatched && keeps(response.status(), response.response().head(), settings),
+    }
+}
+
+fn keeps(status: StatusCode, head: &ResponseHead, settings: &Settings) -> bool {
+    status != StatusCode::METHOD_NOT_ALLOWED
+        && settings.storage.store_on_statuses.contains(status)
+        && is_replayable(status, head)
+}
+
+fn is_replayable(status: StatusCode, head: &ResponseHead) -> bool {
+    !status.is_informational() && status != StatusCode::NOT_MODIFIED && !head.upgrade()
+}
+
+/// Server-sent events go on for ever: neither copied nor read to an end.
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let media = kind.split(|&b| b == b';').next().unwrap_or_default();
+    media.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
+}
+
+/// All of a body whose length is known, whether or not it can be had in one piece.
+async fn whole<B: MessageBody>(body: B, length: u64) -> Result<Bytes, Error> {
+    let body = match body.try_into_bytes() {
+        Ok(bytes) => return Ok(bytes),
+        Err(body) => body,
+    };
+    let mut bytes = BytesMut::new();
+    let mut body = pin!(body);
+    while let Some(piece) = poll_fn(|cx| body.as_mut().poll_next(cx)).await {
+        let piece = piece.map_err(|error| ErrorInternalServerError(error.into().to_string()))?;
+        bytes.extend_from_slice(&piece);
+        if bytes.len() as u64 > length {
+            break;
+        }
+    }
+    if bytes.len() as u64 != length {
+        return Err(ErrorInternalServerError("a body did not have the length that it promised"));
+    }
+    Ok(bytes.freeze())
+}
+
+fn record_of(head: &ResponseHead, body: Option<&Bytes>, settings: &Settings) -> Record {
+    let nominated: Vec<&[u8]> = connection_options(&head.headers).collect();
+    let kept = head.headers.iter().filter(|(name, _)| {
+        !is_left_out(name, settings)
+            && !nominated.iter().any(|option| option.eq_ignore_ascii_case(name.as_str().as_bytes()))
+    });
+    Record::new(head.status, kept, body.map(|bytes| &bytes[..]))
+}
+
+/// The fields that `Connection` names belong to this connection only (RFC 9110, 7.6.1).
+fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let lines = headers.get_all(header::CONNECTION);
+    lines
+        .flat_map(|line| line.as_bytes().split(|&b| b == b','))
+        .map(<[u8]>::trim_ascii)
+        .filter(|option| !option.is_empty())
+}
+
+/// Headers of one connection, one moment or an outer layer: a replay gets its own.
+fn is_left_out(name: &HeaderName, settings: &Settings) -> bool {
+    const LEFT_OUT: [&str; 17] = [
+        "age",
+        "alt-svc",
+        "connection",
+        "content-length",
+        "date",
+        "idempotency-body",
+        "keep-alive",
+        "proxy-connection",
+        "retry-after",
+        "server-timing",
+        "te",
+        "traceparent",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "x-request-id",
+        "ratelimit",
+    ];
+    const PREFIXES: [&str; 4] = ["access-control-", "proxy-auth", "ratelimit-", "x-ratelimit-"];
+    let text = name.as_str();
+    LEFT_OUT.contains(&text)
+        || PREFIXES.iter().any(|prefix| text.starts_with(prefix))
+        || (name == header::SET_COOKIE && !settings.replay_cookies)
+        || settings.replay_header.as_ref() == Some(name)
+        || settings.exclude_headers.contains(name)
+}

@@ -1,0 +1,146 @@
+//! The settings of one instance, ready for use: the process's, changed by what the instance says.
+
+use std::sync::{Arc, Once};
+
+use actix_web::{
+    HttpMessage as _,
+    dev::{RequestHead, ServiceRequest},
+    http::header::{self, HeaderValue},
+};
+use bytes::Bytes;
+
+use super::Plan;
+use crate::{
+    ConfigError, Idempotency, Key, KeyEncoder, KeyRequest, Mode, Policy, Principal, Scope, Settings,
+    builder::rules_of,
+    claim::{Cache, Question, Terms},
+    idempotency::{PrincipalFn, record_id},
+    operations::Operations,
+    policy::{Over, Rules},
+    problem::ProblemStyle,
+};
+
+pub(super) struct Config {
+    pub(super) settings: Settings,
+    pub(super) cache: Arc<Cache>,
+    pub(super) terms: Arc<Terms>,
+    pub(super) style: ProblemStyle,
+    pub(super) operations: Arc<Operations>,
+    policy: Policy,
+    own_rules: Rules,
+    /// Rules from settings belong to the outermost instance on a request's way.
+    settings_rules: Rules,
+    encoder: Arc<dyn KeyEncoder>,
+    principal: Option<PrincipalFn>,
+}
+
+impl Config {
+    pub(super) fn new(plan: &Plan, idempotency: &Idempotency) -> Result<Self, ConfigError> {
+        let shared = idempotency.shared();
+        let mut settings = shared.settings.clone();
+        let cache_name = plan.cache_name.clone().unwrap_or_else(|| settings.storage.cache_name.clone());
+        let declared = idempotency.cache(&cache_name)?;
+        if let Some(storage) = settings.cache(&cache_name) {
+            settings.storage = storage.clone();
+        }
+        settings.storage.cache_name = cache_name;
+        for change in &plan.changes {
+            change(&mut settings);
+        }
+        settings.check()?;
+        let cache = match &plan.store {
+            Some(store) => Cache::new(declared.name.clone(), store.clone(), shared.operations.clone()),
+            None => declared.clone(),
+        };
+        let mut own_rules = Rules::default();
+        own_rules.add(plan.rules.iter().map(|(pattern, policy)| (pattern.as_str(), *policy)), Over::Rest)?;
+        let link =
+            settings.docs_url.as_ref().map(|url| HeaderValue::from_str(&format!("<{url}>; rel=\"describedby\"")));
+        Ok(Self {
+            terms: Arc::new(Terms::new(&settings, &*cache.store)),
+            style: ProblemStyle {
+                mismatch_status: settings.mismatch_status_code,
+                in_flight_status: settings.in_flight_status_code,
+                // `check` has seen that it is a header value.
+                link: link.and_then(Result::ok),
+            },
+            operations: shared.operations.clone(),
+            policy: plan.policy,
+            own_rules,
+            settings_rules: rules_of(&settings)?,
+            encoder: plan.encoder.clone().unwrap_or_else(|| shared.encoder.clone()),
+            principal: plan.principal.clone().or_else(|| shared.principal.clone()),
+            cache,
+            settings,
+        })
+    }
+
+    /// The policy of this instance for a request, as far as it is known before routing.
+    pub(super) fn policy(&self, request: &ServiceRequest, outermost: bool) -> Policy {
+        let own = (!self.own_rules.is_empty()).then(|| self.own_rules.policy(request)).flatten();
+        let from_settings =
+            || (outermost && !self.settings_rules.is_empty()).then(|| self.settings_rules.policy(request)).flatten();
+        own.or_else(from_settings).unwrap_or(self.policy)
+    }
+
+    /// On whose behalf a request runs.
+    pub(super) fn principal(&self, request: &ServiceRequest) -> Principal {
+        if let Some(principal) = request.extensions().get::<Principal>() {
+            return principal.clone();
+        }
+        let asked = self.principal.as_ref().and_then(|principal| principal(request));
+        let principal = asked.unwrap_or_else(|| Principal::of_credentials(request.headers()));
+        if principal.is_anonymous() && request.headers().contains_key(header::COOKIE) {
+            warn_of_anonymous_cookie();
+        }
+        principal
+    }
+
+    /// What the store is asked about a request.
+    pub(super) fn question(
+        &self,
+        head: &RequestHead,
+        key: &Key,
+        principal: &Principal,
+        body: &[Bytes],
+        mode: Mode,
+    ) -> Question {
+        let request = KeyRequest {
+            key,
+            principal,
+            method: &head.method,
+            path: head.uri.path(),
+            query: head.uri.query().unwrap_or_default(),
+            headers: &head.headers,
+            body,
+        };
+        let endpoint = (self.settings.scope == Scope::Endpoint).then_some((request.method.as_str(), request.path));
+        let StorageNames { namespace, cache } = self.names();
+        let encoded = self.encoder.encode(&request);
+        Question {
+            id: record_id(namespace, cache, principal, &encoded, endpoint),
+            fingerprint: self.encoder.fingerprint(&request),
+            mode,
+        }
+    }
+
+    fn names(&self) -> StorageNames<'_> {
+        StorageNames { namespace: &self.settings.storage.namespace, cache: &self.cache.name }
+    }
+}
+
+/// What keeps records of one key apart before it comes to principals.
+struct StorageNames<'a> {
+    namespace: &'a str,
+    cache: &'a str,
+}
+
+fn warn_of_anonymous_cookie() {
+    static WARNED: Once = Once::new();
+    WARNED.call_once(|| {
+        tracing::warn!(
+            "a protected request carries a Cookie but no principal: clients that share a key would share answers. \
+             Put a `Principal` into the request's extensions, or give `.principal(…)`"
+        );
+    });
+}

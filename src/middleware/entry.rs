@@ -1,0 +1,172 @@
+//! The way inside: the request itself, kept until it is known what to do, or, where others may be inside, a request that
+//! has been routed already and whose handler waits for its payload.
+
+use std::{
+    cell::RefCell,
+    mem,
+    net::SocketAddr,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+use actix_service::Service;
+use actix_web::{
+    HttpMessage as _, HttpResponse,
+    body::MessageBody,
+    dev::{Payload, RequestHead, ServiceRequest, ServiceResponse},
+    error::PayloadError,
+    http::{Method, Uri, Version, header},
+    test::TestRequest,
+};
+use bytes::Bytes;
+use futures_util::Stream;
+
+use super::AnswerBody;
+use crate::IdempotencyInfo;
+
+pub(super) enum Entry<S: Service<ServiceRequest>> {
+    /// Nothing is inside: the request has not been routed.
+    Kept(ServiceRequest),
+    /// Routed synchronously, which runs nothing: actix starts a handler when its future is first polled.
+    Routed { inside: S::Future, head: Box<RequestHead>, payload: Payload, gate: Gate },
+}
+
+impl<S, B> Entry<S>
+where
+    S: Service<ServiceRequest, Response = ServiceResponse<B>>,
+    B: MessageBody + 'static,
+{
+    /// Asks the router: calls `service` with a payload that gives nothing yet.
+    pub(super) fn route(service: &S, mut request: ServiceRequest) -> Self {
+        let head = Box::new(request.head().clone());
+        let gate = Gate::default();
+        let payload = request.take_payload();
+        request.set_payload(Payload::Stream { payload: Box::pin(gate.clone()) });
+        Self::Routed { inside: service.call(request), head, payload, gate }
+    }
+
+    pub(super) fn head(&self) -> &RequestHead {
+        match self {
+            Self::Kept(request) => request.head(),
+            Self::Routed { head, .. } => head,
+        }
+    }
+
+    pub(super) fn take_payload(&mut self) -> Payload {
+        match self {
+            Self::Kept(request) => request.take_payload(),
+            Self::Routed { payload, .. } => mem::replace(payload, Payload::None),
+        }
+    }
+
+    /// Lets the handler see `payload`, and goes inside.
+    pub(super) fn enter(self, service: &S, payload: Payload) -> S::Future {
+        match self {
+            Self::Kept(mut request) => {
+                request.set_payload(payload);
+                service.call(request)
+            }
+            Self::Routed { inside, gate, .. } => {
+                gate.open(payload);
+                inside
+            }
+        }
+    }
+
+    /// Goes inside with the request as it came.
+    pub(super) fn pass(mut self, service: &S) -> S::Future {
+        let payload = self.take_payload();
+        self.enter(service, payload)
+    }
+
+    /// Answers instead of the handler. A routed request is lost inside: a stand-in with the same head takes its place.
+    pub(super) fn answer(self, response: HttpResponse<AnswerBody<B>>) -> ServiceResponse<AnswerBody<B>> {
+        match self {
+            Self::Kept(request) => request.into_response(response),
+            Self::Routed { head, .. } => stand_in(*head).into_response(response),
+        }
+    }
+
+    /// What an answer needs of a request that the handler took with it.
+    pub(super) fn outline(&self) -> Outline {
+        let head = self.head();
+        Outline {
+            method: head.method.clone(),
+            uri: head.uri.clone(),
+            version: head.version,
+            peer: head.peer_addr,
+            origin: head.headers.get(header::ORIGIN).cloned(),
+        }
+    }
+}
+
+/// Protected requests go inside without `Accept-Encoding`, so that what is stored is identity. Where an instance further
+/// inside may exempt the request, the header can be given back.
+pub(super) fn take_accept_encoding(request: &mut ServiceRequest, info: &IdempotencyInfo) {
+    let taken = request.headers_mut().remove(header::ACCEPT_ENCODING).next();
+    *info.accept_encoding().borrow_mut() = taken;
+}
+
+/// Undoes [`take_accept_encoding`] of the instance outside.
+pub(super) fn give_accept_encoding_back(request: &mut ServiceRequest, outer: &IdempotencyInfo) {
+    if let Some(taken) = outer.accept_encoding().borrow_mut().take() {
+        request.headers_mut().insert(header::ACCEPT_ENCODING, taken);
+    }
+}
+
+/// The little of a request that layers outside look at when a panicked handler's answer passes them.
+pub(super) struct Outline {
+    method: Method,
+    uri: Uri,
+    version: Version,
+    peer: Option<SocketAddr>,
+    origin: Option<header::HeaderValue>,
+}
+
+impl Outline {
+    pub(super) fn answer<B: MessageBody + 'static>(
+        self,
+        response: HttpResponse<AnswerBody<B>>,
+    ) -> ServiceResponse<AnswerBody<B>> {
+        let mut head = RequestHead::default();
+        head.method = self.method;
+        head.uri = self.uri;
+        head.version = self.version;
+        head.peer_addr = self.peer;
+        if let Some(origin) = self.origin {
+            head.headers.insert(header::ORIGIN, origin);
+        }
+        stand_in(head).into_response(response)
+    }
+}
+
+/// A request with this head, and nothing else.
+fn stand_in(head: RequestHead) -> ServiceRequest {
+    let mut request = TestRequest::default().to_srv_request();
+    request.match_info_mut().get_mut().update(&head.uri);
+    *request.head_mut() = head;
+    request
+}
+
+/// A payload that gives nothing until it is opened with the real one. Nobody polls it before: the handler has not
+/// started.
+#[derive(Clone, Default)]
+pub(super) struct Gate(Rc<RefCell<Option<Payload>>>);
+
+impl Gate {
+    fn open(&self, payload: Payload) {
+        *self.0.borrow_mut() = Some(payload);
+    }
+}
+
+impl Stream for Gate {
+    type Item = Result<Bytes, PayloadError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        match &mut *self.0.borrow_mut() {
+            Some(payload) => Pin::new(payload).poll_next(cx),
+            None => Poll::Pending,
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! A stored response as the answer to a retry.
+
+use actix_web::{
+    HttpResponse,
+    body::MessageBody,
+    http::header::{self, HeaderName, HeaderValue},
+};
+
+use super::{AnswerBody, config::Config};
+use crate::{Record, UnreadableRecord};
+
+const BODY: HeaderName = HeaderName::from_static("idempotency-body");
+
+/// Describe a body; wrong where it was not kept.
+const OF_THE_BODY: [HeaderName; 7] = [
+    header::CONTENT_TYPE,
+    header::CONTENT_ENCODING,
+    header::ETAG,
+    HeaderName::from_static("digest"),
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("repr-digest"),
+    HeaderName::from_static("content-md5"),
+];
+
+pub(super) fn replay<B: MessageBody + 'static>(
+    record: &Record,
+    config: &Config,
+) -> Result<HttpResponse<AnswerBody<B>>, UnreadableRecord> {
+    let stored = record.response()?;
+    let status = config.settings.conflict_status_code.unwrap_or(stored.status);
+    let omitted = stored.body.is_none();
+    let mut response = HttpResponse::with_body(status, AnswerBody::whole(stored.body.unwrap_or_default()));
+    let headers = response.headers_mut();
+    for (name, value) in stored.headers {
+        if !(omitted && OF_THE_BODY.contains(&name)) {
+            headers.append(name, value);
+        }
+    }
+    if omitted {
+        headers.insert(BODY, HeaderValue::from_static("omitted"));
+    }
+    if let Some(marker) = &config.settings.replay_header {
+        headers.insert(marker.clone(), HeaderValue::from_static("true"));
+    }
+    Ok(response)
+}

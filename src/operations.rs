@@ -1,0 +1,84 @@
+//! The protected operations of this process: how many may run, and when all have finished.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use tokio::sync::Notify;
+
+use crate::problem::Problem;
+
+#[derive(Debug)]
+pub(crate) struct Operations {
+    running: AtomicUsize,
+    most: usize,
+    closing: AtomicBool,
+    idle: Notify,
+}
+
+/// One protected operation, from before its claim until its response is stored.
+#[derive(Debug)]
+pub(crate) struct Running(Arc<Operations>);
+
+impl Operations {
+    pub(crate) fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self { running: AtomicUsize::new(0), most, closing: AtomicBool::new(false), idle: Notify::new() })
+    }
+
+    /// Starts one, unless too many run or the server is shutting down.
+    pub(crate) fn start(self: &Arc<Self>) -> Result<Running, Problem> {
+        let before = self.running.fetch_add(1, SeqCst);
+        let running = Running(self.clone());
+        // Counted first and asked second: whoever closes afterwards waits for this one.
+        if self.closing.load(SeqCst) {
+            return Err(Problem::ShuttingDown);
+        }
+        if before >= self.most {
+            return Err(Problem::Overloaded);
+        }
+        Ok(running)
+    }
+
+    /// Counts work that must be waited for but not refused.
+    pub(crate) fn track(self: &Arc<Self>) -> Running {
+        self.running.fetch_add(1, SeqCst);
+        Running(self.clone())
+    }
+
+    pub(crate) fn running(&self) -> usize {
+        self.running.load(SeqCst)
+    }
+
+    /// Refuses new operations from now on.
+    pub(crate) fn close(&self) {
+        self.closing.store(true, SeqCst);
+    }
+
+    /// Waits until nothing runs, at most `limit`. Whether that came true.
+    pub(crate) fn idle(self: &Arc<Self>, limit: Duration) -> impl Future<Output = bool> + Send + 'static {
+        let this = self.clone();
+        let idle = async move {
+            loop {
+                let notified = this.idle.notified();
+                if this.running() == 0 {
+                    return;
+                }
+                notified.await;
+            }
+        };
+        async move { tokio::time::timeout(limit, idle).await.is_ok() }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.0.running.fetch_sub(1, SeqCst) == 1 {
+            self.0.idle.notify_waiters();
+        }
+    }
+}

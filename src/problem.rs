@@ -1,0 +1,193 @@
+//! Answers given instead of the handler: RFC 9457 problem details.
+
+use std::time::Duration;
+
+use actix_web::{
+    HttpResponse,
+    http::{
+        StatusCode,
+        header::{self, HeaderValue},
+    },
+};
+
+use crate::InvalidKey;
+
+/// Each `type` is this, and the problem's name. It identifies; `docs_url` is where a person reads on.
+const TYPE_BASE: &str = "https://docs.rs/actix-idempotency/latest/actix_idempotency/problem/";
+
+/// Why a request was not run. Never stored, and never changes a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Problem {
+    MissingKey,
+    InvalidKey(InvalidKey),
+    KeyReused,
+    InFlight,
+    BodyTooLarge {
+        limit: usize,
+    },
+    /// The body could not be read to its end.
+    UnreadableBody,
+    StoreUnavailable,
+    /// More operations in flight than `limits.max_in_flight`.
+    Overloaded,
+    OutcomeUnknown,
+    ShuttingDown,
+    /// The handler panicked.
+    Panicked,
+    /// The instance names something that its `Idempotency` does not have.
+    Misconfigured,
+}
+
+/// What of a problem's answer is set by configuration.
+#[derive(Clone, Debug)]
+pub(crate) struct ProblemStyle {
+    pub(crate) mismatch_status: StatusCode,
+    pub(crate) in_flight_status: StatusCode,
+    /// `Link: <…>; rel="describedby"`.
+    pub(crate) link: Option<HeaderValue>,
+}
+
+impl Default for ProblemStyle {
+    fn default() -> Self {
+        Self { mismatch_status: StatusCode::UNPROCESSABLE_ENTITY, in_flight_status: StatusCode::LOCKED, link: None }
+    }
+}
+
+impl Problem {
+    /// The last segment of `type`; `None` where the status says it all (`about:blank`).
+    pub(crate) const fn name(self) -> Option<&'static str> {
+        Some(match self {
+            Self::MissingKey => "missing-key",
+            Self::InvalidKey(_) => "invalid-key",
+            Self::KeyReused => "key-reused",
+            Self::InFlight => "in-flight",
+            Self::BodyTooLarge { .. } => "body-too-large",
+            Self::StoreUnavailable | Self::Overloaded => "store-unavailable",
+            Self::OutcomeUnknown => "outcome-unknown",
+            Self::ShuttingDown => "shutting-down",
+            Self::UnreadableBody | Self::Panicked | Self::Misconfigured => return None,
+        })
+    }
+
+    const fn title(self) -> &'static str {
+        match self {
+            Self::MissingKey => "Idempotency key missing",
+            Self::InvalidKey(_) => "Idempotency key invalid",
+            Self::KeyReused => "Idempotency key reused for another request",
+            Self::InFlight => "A request with this idempotency key is still running",
+            Self::BodyTooLarge { .. } => "Request body too large",
+            Self::StoreUnavailable | Self::Overloaded => "Idempotency store unavailable",
+            Self::OutcomeUnknown => "Outcome of the first request unknown",
+            Self::ShuttingDown => "Server shutting down",
+            Self::UnreadableBody => "Bad Request",
+            Self::Panicked | Self::Misconfigured => "Internal Server Error",
+        }
+    }
+
+    fn detail(self) -> String {
+        match self {
+            Self::MissingKey => "This operation needs a key that is unique to it, sent in the key header.".into(),
+            Self::InvalidKey(why) => format!("In the key header, {why}."),
+            Self::KeyReused => {
+                "The key was used with another method, path, query or payload. Use a new key for a new operation."
+                    .into()
+            }
+            Self::InFlight => "Retry later with the same key.".into(),
+            Self::BodyTooLarge { limit } => format!("At most {limit} bytes are accepted here."),
+            Self::UnreadableBody => "The request body could not be read to its end.".into(),
+            Self::StoreUnavailable => "The operation was not run. Retry later with the same key.".into(),
+            Self::Overloaded => {
+                "Too many operations are running; this one was not run. Retry later with the same key.".into()
+            }
+            Self::OutcomeUnknown => {
+                "The first request was lost while it ran. Whether it took effect has to be looked into before this key \
+                 can be used again."
+                    .into()
+            }
+            Self::ShuttingDown => "The operation was not run. Retry with the same key.".into(),
+            Self::Panicked => "The operation failed.".into(),
+            Self::Misconfigured => "The operation was not run: its idempotency is misconfigured.".into(),
+        }
+    }
+
+    fn status(self, style: &ProblemStyle) -> StatusCode {
+        match self {
+            Self::MissingKey | Self::InvalidKey(_) | Self::UnreadableBody => StatusCode::BAD_REQUEST,
+            Self::KeyReused => style.mismatch_status,
+            Self::InFlight => style.in_flight_status,
+            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::StoreUnavailable | Self::Overloaded | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+            Self::OutcomeUnknown => StatusCode::CONFLICT,
+            Self::Panicked | Self::Misconfigured => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// How long a client does well to wait. `None`: the same request won't fare better.
+    const fn retry_after(self) -> Option<Duration> {
+        match self {
+            Self::InFlight | Self::StoreUnavailable | Self::Overloaded => Some(Duration::from_secs(1)),
+            Self::ShuttingDown => Some(Duration::from_secs(2)),
+            // An operator has to look first.
+            Self::OutcomeUnknown => Some(Duration::from_secs(60)),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn response(self, style: &ProblemStyle) -> HttpResponse {
+        let status = self.status(style);
+        let mut response = HttpResponse::build(status);
+        response.insert_header((header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json")));
+        if let Some(wait) = self.retry_after() {
+            response.insert_header((header::RETRY_AFTER, wait.as_secs().max(1)));
+        }
+        if let Some(link) = &style.link {
+            response.append_header((header::LINK, link.clone()));
+        }
+        let (base, name) = self.name().map_or(("about:", "blank"), |name| (TYPE_BASE, name));
+        // No text here comes from outside or has a character that JSON escapes.
+        response.body(format!(
+            r#"{{"type":"{base}{name}","title":"{}","status":{},"detail":"{}"}}"#,
+            self.title(),
+            status.as_u16(),
+            self.detail(),
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::body::{self, MessageBody as _};
+
+    #[test]
+    fn every_problem_is_json_that_repeats_its_status() {
+        let key = InvalidKey::Malformed("not a well-formed quoted string");
+        for problem in [
+            Problem::MissingKey,
+            Problem::InvalidKey(key),
+            Problem::KeyReused,
+            Problem::InFlight,
+            Problem::BodyTooLarge { limit: 7 },
+            Problem::UnreadableBody,
+            Problem::StoreUnavailable,
+            Problem::Overloaded,
+            Problem::OutcomeUnknown,
+            Problem::ShuttingDown,
+            Problem::Panicked,
+            Problem::Misconfigured,
+        ] {
+            let response = problem.response(&ProblemStyle::default());
+            let status = response.status().as_u16();
+            let retry = response.headers().contains_key(header::RETRY_AFTER);
+            assert_eq!(retry, matches!(status, 409 | 423 | 503), "{problem:?}");
+            let body = response
+                .into_body()
+                .try_into_bytes()
+                .unwrap_or_else(|_| body::BoxBody::new(()).try_into_bytes().unwrap());
+            let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!(json["status"], status);
+            let kind = json["type"].as_str().unwrap();
+            assert_eq!(kind.rsplit('/').next(), problem.name().or(Some("about:blank")), "{kind}");
+        }
+    }
+}

@@ -1,0 +1,456 @@
+//! What can be set, its defaults by profile, and how layers of it are loaded.
+
+mod load;
+mod statuses;
+mod table;
+mod value;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use actix_web::http::{
+    Method, StatusCode,
+    header::{HeaderName, HeaderValue},
+};
+
+pub use self::{
+    load::SettingsLoader,
+    statuses::{ParseStatusesError, Statuses},
+};
+use crate::{ConfigError, Syntax, record::MAX_RECORD};
+
+/// Everything that can be set. [`Settings::load`] reads it from layers; later ones win: the profile's defaults, a file,
+/// the environment; what code sets on the result comes last.
+///
+/// The README's table has every setting with its default and meaning; each field here names its setting.
+///
+/// ```
+/// use actix_idempotency::Settings;
+/// use std::time::Duration;
+///
+/// let mut settings = Settings::ietf();
+/// settings.storage.ttl = Duration::from_secs(48 * 60 * 60);
+/// assert!(settings.check().is_ok());
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Settings {
+    /// `profile`: which defaults.
+    pub profile: Profile,
+    /// `encoder`: `basic`, `django`, or a registered name.
+    pub encoder: String,
+    /// `header`: where the key is, `Idempotency-Key`.
+    pub header: HeaderName,
+    /// `syntax` of the key.
+    pub syntax: Syntax,
+    /// `methods` that are protected.
+    pub methods: Methods,
+    /// `scope` of a key.
+    pub scope: Scope,
+    /// `conflict_status_code`: the status of a replay; `None` keeps the original one.
+    pub conflict_status_code: Option<StatusCode>,
+    /// `mismatch_status_code`: a key reused with another payload.
+    pub mismatch_status_code: StatusCode,
+    /// `in_flight_status_code`: still running after `lock.timeout`.
+    pub in_flight_status_code: StatusCode,
+    /// `replay_header`: marks replays with `true`; `None`: no marker.
+    pub replay_header: Option<HeaderName>,
+    /// `replay_cookies`: whether `Set-Cookie` is stored and replayed.
+    pub replay_cookies: bool,
+    /// `exclude_headers`: more headers that are not stored.
+    pub exclude_headers: Vec<HeaderName>,
+    /// `docs_url`: linked from every rejection.
+    pub docs_url: Option<String>,
+    /// `on_unknown`: what to do after a lost owner.
+    pub on_unknown: OnUnknown,
+    /// `on_disconnect`: what to do when the client leaves while the handler runs.
+    pub on_disconnect: OnDisconnect,
+    /// `max_key_length`, in decoded characters; beyond: 400.
+    pub max_key_length: usize,
+    /// `max_request_body`, in bytes; beyond: 413.
+    pub max_request_body: usize,
+    /// `exempt`: route patterns, over the whole path.
+    pub exempt: Vec<String>,
+    /// `optional`: route patterns, over the whole path.
+    pub optional: Vec<String>,
+    /// `manual`: route patterns, over the whole path.
+    pub manual: Vec<String>,
+    /// `storage.*`.
+    pub storage: StorageSettings,
+    /// `caches.NAME.*`: a cache is `storage` with what it overrides. `default` exists in any case.
+    pub caches: BTreeMap<String, StorageSettings>,
+    /// `lock.*`.
+    pub lock: LockSettings,
+    /// `limits.*`.
+    pub limits: Limits,
+}
+
+/// `storage.*` and, per cache, `caches.NAME.*`: where records are kept and for how long.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct StorageSettings {
+    /// `class`: `memory`, `redis`, or a registered name.
+    pub class: String,
+    /// `cache_name`: which cache is used where a wrap names none. Only in `storage.*`.
+    pub cache_name: String,
+    /// `namespace`: keeps services that share a store apart.
+    pub namespace: String,
+    /// `location` of a networked store.
+    pub location: String,
+    /// `store_on_statuses`: other statuses free the key.
+    pub store_on_statuses: Statuses,
+    /// `ttl` of a record, from completion.
+    pub ttl: Duration,
+    /// `min_retention`: the least that a full memory store keeps a record.
+    pub min_retention: Duration,
+    /// `max_entries` of a memory store.
+    pub max_entries: usize,
+    /// `max_bytes` of a memory store.
+    pub max_bytes: usize,
+    /// `max_response_body`: a larger response is stored without its body.
+    pub max_response_body: usize,
+    /// `on_full`: what a full memory store does.
+    pub on_full: OnFull,
+    /// `on_error`: what to do when the store can't answer before the run.
+    pub on_error: OnError,
+    /// `timeout` of one store call.
+    pub timeout: Duration,
+    /// `retry_for`: how long a write after the run is retried.
+    pub retry_for: Duration,
+}
+
+/// `lock.*`: claims, and how long a duplicate waits for one.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct LockSettings {
+    /// `class`: `auto`, or for a custom storage `thread`, `redis` or a registered name.
+    pub class: String,
+    /// `location` of a redis lock: host, host:port or URL.
+    pub location: String,
+    /// `name`: the prefix of lock keys.
+    pub name: String,
+    /// `ttl`: `None` holds a claim until it is released; a value is a hard ceiling, after which it is forced free.
+    pub ttl: Option<Duration>,
+    /// `lease`: how long a claim outlives a lost process.
+    pub lease: Duration,
+    /// `enable`: `false` lets duplicates run side by side.
+    pub enable: bool,
+    /// `timeout`: how long a duplicate waits for the first request.
+    pub timeout: Duration,
+    /// `max_waiters` per key; more are answered as in flight at once.
+    pub max_waiters: usize,
+}
+
+/// `limits.*`.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Limits {
+    /// `max_run`: how long a live owner's lease is renewed.
+    pub max_run: Duration,
+    /// `max_in_flight`: protected operations at a time; beyond: 503.
+    pub max_in_flight: usize,
+    /// `drain_timeout`: how long shutdown waits for operations, and how long a stream whose client left is read on.
+    pub drain_timeout: Duration,
+}
+
+/// Which defaults; setting `profile`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Profile {
+    /// As django-idempotency-key documents them.
+    #[default]
+    Default,
+    /// As draft-ietf-httpapi-idempotency-key-header-07 recommends.
+    Ietf,
+    /// As clients written for Stripe expect.
+    Stripe,
+}
+
+/// Which methods are protected; setting `methods`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Methods {
+    /// All but GET, HEAD, OPTIONS, TRACE, QUERY and CONNECT.
+    Unsafe,
+    /// These.
+    List(Vec<Method>),
+}
+
+/// What one key of one principal means; setting `scope`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Scope {
+    /// One operation, wherever it is sent: on another path it is a mismatch.
+    #[default]
+    Principal,
+    /// An operation per method and path.
+    Endpoint,
+}
+
+/// What to do after an owner was lost while it ran; setting `on_unknown`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnUnknown {
+    /// The next request runs again.
+    #[default]
+    Rerun,
+    /// 409 `outcome-unknown` until an operator forgets the key. Covers panics and cancelled runs too.
+    Reject,
+}
+
+/// What to do when the client leaves while the handler runs; setting `on_disconnect`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnDisconnect {
+    /// The operation finishes, and its response is stored for the retry.
+    #[default]
+    Finish,
+    /// The operation is dropped, as actix does by itself, and the key freed.
+    Cancel,
+}
+
+/// What a full memory store does; setting `storage.on_full`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnFull {
+    /// Gives up the oldest bodies over `max_bytes`, the oldest records past `min_retention` over `max_entries`; then 503.
+    #[default]
+    Shrink,
+    /// 503 for new keys; nothing is evicted.
+    Reject,
+}
+
+/// What to do when the store can't answer before the run; setting `storage.on_error`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnError {
+    /// 503 with Retry-After.
+    #[default]
+    Reject,
+    /// The handler runs unprotected: gives up *fail closed*.
+    Run,
+}
+
+impl Default for Settings {
+    /// The profile `default`.
+    fn default() -> Self {
+        Self::of(Profile::Default)
+    }
+}
+
+impl Settings {
+    /// The defaults of profile `ietf`.
+    #[must_use]
+    pub fn ietf() -> Self {
+        Self::of(Profile::Ietf)
+    }
+
+    /// The defaults of profile `stripe`.
+    #[must_use]
+    pub fn stripe() -> Self {
+        Self::of(Profile::Stripe)
+    }
+
+    /// Reads `idempotency.toml` (or the file named by `IDEMPOTENCY_KEY_FILE`) and the environment.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for an unreadable file, an unknown name, or a value that a setting does not take.
+    pub fn load() -> Result<Self, ConfigError> {
+        SettingsLoader::new().load()
+    }
+
+    /// The layers, for other files, variables or a profile chosen in code.
+    pub fn loader() -> SettingsLoader {
+        SettingsLoader::new()
+    }
+
+    /// The defaults of a profile.
+    #[must_use]
+    pub fn of(profile: Profile) -> Self {
+        let seconds = Duration::from_secs;
+        let django = profile == Profile::Default;
+        let storage = StorageSettings {
+            class: "memory".into(),
+            cache_name: "default".into(),
+            namespace: String::new(),
+            location: "redis://127.0.0.1:6379/0".into(),
+            store_on_statuses: Statuses::of(profile),
+            ttl: seconds(24 * 60 * 60),
+            min_retention: seconds(60),
+            max_entries: 1_000_000,
+            max_bytes: 256 << 20,
+            max_response_body: 1 << 20,
+            on_full: OnFull::Shrink,
+            on_error: OnError::Reject,
+            timeout: Duration::from_millis(500),
+            retry_for: seconds(60),
+        };
+        Self {
+            profile,
+            encoder: "basic".into(),
+            header: HeaderName::from_static("idempotency-key"),
+            syntax: if profile == Profile::Stripe { Syntax::Raw } else { Syntax::Lenient },
+            methods: match profile {
+                Profile::Default => Methods::Unsafe,
+                Profile::Ietf => Methods::List(vec![Method::POST, Method::PATCH]),
+                Profile::Stripe => Methods::List(vec![Method::POST]),
+            },
+            scope: Scope::Principal,
+            conflict_status_code: django.then_some(StatusCode::CONFLICT),
+            mismatch_status_code: match profile {
+                Profile::Stripe => StatusCode::BAD_REQUEST,
+                _ => StatusCode::UNPROCESSABLE_ENTITY,
+            },
+            in_flight_status_code: if django { StatusCode::LOCKED } else { StatusCode::CONFLICT },
+            replay_header: Some(HeaderName::from_static("idempotent-replayed")),
+            replay_cookies: false,
+            exclude_headers: Vec::new(),
+            docs_url: None,
+            on_unknown: OnUnknown::Rerun,
+            on_disconnect: OnDisconnect::Finish,
+            max_key_length: 255,
+            max_request_body: 2 << 20,
+            exempt: Vec::new(),
+            optional: Vec::new(),
+            manual: Vec::new(),
+            caches: BTreeMap::new(),
+            storage,
+            lock: LockSettings {
+                class: "auto".into(),
+                location: "localhost:6379".into(),
+                name: "MyLock".into(),
+                ttl: None,
+                lease: seconds(30),
+                enable: true,
+                timeout: if django { Duration::from_millis(100) } else { Duration::ZERO },
+                max_waiters: 32,
+            },
+            limits: Limits { max_run: seconds(15 * 60), max_in_flight: 10_000, drain_timeout: seconds(30) },
+        }
+    }
+
+    /// The settings of a cache: its own, or `storage` for `default`.
+    pub(crate) fn cache(&self, name: &str) -> Option<&StorageSettings> {
+        self.caches.get(name).or_else(|| (name == "default").then_some(&self.storage))
+    }
+
+    pub(crate) fn cache_names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.caches.keys().map(String::as_str).collect();
+        if !self.caches.contains_key("default") {
+            names.push("default");
+        }
+        names
+    }
+
+    /// Whether the settings make sense, one by one and together. Layers are checked as they are read; this is for what
+    /// code changed.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let invalid = |setting: &str, value: String, accepted: &str| ConfigError::InvalidValue {
+            setting: setting.into(),
+            layer: "code".into(),
+            value,
+            accepted: accepted.into(),
+        };
+        if let Some(url) = &self.docs_url
+            && HeaderValue::from_str(&format!("<{url}>")).is_err()
+        {
+            return Err(invalid("docs_url", url.clone(), "an absolute URL"));
+        }
+        if let Methods::List(methods) = &self.methods {
+            if methods.is_empty() {
+                return Err(invalid("methods", String::new(), "`unsafe`, or at least one method"));
+            }
+            if let Some(method) = methods.iter().find(|method| is_safe(method)) {
+                return Err(invalid("methods", method.to_string(), "`unsafe`, or methods that are not safe ones"));
+            }
+        }
+        let statuses = [
+            ("conflict_status_code", self.conflict_status_code),
+            ("mismatch_status_code", Some(self.mismatch_status_code)),
+            ("in_flight_status_code", Some(self.in_flight_status_code)),
+        ];
+        for (setting, status) in statuses {
+            if status.is_some_and(|status| !may_carry_body(status)) {
+                return Err(invalid(setting, status.map(|s| s.to_string()).unwrap_or_default(), table::STATUS));
+            }
+        }
+        for (setting, status) in &statuses[1..] {
+            if status.is_some_and(|status| status.as_u16() < 400) {
+                return Err(invalid(setting, status.map(|s| s.to_string()).unwrap_or_default(), "400 to 599"));
+            }
+        }
+        for name in self.cache_names() {
+            let Some(cache) = self.cache(name) else { continue };
+            for (setting, value, least, most) in [
+                ("max_entries", cache.max_entries, 1, usize::MAX),
+                ("max_bytes", cache.max_bytes, 1, usize::MAX),
+                ("max_response_body", cache.max_response_body, 0, MAX_RECORD / 2),
+            ] {
+                if !(least..=most).contains(&value) {
+                    let setting = if name == "default" {
+                        format!("storage.{setting}")
+                    } else {
+                        format!("caches.{name}.{setting}")
+                    };
+                    return Err(invalid(&setting, value.to_string(), &format!("{least} to {most}")));
+                }
+            }
+            if cache.ttl.is_zero() || cache.timeout.is_zero() {
+                return Err(invalid("storage.ttl and storage.timeout", "0".into(), "more than nothing"));
+            }
+        }
+        if self.cache(&self.storage.cache_name).is_none() {
+            return Err(ConfigError::UnknownCache {
+                name: self.storage.cache_name.clone(),
+                known: self.cache_names().join(", "),
+            });
+        }
+        for (setting, value) in [
+            ("lock.lease", Some(self.lock.lease)),
+            ("lock.ttl", self.lock.ttl),
+            ("limits.max_run", Some(self.limits.max_run)),
+        ] {
+            if value.is_some_and(|value| value < Duration::from_millis(1)) {
+                return Err(invalid(setting, "0".into(), "at least 1ms"));
+            }
+        }
+        for (setting, value) in
+            [("max_key_length", self.max_key_length), ("limits.max_in_flight", self.limits.max_in_flight)]
+        {
+            if value == 0 {
+                return Err(invalid(setting, "0".into(), "at least 1"));
+            }
+        }
+        let redis_over_memory = self.lock.class == "redis"
+            && self.cache_names().iter().any(|name| self.cache(name).is_some_and(|cache| cache.class == "memory"));
+        if redis_over_memory {
+            return Err(ConfigError::Combination(
+                "`lock.class = redis` over `storage.class = memory`: claims would be shared, but each process would have \
+                 its own records. Use `storage.class = redis`, or a storage that all processes share"
+                    .into(),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Methods that RFC 9110 and its extensions define as safe, and CONNECT, which has no operation to protect.
+pub(crate) fn is_safe(method: &Method) -> bool {
+    matches!(method.as_str(), "GET" | "HEAD" | "OPTIONS" | "TRACE" | "QUERY" | "CONNECT")
+}
+
+impl Methods {
+    pub(crate) fn protect(&self, method: &Method) -> bool {
+        match self {
+            Self::Unsafe => !is_safe(method),
+            Self::List(methods) => methods.contains(method),
+        }
+    }
+}
+
+/// Whether a replay or a problem can have this status.
+fn may_carry_body(status: StatusCode) -> bool {
+    (200..600).contains(&status.as_u16()) && !matches!(status.as_u16(), 204 | 205 | 304)
+}

@@ -1,0 +1,192 @@
+//! The table of settings: each one's name, what it accepts, and how it is set. Layers know nothing else.
+
+use std::str::FromStr;
+
+use actix_web::http::{Method, StatusCode, header::HeaderName};
+
+use super::{
+    Methods, OnDisconnect, OnError, OnFull, OnUnknown, Profile, Scope, Settings, Statuses, StorageSettings, is_safe,
+    may_carry_body,
+    value::{self, Given},
+};
+use crate::Syntax;
+
+pub(super) struct Setting<T> {
+    pub(super) name: &'static str,
+    pub(super) accepted: &'static str,
+    /// `None`: the value is not accepted.
+    pub(super) set: fn(&mut T, &Given) -> Option<()>,
+}
+
+const DURATION: &str = "seconds (0.1) or text (500ms, 15m, 24h, 7d)";
+const DURATION_OR_NONE: &str = "seconds (0.1), text (500ms, 15m, 24h, 7d), or none";
+const SIZE: &str = "bytes (1048576) or text (1MiB, 64kB)";
+const COUNT: &str = "a whole number";
+const NAME: &str = "a name";
+const PATTERNS: &str = "route patterns, each starting with /";
+const STATUSES: &str = "a list of statuses: 201, 200-207, 2xx, !401";
+const ERROR_STATUS: &str = "a status from 400 to 599";
+pub(super) const STATUS: &str = "a status from 200 to 599 that may have a body (not 204, 205, 304), or none";
+const HEADER: &str = "a header name";
+
+macro_rules! settings {
+    ($($name:literal, $accepted:expr, |$to:ident, $given:ident| $value:expr => $place:expr;)*) => {
+        &[$(Setting {
+            name: $name,
+            accepted: $accepted,
+            set: |$to, $given| {
+                $place = $value?;
+                Some(())
+            },
+        }),*]
+    };
+}
+
+/// Settings without a section, and those of `lock` and `limits`.
+pub(super) const ROOT: &[Setting<Settings>] = settings! {
+    "profile", PROFILES, |s, v| profile(v.one()?) => s.profile;
+    "encoder", NAME, |s, v| name(v) => s.encoder;
+    "header", HEADER, |s, v| header(v.one()?) => s.header;
+    "syntax", "strict, lenient or raw", |s, v| match v.one()? {
+        "strict" => Some(Syntax::Strict),
+        "lenient" => Some(Syntax::Lenient),
+        "raw" => Some(Syntax::Raw),
+        _ => None,
+    } => s.syntax;
+    "methods", "unsafe, or a list of methods without safe ones", |s, v| methods(v) => s.methods;
+    "scope", "principal or endpoint", |s, v| match v.one()? {
+        "principal" => Some(Scope::Principal),
+        "endpoint" => Some(Scope::Endpoint),
+        _ => None,
+    } => s.scope;
+    "conflict_status_code", STATUS, |s, v| or_none(v, status) => s.conflict_status_code;
+    "mismatch_status_code", ERROR_STATUS, |s, v| error_status(v.one()?) => s.mismatch_status_code;
+    "in_flight_status_code", ERROR_STATUS, |s, v| error_status(v.one()?) => s.in_flight_status_code;
+    "replay_header", "a header name, or none", |s, v| or_none(v, header) => s.replay_header;
+    "replay_cookies", "true or false", |s, v| flag(v) => s.replay_cookies;
+    "exclude_headers", "a list of header names", |s, v| v.items().into_iter().map(header).collect::<Option<_>>() => s.exclude_headers;
+    "docs_url", "an absolute URL, or none", |s, v| or_none(v, url) => s.docs_url;
+    "on_unknown", "rerun or reject", |s, v| match v.one()? {
+        "rerun" => Some(OnUnknown::Rerun),
+        "reject" => Some(OnUnknown::Reject),
+        _ => None,
+    } => s.on_unknown;
+    "on_disconnect", "finish or cancel", |s, v| match v.one()? {
+        "finish" => Some(OnDisconnect::Finish),
+        "cancel" => Some(OnDisconnect::Cancel),
+        _ => None,
+    } => s.on_disconnect;
+    "max_key_length", COUNT, |s, v| count(v) => s.max_key_length;
+    "max_request_body", SIZE, |s, v| value::size(v.one()?) => s.max_request_body;
+    "exempt", PATTERNS, |s, v| patterns(v) => s.exempt;
+    "optional", PATTERNS, |s, v| patterns(v) => s.optional;
+    "manual", PATTERNS, |s, v| patterns(v) => s.manual;
+    "lock.class", NAME, |s, v| name(v) => s.lock.class;
+    "lock.location", "a host, host:port or URL", |s, v| name(v) => s.lock.location;
+    "lock.name", NAME, |s, v| name(v) => s.lock.name;
+    "lock.ttl", DURATION_OR_NONE, |s, v| or_none(v, value::duration) => s.lock.ttl;
+    "lock.lease", DURATION, |s, v| value::duration(v.one()?) => s.lock.lease;
+    "lock.enable", "true or false", |s, v| flag(v) => s.lock.enable;
+    "lock.timeout", DURATION, |s, v| value::duration(v.one()?) => s.lock.timeout;
+    "lock.max_waiters", COUNT, |s, v| count(v) => s.lock.max_waiters;
+    "limits.max_run", DURATION, |s, v| value::duration(v.one()?) => s.limits.max_run;
+    "limits.max_in_flight", COUNT, |s, v| count(v) => s.limits.max_in_flight;
+    "limits.drain_timeout", DURATION, |s, v| value::duration(v.one()?) => s.limits.drain_timeout;
+};
+
+/// `storage.*`; all but `cache_name` also as `caches.NAME.*`.
+pub(super) const STORAGE: &[Setting<StorageSettings>] = settings! {
+    "class", NAME, |s, v| name(v) => s.class;
+    "cache_name", NAME, |s, v| name(v) => s.cache_name;
+    "namespace", "any text", |s, v| v.one().map(str::to_owned) => s.namespace;
+    "location", "a host, host:port or URL", |s, v| name(v) => s.location;
+    "store_on_statuses", STATUSES, |s, v| Statuses::of_items(v.items()) => s.store_on_statuses;
+    "ttl", DURATION, |s, v| value::duration(v.one()?) => s.ttl;
+    "min_retention", DURATION, |s, v| value::duration(v.one()?) => s.min_retention;
+    "max_entries", COUNT, |s, v| count(v) => s.max_entries;
+    "max_bytes", SIZE, |s, v| value::size(v.one()?) => s.max_bytes;
+    "max_response_body", SIZE, |s, v| value::size(v.one()?) => s.max_response_body;
+    "on_full", "shrink or reject", |s, v| match v.one()? {
+        "shrink" => Some(OnFull::Shrink),
+        "reject" => Some(OnFull::Reject),
+        _ => None,
+    } => s.on_full;
+    "on_error", "reject or run", |s, v| match v.one()? {
+        "reject" => Some(OnError::Reject),
+        "run" => Some(OnError::Run),
+        _ => None,
+    } => s.on_error;
+    "timeout", DURATION, |s, v| value::duration(v.one()?) => s.timeout;
+    "retry_for", DURATION, |s, v| value::duration(v.one()?) => s.retry_for;
+};
+
+pub(super) const PROFILES: &str = "default, ietf or stripe";
+
+pub(super) fn profile(text: &str) -> Option<Profile> {
+    match text {
+        "default" => Some(Profile::Default),
+        "ietf" => Some(Profile::Ietf),
+        "stripe" => Some(Profile::Stripe),
+        _ => None,
+    }
+}
+
+/// `none` is `None`, anything else must parse.
+#[expect(clippy::option_option, reason = "refused, none, or a value")]
+fn or_none<T>(given: &Given, parse: fn(&str) -> Option<T>) -> Option<Option<T>> {
+    match given.one()? {
+        "none" => Some(None),
+        text => parse(text).map(Some),
+    }
+}
+
+fn name(given: &Given) -> Option<String> {
+    given.one().filter(|text| !text.is_empty()).map(str::to_owned)
+}
+
+fn flag(given: &Given) -> Option<bool> {
+    match given.one()? {
+        "true" => Some(true),
+        "false" => Some(false),
+        _ => None,
+    }
+}
+
+fn count(given: &Given) -> Option<usize> {
+    given.one()?.parse().ok()
+}
+
+fn status(text: &str) -> Option<StatusCode> {
+    StatusCode::from_str(text).ok().filter(|status| may_carry_body(*status))
+}
+
+fn error_status(text: &str) -> Option<StatusCode> {
+    status(text).filter(|status| status.as_u16() >= 400)
+}
+
+/// A header name; Django spells `Idempotency-Key` `HTTP_IDEMPOTENCY_KEY`.
+fn header(text: &str) -> Option<HeaderName> {
+    match text.strip_prefix("HTTP_") {
+        Some(django) => HeaderName::from_str(&django.replace('_', "-")).ok(),
+        None => HeaderName::from_str(text).ok(),
+    }
+}
+
+fn url(text: &str) -> Option<String> {
+    let uri: actix_web::http::Uri = text.parse().ok()?;
+    uri.scheme().is_some().then(|| text.to_owned())
+}
+
+fn methods(given: &Given) -> Option<Methods> {
+    if given.one() == Some("unsafe") {
+        return Some(Methods::Unsafe);
+    }
+    let parse = |item: &str| Method::from_str(item).ok().filter(|method| !is_safe(method));
+    let methods: Vec<Method> = given.items().into_iter().map(parse).collect::<Option<_>>()?;
+    (!methods.is_empty()).then_some(Methods::List(methods))
+}
+
+fn patterns(given: &Given) -> Option<Vec<String>> {
+    let pattern = |item: &str| item.starts_with('/').then(|| item.to_owned());
+    given.items().into_iter().map(pattern).collect()
+}

@@ -1,0 +1,248 @@
+//! The embedded default store: one process, no disk, bounded.
+
+mod shard;
+
+use std::{
+    hash::{BuildHasherDefault, Hasher},
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+
+use self::shard::Shard;
+use super::{Begin, BeginRequest, Claim, Completion, Fate, Forgotten, Inspection, Renewal, Store, StoreFuture};
+use crate::{
+    OnFull, Record, RecordId,
+    clock::{Clock, Micros, micros},
+};
+
+/// Keeps records in this process's memory: sharded, bounded by entries and bytes.
+///
+/// - A claim needs no renewal: it dies with its process, and its drop guard frees it. It is never evicted.
+/// - Duplicates wait on a notification, not on a poll.
+/// - When `max_bytes` is reached the bodies of the oldest records go first; when `max_entries` is reached, records older
+///   than `min_retention`; when there are none, new keys are refused.
+/// - Expired records are freed by later writes, and once a second by a thread that lives as long as the store.
+///
+/// Make one per process, outside of the closure given to `HttpServer::new`: that closure runs once per worker.
+#[derive(Debug)]
+pub struct MemoryStore {
+    shared: Arc<Shards>,
+}
+
+/// What a [`MemoryStore`] may hold. Shards may round the first two by a tenth.
+#[derive(Clone, Copy, Debug)]
+pub struct MemoryLimits {
+    /// Claims and records; setting `storage.max_entries`, 1 000 000.
+    pub max_entries: usize,
+    /// Bytes of records, their upkeep included; setting `storage.max_bytes`, 256 MiB.
+    pub max_bytes: usize,
+    /// The least time that a record is kept after its completion; setting `storage.min_retention`, 1 minute.
+    pub min_retention: Duration,
+    /// Setting `storage.on_full`.
+    pub on_full: OnFull,
+}
+
+impl Default for MemoryLimits {
+    fn default() -> Self {
+        Self {
+            max_entries: 1_000_000,
+            max_bytes: 256 << 20,
+            min_retention: Duration::from_secs(60),
+            on_full: OnFull::Shrink,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Shards {
+    shards: Box<[Mutex<Shard>]>,
+    clock: Clock,
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new(MemoryLimits::default())
+    }
+}
+
+impl MemoryStore {
+    /// An empty store.
+    #[must_use]
+    pub fn new(limits: MemoryLimits) -> Self {
+        Self::with_clock(limits, Clock::system())
+    }
+
+    /// An empty store that goes by `clock`.
+    #[must_use]
+    pub fn with_clock(limits: MemoryLimits, clock: Clock) -> Self {
+        let count = shard_count(&limits);
+        let per_shard = MemoryLimits {
+            max_entries: limits.max_entries.div_ceil(count),
+            max_bytes: limits.max_bytes.div_ceil(count),
+            ..limits
+        };
+        let shards = (0..count).map(|_| Mutex::new(Shard::new(per_shard))).collect();
+        let shared = Arc::new(Shards { shards, clock });
+        sweep_in_background(Arc::downgrade(&shared));
+        Self { shared }
+    }
+
+    /// How many claims and records there are, expired ones that were not freed yet included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.shared.shards.iter().map(|shard| shard.lock().len()).sum()
+    }
+
+    /// Whether there is nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes accounted to records.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.shared.shards.iter().map(|shard| shard.lock().bytes()).sum()
+    }
+
+    /// Frees what expired. Happens by itself; only for tests with a steered clock.
+    pub fn sweep(&self) {
+        self.shared.sweep();
+    }
+
+    fn with<T>(&self, id: &RecordId, f: impl FnOnce(&mut Shard, Micros) -> T) -> T {
+        let now = self.shared.clock.now();
+        f(&mut self.shared.shard(id).lock(), now)
+    }
+}
+
+impl Shards {
+    fn shard(&self, id: &RecordId) -> &Mutex<Shard> {
+        // Ids are hashes: their first bytes choose the shard, others the place in its tables.
+        let index = usize::from(id.as_bytes()[0]) & (self.shards.len() - 1);
+        &self.shards[index]
+    }
+
+    fn sweep(&self) {
+        let now = self.clock.now();
+        for shard in &self.shards {
+            // A few records at a time, so that nobody waits long for the lock.
+            while shard.lock().sweep(now) {}
+        }
+    }
+}
+
+/// A power of two, at most 64; fewer for small stores, so that rounding stays small.
+fn shard_count(limits: &MemoryLimits) -> usize {
+    let cores = std::thread::available_parallelism().map_or(4, usize::from);
+    let wanted = (cores * 4).next_power_of_two().min(64);
+    let by_entries = (limits.max_entries / 4096).max(1);
+    let by_bytes = (limits.max_bytes / (4 << 20)).max(1);
+    let most = by_entries.min(by_bytes);
+    wanted.min((most + 1).next_power_of_two() / 2).max(1)
+}
+
+fn sweep_in_background(shards: Weak<Shards>) {
+    let sweeper = std::thread::Builder::new().name("idempotency-sweep".into()).spawn(move || {
+        loop {
+            std::thread::sleep(Duration::from_secs(1));
+            match shards.upgrade() {
+                Some(shards) => shards.sweep(),
+                None => return,
+            }
+        }
+    });
+    if let Err(error) = sweeper {
+        tracing::warn!(%error, "no sweeper thread: expired records are freed by later writes only");
+    }
+}
+
+impl Store for MemoryStore {
+    fn begin<'a>(&'a self, request: &'a BeginRequest) -> StoreFuture<'a, Begin> {
+        StoreFuture::ready(self.with(&request.id, |shard, now| shard.begin(request, now)))
+    }
+
+    fn renew<'a>(&'a self, claim: &'a Claim, lease: Duration) -> StoreFuture<'a, Renewal> {
+        StoreFuture::ready(Ok(self.with(&claim.id, |shard, now| shard.renew(claim, lease, now))))
+    }
+
+    fn complete<'a>(&'a self, claim: &'a Claim, record: &'a Record, ttl: Duration) -> StoreFuture<'a, Completion> {
+        let (completion, waiters) = self.with(&claim.id, |shard, now| shard.complete(claim, record, ttl, now));
+        // Woken after the lock is free, or they would run into it.
+        shard::wake(waiters);
+        StoreFuture::ready(Ok(completion))
+    }
+
+    fn release<'a>(&'a self, claim: &'a Claim, fate: Fate) -> StoreFuture<'a, ()> {
+        let waiters = self.with(&claim.id, |shard, now| shard.release(claim, fate, now));
+        shard::wake(waiters);
+        StoreFuture::ready(Ok(()))
+    }
+
+    fn changed<'a>(&'a self, id: &'a RecordId, _round: u32, at_most: Duration) -> StoreFuture<'a, ()> {
+        StoreFuture::boxed(async move {
+            if let Some((notified, lease_left)) = self.with(id, |shard, now| shard.watch(id, now)) {
+                let _ = tokio::time::timeout(at_most.min(lease_left), notified).await;
+            }
+            Ok(())
+        })
+    }
+
+    fn inspect<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<Inspection>> {
+        StoreFuture::ready(Ok(self.with(id, |shard, now| shard.inspect(id, now))))
+    }
+
+    fn forget<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Forgotten> {
+        let (forgotten, waiters) = self.with(id, |shard, now| shard.forget(id, now));
+        shard::wake(waiters);
+        StoreFuture::ready(Ok(forgotten))
+    }
+
+    /// In the order of ids. Each page looks at all records: meant for people, not for loops.
+    fn list(&self, after: Option<RecordId>, limit: usize) -> StoreFuture<'_, Vec<Inspection>> {
+        let now = self.shared.clock.now();
+        let mut ids: Vec<RecordId> = Vec::new();
+        for shard in &self.shared.shards {
+            ids.extend(shard.lock().ids().filter(|id| after.is_none_or(|after| *id > after)));
+        }
+        ids.sort_unstable();
+        let page = ids.iter().filter_map(|id| self.shared.shard(id).lock().inspect(id, now)).take(limit).collect();
+        StoreFuture::ready(Ok(page))
+    }
+
+    fn leases(&self) -> bool {
+        false
+    }
+}
+
+/// Ids are SHA-256 hashes already: eight of their bytes are hash enough.
+#[derive(Default, Debug)]
+struct IdHasher(u64);
+
+type PreHashed = BuildHasherDefault<IdHasher>;
+
+impl Hasher for IdHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(middle) = bytes.get(8..16) {
+            self.0 = u64::from_le_bytes(middle.try_into().unwrap_or_default());
+        }
+    }
+
+    fn write_usize(&mut self, _length: usize) {}
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// The end of a duration that starts now.
+fn end(now: Micros, duration: Duration) -> Micros {
+    now.saturating_add(micros(duration))
+}
+
+/// From now to an end, if it is not reached.
+fn left(now: Micros, end: Micros) -> Option<Duration> {
+    end.checked_sub(now).filter(|left| *left > 0).map(Duration::from_micros)
+}

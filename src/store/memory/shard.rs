@@ -1,0 +1,429 @@
+//! One shard: every transition of a record's life happens here, under the shard's lock.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use lru::LruCache;
+use tokio::sync::{Notify, futures::OwnedNotified};
+
+use super::{MemoryLimits, PreHashed, end, left};
+use crate::{
+    Fingerprint, OnFull, OnUnknown, Record, RecordId,
+    clock::Micros,
+    store::{
+        Begin, BeginRequest, Claim, Completion, Fate, Forgotten, Inspection, Mode, OwnerToken, RecordState, Renewal,
+        StoreError,
+    },
+};
+
+/// What a record costs beyond its bytes: its place in the tables, its expiry, the allocator. Measured, rounded up.
+const UPKEEP: usize = 288;
+
+/// How many due records one call frees at most.
+const SWEEP_BATCH: usize = 64;
+
+pub(super) struct Shard {
+    limits: MemoryLimits,
+    /// Claims. Never evicted.
+    in_flight: HashMap<RecordId, InFlight, PreHashed>,
+    /// Completed records, least recently completed last. Bodies are given up in this order...
+    whole: LruCache<RecordId, Done, PreHashed>,
+    /// ...which moves a record here. So all of these are older than all of `whole`, and the first to be evicted.
+    bare: LruCache<RecordId, Done, PreHashed>,
+    /// Ends of TTLs, soonest first. An entry counts only if its record still ends then.
+    expiry: BinaryHeap<Reverse<(Micros, RecordId)>>,
+    bytes: usize,
+    last_fence: u64,
+}
+
+struct InFlight {
+    token: OwnerToken,
+    fingerprint: Fingerprint,
+    attempt: u32,
+    fence: u64,
+    taken_over: bool,
+    lease_ends: Micros,
+    /// When a lost claim stops being visible.
+    kept_until: Micros,
+    /// The completed record that a manual route claimed again.
+    beneath: Option<Done>,
+    /// Made by the first waiter.
+    waiters: Option<Arc<Notify>>,
+}
+
+#[derive(Clone)]
+struct Done {
+    token: OwnerToken,
+    fingerprint: Fingerprint,
+    attempt: u32,
+    completed: Micros,
+    expires: Micros,
+    record: Record,
+}
+
+impl Done {
+    fn cost(&self) -> usize {
+        self.record.as_bytes().len() + UPKEEP
+    }
+}
+
+type Waiters = Option<Arc<Notify>>;
+
+pub(super) fn wake(waiters: Waiters) {
+    if let Some(waiters) = waiters {
+        waiters.notify_waiters();
+    }
+}
+
+impl Shard {
+    pub(super) fn new(limits: MemoryLimits) -> Self {
+        Self {
+            limits,
+            in_flight: HashMap::default(),
+            whole: LruCache::unbounded_with_hasher(PreHashed::default()),
+            bare: LruCache::unbounded_with_hasher(PreHashed::default()),
+            expiry: BinaryHeap::new(),
+            bytes: 0,
+            last_fence: 0,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.in_flight.len() + self.whole.len() + self.bare.len()
+    }
+
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn ids(&self) -> impl Iterator<Item = RecordId> {
+        let done = self.whole.iter().chain(self.bare.iter()).map(|(id, _)| *id);
+        self.in_flight.keys().copied().chain(done)
+    }
+
+    pub(super) fn begin(&mut self, request: &BeginRequest, now: Micros) -> Result<Begin, StoreError> {
+        self.expire(now, 4);
+        if let Some(answer) = self.begin_claimed(request, now) {
+            return Ok(answer);
+        }
+        let Some(done) = self.done(&request.id, now) else {
+            self.make_room(now)?;
+            return Ok(self.claim(request, now, None));
+        };
+        if done.fingerprint != request.fingerprint {
+            return Ok(Begin::Mismatch);
+        }
+        match request.mode {
+            Mode::Once => Ok(Begin::Completed(done.record.clone())),
+            Mode::Again => {
+                let beneath = self.take_done(&request.id);
+                Ok(self.claim(request, now, beneath))
+            }
+        }
+    }
+
+    /// The answer while somebody holds or held the claim; `None` when the record is not claimed (any more).
+    fn begin_claimed(&mut self, request: &BeginRequest, now: Micros) -> Option<Begin> {
+        let entry = self.in_flight.get_mut(&request.id)?;
+        if now >= entry.kept_until {
+            self.uncover(&request.id);
+            return None;
+        }
+        if entry.fingerprint != request.fingerprint {
+            return Some(Begin::Mismatch);
+        }
+        let previous = |entry: &InFlight| entry.beneath.as_ref().map(|done| done.record.clone());
+        if entry.token == request.token {
+            entry.lease_ends = end(now, request.lease);
+            let previous = previous(entry);
+            return Some(Begin::Fresh { claim: entry.claim(request.id), previous });
+        }
+        if let Some(retry_after) = left(now, entry.lease_ends) {
+            return Some(Begin::InFlight { retry_after });
+        }
+        // The owner is lost.
+        if request.mode == Mode::Once && entry.beneath.is_some() {
+            self.uncover(&request.id);
+            return None;
+        }
+        if request.on_unknown == OnUnknown::Reject {
+            return Some(Begin::OwnerLost);
+        }
+        entry.token = request.token;
+        entry.attempt = entry.attempt.saturating_add(1);
+        entry.fence = next_fence(&mut self.last_fence, now);
+        entry.taken_over = true;
+        entry.lease_ends = end(now, request.lease);
+        entry.kept_until = end(entry.lease_ends, request.keep);
+        let previous = previous(entry);
+        Some(Begin::Fresh { claim: entry.claim(request.id), previous })
+    }
+
+    fn claim(&mut self, request: &BeginRequest, now: Micros, beneath: Option<Done>) -> Begin {
+        let attempt = beneath.as_ref().map_or(0, |done| done.attempt);
+        let lease_ends = end(now, request.lease);
+        let entry = InFlight {
+            token: request.token,
+            fingerprint: request.fingerprint,
+            attempt: attempt.saturating_add(1),
+            fence: next_fence(&mut self.last_fence, now),
+            taken_over: false,
+            lease_ends,
+            kept_until: end(lease_ends, request.keep),
+            beneath,
+            waiters: None,
+        };
+        let previous = entry.beneath.as_ref().map(|done| done.record.clone());
+        let claim = entry.claim(request.id);
+        self.in_flight.insert(request.id, entry);
+        Begin::Fresh { claim, previous }
+    }
+
+    pub(super) fn renew(&mut self, claim: &Claim, lease: Duration, now: Micros) -> Renewal {
+        match self.in_flight.get_mut(&claim.id) {
+            Some(entry) if entry.token == claim.token => {
+                let keep = entry.kept_until.saturating_sub(entry.lease_ends);
+                entry.lease_ends = end(now, lease);
+                entry.kept_until = entry.lease_ends.saturating_add(keep);
+                Renewal::Extended
+            }
+            _ => Renewal::Lost,
+        }
+    }
+
+    pub(super) fn complete(
+        &mut self,
+        claim: &Claim,
+        record: &Record,
+        ttl: Duration,
+        now: Micros,
+    ) -> (Completion, Waiters) {
+        self.expire(now, 4);
+        let waiters = match self.in_flight.get(&claim.id) {
+            Some(entry) if entry.token != claim.token => return (Completion::Superseded(None), None),
+            Some(_) => self.in_flight.remove(&claim.id).and_then(|entry| entry.waiters),
+            None => match self.done(&claim.id, now) {
+                Some(done) if done.token == claim.token => return (Completion::Stored, None),
+                Some(done) => return (Completion::Superseded(Some(done.record.clone())), None),
+                None => None,
+            },
+        };
+        let done = Done {
+            token: claim.token,
+            fingerprint: claim.fingerprint,
+            attempt: claim.attempt,
+            completed: now,
+            expires: end(now, ttl),
+            record: record.clone(),
+        };
+        self.expiry.push(Reverse((done.expires, claim.id)));
+        self.keep_done(claim.id, done);
+        self.shrink(now);
+        self.drop_stale_expiry();
+        (Completion::Stored, waiters)
+    }
+
+    pub(super) fn release(&mut self, claim: &Claim, fate: Fate, now: Micros) -> Waiters {
+        let entry = self.in_flight.get_mut(&claim.id).filter(|entry| entry.token == claim.token)?;
+        match fate {
+            Fate::Free => self.uncover(&claim.id),
+            Fate::Unknown => {
+                let keep = entry.kept_until.saturating_sub(entry.lease_ends);
+                entry.lease_ends = now;
+                entry.kept_until = now.saturating_add(keep);
+                entry.waiters.take()
+            }
+        }
+    }
+
+    /// Removes a claim and restores the completed record beneath it, if that has not expired.
+    fn uncover(&mut self, id: &RecordId) -> Waiters {
+        let entry = self.in_flight.remove(id)?;
+        if let Some(done) = entry.beneath {
+            // Its entry in `expiry` may have been dropped meanwhile.
+            self.expiry.push(Reverse((done.expires, *id)));
+            self.keep_done(*id, done);
+        }
+        entry.waiters
+    }
+
+    /// What to wait for, and for how long at most; `None` when nobody runs. The notification counts from this moment:
+    /// it is made under the lock under which the claim ends, so none can be missed.
+    pub(super) fn watch(&mut self, id: &RecordId, now: Micros) -> Option<(OwnedNotified, Duration)> {
+        let entry = self.in_flight.get_mut(id)?;
+        let lease_left = left(now, entry.lease_ends)?;
+        let waiters = entry.waiters.get_or_insert_default().clone();
+        Some((waiters.notified_owned(), lease_left))
+    }
+
+    pub(super) fn inspect(&self, id: &RecordId, now: Micros) -> Option<Inspection> {
+        if let Some(entry) = self.in_flight.get(id) {
+            let lease_left = left(now, entry.lease_ends);
+            let remaining = lease_left.or_else(|| left(now, entry.kept_until))?;
+            let state = if lease_left.is_some() { RecordState::InFlight } else { RecordState::OwnerLost };
+            return Some(Inspection { id: *id, state, attempt: entry.attempt, remaining, record: None });
+        }
+        let done = self.done(id, now)?;
+        Some(Inspection {
+            id: *id,
+            state: RecordState::Completed,
+            attempt: done.attempt,
+            remaining: Duration::from_micros(done.expires - now),
+            record: Some(done.record.clone()),
+        })
+    }
+
+    pub(super) fn forget(&mut self, id: &RecordId, now: Micros) -> (Forgotten, Waiters) {
+        if let Some(entry) = self.in_flight.get(id) {
+            if now < entry.lease_ends {
+                return (Forgotten::InFlight, None);
+            }
+            let waiters = self.in_flight.remove(id).and_then(|entry| entry.waiters);
+            return (Forgotten::Removed, waiters);
+        }
+        match self.take_done(id) {
+            Some(done) if now < done.expires => (Forgotten::Removed, None),
+            _ => (Forgotten::Absent, None),
+        }
+    }
+
+    /// Frees what is due, at most a batch. Whether there may be more.
+    pub(super) fn sweep(&mut self, now: Micros) -> bool {
+        let more = self.expire(now, SWEEP_BATCH);
+        if !more {
+            let forgotten: Vec<_> =
+                self.in_flight.iter().filter(|(_, entry)| now >= entry.kept_until).map(|(id, _)| *id).collect();
+            for id in forgotten {
+                self.uncover(&id);
+            }
+        }
+        more
+    }
+
+    fn expire(&mut self, now: Micros, at_most: usize) -> bool {
+        for _ in 0..at_most {
+            match self.expiry.peek() {
+                Some(Reverse((due, _))) if *due <= now => {}
+                _ => return false,
+            }
+            let Some(Reverse((due, id))) = self.expiry.pop() else { return false };
+            if self.peek_done(&id).is_some_and(|done| done.expires == due) {
+                self.take_done(&id);
+            }
+        }
+        true
+    }
+
+    /// Replaced and evicted records leave their entries behind: rebuilt before they outnumber the living.
+    fn drop_stale_expiry(&mut self) {
+        let living = self.whole.len() + self.bare.len();
+        if self.expiry.len() > living * 2 + 64 {
+            let done = self.whole.iter().chain(self.bare.iter());
+            self.expiry = done.map(|(id, done)| Reverse((done.expires, *id))).collect();
+        }
+    }
+
+    fn peek_done(&self, id: &RecordId) -> Option<&Done> {
+        self.whole.peek(id).or_else(|| self.bare.peek(id))
+    }
+
+    fn done(&self, id: &RecordId, now: Micros) -> Option<&Done> {
+        self.peek_done(id).filter(|done| now < done.expires)
+    }
+
+    fn take_done(&mut self, id: &RecordId) -> Option<Done> {
+        let done = self.whole.pop(id).or_else(|| self.bare.pop(id))?;
+        self.bytes -= done.cost();
+        Some(done)
+    }
+
+    fn keep_done(&mut self, id: RecordId, done: Done) {
+        self.bytes += done.cost();
+        if let Some(replaced) = self.whole.put(id, done) {
+            self.bytes -= replaced.cost();
+        }
+    }
+
+    /// Room for one more claim, or the store is full.
+    fn make_room(&mut self, now: Micros) -> Result<(), StoreError> {
+        let full = |shard: &Self| {
+            shard.len() >= shard.limits.max_entries
+                || (shard.bytes >= shard.limits.max_bytes
+                    && (shard.limits.on_full == OnFull::Reject || shard.whole.is_empty()))
+        };
+        while full(self) && self.expire(now, SWEEP_BATCH) {}
+        while full(self) {
+            if self.limits.on_full == OnFull::Reject || !self.evict_oldest(now) {
+                return Err(StoreError::Full);
+            }
+        }
+        Ok(())
+    }
+
+    /// After a completion: back under `max_bytes`, if giving up can do it.
+    fn shrink(&mut self, now: Micros) {
+        while self.bytes > self.limits.max_bytes {
+            let gives_up = match self.limits.on_full {
+                OnFull::Shrink => self.whole.pop_lru(),
+                // Nothing older may go: the newcomer itself does without a body.
+                OnFull::Reject => self.whole.peek_mru().map(|(id, _)| *id).and_then(|id| self.whole.pop_entry(&id)),
+            };
+            let Some((id, done)) = gives_up else {
+                while self.bytes > self.limits.max_bytes && self.evict_oldest(now) {}
+                return;
+            };
+            self.bytes -= done.cost();
+            let done = Done { record: done.record.with_body(None), ..done };
+            self.bytes += done.cost();
+            self.bare.put(id, done);
+            if self.limits.on_full == OnFull::Reject {
+                return;
+            }
+        }
+    }
+
+    /// Evicts the oldest record, if it was kept for `min_retention`.
+    fn evict_oldest(&mut self, now: Micros) -> bool {
+        let oldest = self.bare.peek_lru().or_else(|| self.whole.peek_lru());
+        let Some((&id, done)) = oldest else { return false };
+        if now < end(done.completed, self.limits.min_retention) {
+            return false;
+        }
+        tracing::debug!(record = ?id, "evicted a completed record before its TTL: the store is full");
+        self.take_done(&id);
+        true
+    }
+}
+
+impl InFlight {
+    fn claim(&self, id: RecordId) -> Claim {
+        Claim {
+            id,
+            fingerprint: self.fingerprint,
+            token: self.token,
+            attempt: self.attempt,
+            fence: self.fence,
+            taken_over: self.taken_over,
+        }
+    }
+}
+
+/// The time of the claim, so that fences grow over restarts too; never the same twice.
+fn next_fence(last: &mut u64, now: Micros) -> u64 {
+    *last = now.max(last.saturating_add(1));
+    *last
+}
+
+impl std::fmt::Debug for Shard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shard")
+            .field("in_flight", &self.in_flight.len())
+            .field("completed", &(self.whole.len() + self.bare.len()))
+            .field("bytes", &self.bytes)
+            .finish_non_exhaustive()
+    }
+}
