@@ -3,7 +3,7 @@
 use std::{future::poll_fn, pin::pin};
 
 use actix_web::{
-    Error, HttpResponse,
+    Error, HttpRequest, HttpResponse,
     body::{self, BodySize, MessageBody},
     dev::{ResponseHead, ServiceResponse},
     error::ErrorInternalServerError,
@@ -111,13 +111,19 @@ fn through<B: MessageBody + 'static>(response: ServiceResponse<B>) -> ServiceRes
 }
 
 fn is_stored<B>(response: &ServiceResponse<B>, settings: &Settings) -> bool {
-    let unmatched = response.status() == StatusCode::NOT_FOUND && response.request().match_pattern().is_none();
+    let unmatched = response.status() == StatusCode::NOT_FOUND && !matched_a_resource(response.request());
     let word = response.response().extensions().get::<StoreResponse>().copied();
     match word {
         Some(StoreResponse::Never) => false,
         Some(StoreResponse::Always) => is_replayable(response.status(), response.response().head()),
         None => !unmatched && keeps(response.status(), response.response().head(), settings),
     }
+}
+
+/// Whether the router found a resource. One that its guards turned down leaves its path unprocessed, although a pattern
+/// would match it.
+fn matched_a_resource(request: &HttpRequest) -> bool {
+    request.match_info().unprocessed().is_empty() && request.match_pattern().is_some()
 }
 
 fn keeps(status: StatusCode, head: &ResponseHead, settings: &Settings) -> bool {

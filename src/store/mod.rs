@@ -81,7 +81,6 @@ pub trait Store: Send + Sync + 'static {
 
 /// What [`Store::begin`] is asked.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 pub struct BeginRequest {
     /// Which record.
     pub id: RecordId,

@@ -1,0 +1,130 @@
+//! A small payments API: the main job of this crate.
+//!
+//! `cargo run --example payments`, then the curl lines that it prints. `ADDR` moves it from 127.0.0.1:8080. Settings come
+//! from `idempotency.toml` and the environment, so it runs on Redis without a change of code.
+
+use std::{
+    env,
+    sync::{Mutex, PoisonError},
+};
+
+use actix_idempotency::{Idempotency, IdempotencyInfo, IdempotencyKey};
+use actix_web::{App, HttpResponse, HttpServer, web};
+use serde::{Deserialize, Serialize};
+
+#[derive(Deserialize)]
+struct Order {
+    amount: u64,
+    currency: String,
+}
+
+#[derive(Clone, Serialize)]
+struct Charge {
+    id: usize,
+    amount: u64,
+    currency: String,
+    refunded: bool,
+}
+
+/// Stands for a bank: what is in here has cost somebody money.
+#[derive(Default)]
+struct Ledger(Mutex<Vec<Charge>>);
+
+impl Ledger {
+    fn with<T>(&self, f: impl FnOnce(&mut Vec<Charge>) -> T) -> T {
+        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Nothing here knows of idempotency: the middleware sees to it that this runs once per key.
+async fn charge(ledger: web::Data<Ledger>, order: web::Json<Order>) -> HttpResponse {
+    let Order { amount, currency } = order.into_inner();
+    let charge = ledger.with(|charges| {
+        let charge = Charge { id: charges.len() + 1, amount, currency, refunded: false };
+        charges.push(charge.clone());
+        charge
+    });
+    HttpResponse::Created().insert_header(("location", format!("/charges/{}", charge.id))).json(charge)
+}
+
+async fn charges(ledger: web::Data<Ledger>) -> HttpResponse {
+    HttpResponse::Ok().json(ledger.with(|charges| charges.clone()))
+}
+
+/// Manual: runs for every request, one at a time per key, and decides by what is known of the key.
+async fn refund(ledger: web::Data<Ledger>, id: web::Path<usize>, info: web::ReqData<IdempotencyInfo>) -> HttpResponse {
+    if let Some(first) = info.response() {
+        // Refunded before: the same answer, and no second refund.
+        return first.to_response();
+    }
+    let refunded = ledger.with(|charges| {
+        let charge = charges.iter_mut().find(|charge| charge.id == *id)?;
+        charge.refunded = true;
+        Some(charge.clone())
+    });
+    refunded.map_or_else(|| HttpResponse::NotFound().finish(), |charge| HttpResponse::Ok().json(charge))
+}
+
+/// Optional: protected where the client sends a key.
+async fn quote(order: web::Json<Order>) -> HttpResponse {
+    let Order { amount, currency } = order.into_inner();
+    HttpResponse::Ok().json(serde_json::json!({ "amount": amount, "currency": currency, "fee": amount / 50 }))
+}
+
+/// Exempt: the bank sends no keys.
+async fn webhook() -> HttpResponse {
+    HttpResponse::NoContent().finish()
+}
+
+fn routes(config: &mut web::ServiceConfig) {
+    config
+        .route("/charges", web::get().to(charges))
+        .route("/charges", web::post().to(charge))
+        .route("/webhooks/bank", web::post().to(webhook))
+        .service(web::resource("/quotes").wrap(IdempotencyKey::default().optional()).route(web::post().to(quote)))
+        .service(
+            web::resource("/charges/{id}/refund")
+                .wrap(IdempotencyKey::default().manual())
+                .route(web::post().to(refund)),
+        );
+}
+
+fn greet(address: &str) {
+    let post = format!("curl -si http://{address}/charges -H 'Content-Type: application/json'");
+    println!("listening on {address}");
+    println!();
+    println!("# A first answer. Run it twice: the second time is a replay, with the same charge.");
+    println!(r#"{post} -H 'Idempotency-Key: order-17' -d '{{"amount":100,"currency":"EUR"}}'"#);
+    println!("# Another payload under the same key is refused.");
+    println!(r#"{post} -H 'Idempotency-Key: order-17' -d '{{"amount":999,"currency":"EUR"}}'"#);
+    println!("# Without a key nothing is charged.");
+    println!(r#"{post} -d '{{"amount":100,"currency":"EUR"}}'"#);
+    println!("# However often it was sent, one charge was made.");
+    println!("curl -s http://{address}/charges");
+    println!("# A manual route, an exempt one, an optional one.");
+    println!("curl -si -X POST http://{address}/charges/1/refund -H 'Idempotency-Key: refund-17'");
+    println!("curl -si -X POST http://{address}/webhooks/bank");
+    println!(
+        r#"curl -si http://{address}/quotes -H 'Content-Type: application/json' -d '{{"amount":100,"currency":"EUR"}}'"#
+    );
+}
+
+#[actix_web::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    let idempotency = Idempotency::load().await?;
+    let signal = idempotency.shutdown_signal();
+    let ledger = web::Data::new(Ledger::default());
+    let server = HttpServer::new(move || {
+        App::new()
+            .app_data(web::Data::new(idempotency.clone()))
+            .app_data(ledger.clone())
+            .wrap(IdempotencyKey::default().exempt("/webhooks/{tail}*"))
+            .configure(routes)
+    })
+    .shutdown_signal(signal)
+    .bind(env::var("ADDR").unwrap_or_else(|_| "127.0.0.1:8080".into()))?;
+    greet(&server.addrs().first().map_or_else(String::new, ToString::to_string));
+    server.run().await?;
+    Ok(())
+}

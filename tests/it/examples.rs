@@ -1,0 +1,82 @@
+//! Each example does what it says.
+
+use crate::common::{Request, Server, fresh_key};
+
+fn order(path: &str, amount: u32) -> Request {
+    let body = format!(r#"{{"amount":{amount},"currency":"EUR"}}"#);
+    Request::post(path).header("Content-Type", "application/json").body(body)
+}
+
+#[test]
+fn payments() {
+    let server = Server::example("payments", &[]);
+    let first = server.send(order("/charges", 100).key("order-17"));
+    assert_eq!((first.status, first.value("location")), (201, Some("/charges/1")));
+    let again = server.send(order("/charges", 100).key("order-17"));
+    assert_eq!((again.status, again.is_replay(), &again.body), (409, true, &first.body));
+    server.send(order("/charges", 999).key("order-17")).is_problem(422, "key-reused");
+    server.send(order("/charges", 100)).is_problem(400, "missing-key");
+    for n in 0..2 {
+        let refund = server.send(Request::post("/charges/1/refund").key("refund-17"));
+        assert_eq!((refund.status, refund.json::<serde_json::Value>()["refunded"].as_bool()), (200, Some(true)), "{n}");
+        assert!(!refund.is_replay());
+    }
+    assert_eq!(server.send(Request::post("/webhooks/bank")).status, 204);
+    assert_eq!(server.send(order("/quotes", 100)).status, 200);
+    assert_eq!(server.send(order("/quotes", 100).key("quote-1")).status, 200);
+    assert!(server.send(order("/quotes", 100).key("quote-1")).is_replay());
+    let charges: Vec<serde_json::Value> = server.send(Request::get("/charges")).json();
+    assert_eq!(charges.len(), 1, "however often it was sent");
+}
+
+#[test]
+fn scopes() {
+    let server = Server::example("scopes", &[]);
+    assert_eq!(server.send(Request::post("/notes")).status, 201);
+    for path in ["/orders", "/payments", "/payments/uploads"] {
+        server.send(Request::post(path)).is_problem(400, "missing-key");
+        let key = fresh_key();
+        assert_eq!(server.post(path, &key).status, 201);
+        assert!(server.post(path, &key).is_replay());
+    }
+    let large = vec![0; 3 << 20];
+    assert_eq!(server.send(Request::post("/payments/uploads").key(&fresh_key()).body(large.clone())).status, 201);
+    server.send(Request::post("/payments").key(&fresh_key()).body(large)).is_problem(413, "body-too-large");
+}
+
+#[test]
+fn manual() {
+    let server = Server::example("manual", &[]);
+    let key = fresh_key();
+    let send = |body: &str| server.send(Request::post("/transfers").key(&key).body(body));
+    let empty = Request::post("/transfers").key("another");
+    assert_eq!(server.send(empty.clone()).body, b"nothing to transfer\n");
+    let first = send("x");
+    assert!(first.body.starts_with(b"transferred under fence "));
+    assert_eq!(send("x").body, first.body);
+    assert_eq!(server.send(empty).body, b"nothing to transfer\n");
+    assert_eq!(server.send(Request::post("/transfers").key("another").body("x")).status, 200, "the key was free");
+}
+
+#[test]
+fn custom_storage() {
+    let folder = std::env::temp_dir().join(fresh_key());
+    let variables = [("FOLDER", folder.to_str().unwrap())];
+    let key = fresh_key();
+    let server = Server::example("custom_storage", &variables);
+    assert_eq!(server.post("/orders", &key).status, 201);
+    drop(server);
+    let restarted = Server::example("custom_storage", &variables);
+    let again = restarted.post("/orders", &key);
+    assert!(again.is_replay(), "records survive a restart");
+    assert_eq!(again.body, b"ordered\n");
+    // A damaged record is an error, never a second run.
+    for file in std::fs::read_dir(&folder).unwrap() {
+        let path = file.unwrap().path();
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes.truncate(bytes.len() - 3);
+        std::fs::write(&path, bytes).unwrap();
+    }
+    restarted.post("/orders", &key).is_problem(503, "store-unavailable");
+    let _ = std::fs::remove_dir_all(folder);
+}

@@ -1,0 +1,53 @@
+//! SIGTERM: what runs finishes and is stored, what is new is told to come back.
+
+use crate::common::{Request, Server, eventually, fresh_key};
+
+#[test]
+fn running_operations_finish_and_new_ones_are_refused() {
+    let mut server = Server::start(&[]);
+    let mut idle = server.connect();
+    assert_eq!(idle.send(&Request::get("/healthz")).status, 200);
+    let mut connected = server.connect();
+    connected.write(&Request::post("/slow?ms=900").key(&fresh_key()).bytes());
+    server.wait_for_runs("/slow", 1);
+    server.terminate();
+    eventually("the refusal of new operations", || {
+        let reply = idle.send(&Request::post("/items").key(&fresh_key()));
+        if reply.status == 503 {
+            reply.is_problem(503, "shutting-down");
+            Ok(())
+        } else {
+            Err(reply.status)
+        }
+    });
+    assert_eq!(idle.send(&Request::post("/exempt")).status, 201, "unprotected routes go on until actix stops");
+    assert_eq!(connected.reply().status, 200);
+    eventually("the exit", || server.has_exited().map(|status| assert!(status.success())).ok_or(()));
+}
+
+/// Operations whose client is gone are invisible to actix's own graceful stop.
+#[test]
+fn operations_of_lost_connections_are_waited_for() {
+    let log = std::env::temp_dir().join(format!("run-log-{}", fresh_key()));
+    let mut server = Server::start(&[("RUN_LOG", log.to_str().unwrap())]);
+    let mut connection = server.connect();
+    connection.write(&Request::post("/slow?ms=700").key(&fresh_key()).bytes());
+    server.wait_for_runs("/slow", 1);
+    connection.reset();
+    server.terminate();
+    eventually("the exit", || server.has_exited().map(|status| assert!(status.success())).ok_or(()));
+    let lines = std::fs::read_to_string(&log).unwrap();
+    let _ = std::fs::remove_file(&log);
+    assert_eq!(lines.lines().map(|line| line.split(' ').next().unwrap()).collect::<Vec<_>>(), ["start", "end"]);
+}
+
+#[test]
+fn waiting_has_an_end() {
+    let mut server = Server::start(&[("IDEMPOTENCY_KEY__LIMITS__DRAIN_TIMEOUT", "0.2")]);
+    let mut connection = server.connect();
+    connection.write(&Request::post("/slow?ms=600000").key(&fresh_key()).bytes());
+    server.wait_for_runs("/slow", 1);
+    connection.reset();
+    server.terminate();
+    eventually("the exit", || server.has_exited().map(drop).ok_or(()));
+}
