@@ -47,7 +47,7 @@ impl Builder {
 
     /// Declares a cache: `storage.*`, changed by `change`. Settings that already declare it are changed further.
     pub fn cache(mut self, name: impl Into<String>, change: impl FnOnce(&mut StorageSettings)) -> Self {
-        let inherited = self.settings.cache("default").unwrap_or(&self.settings.storage).clone();
+        let inherited = self.settings.storage.clone();
         change(self.settings.caches.entry(name.into()).or_insert(inherited));
         self
     }
@@ -133,6 +133,7 @@ impl Builder {
                 max_entries: settings.max_entries,
                 max_bytes: settings.max_bytes,
                 min_retention: settings.min_retention,
+                max_response_body: settings.max_response_body,
                 on_full: settings.on_full,
             }))),
             "redis" => Err(ConfigError::MissingFeature { setting: "storage.class", name: "redis", feature: "redis" }),
@@ -174,6 +175,7 @@ pub(crate) fn rules_of(settings: &Settings) -> Result<Rules, ConfigError> {
     let mut all = list(&settings.exempt, Policy::Exempt);
     all.extend(list(&settings.optional, Policy::Optional));
     all.extend(list(&settings.manual, Policy::Manual));
+    all.extend(list(&settings.required, Policy::Required));
     let mut rules = Rules::default();
     rules.add(all.iter().map(|(pattern, policy)| (pattern.as_str(), *policy)), Over::Whole)?;
     Ok(rules)

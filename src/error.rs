@@ -16,8 +16,8 @@ pub enum ConfigError {
         /// What its reader said.
         why: String,
     },
-    /// `IDEMPOTENCY_KEY_FILE` names a file that does not exist.
-    #[error("the settings file {} named by IDEMPOTENCY_KEY_FILE does not exist", .0.display())]
+    /// The file named by `IDEMPOTENCY_KEY_FILE`, or in code, does not exist.
+    #[error("the settings file {} does not exist", .0.display())]
     MissingFile(PathBuf),
     /// No setting has this name.
     #[error("{layer}: unknown setting `{name}`{hint}")]

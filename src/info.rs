@@ -36,10 +36,10 @@ struct Inner {
     stage: Cell<Stage>,
     /// The policy that a route guard declared.
     guard: Cell<Option<Policy>>,
-    /// An exempt instance was found only after the decision.
+    /// What was found last after the decision was exempt.
     late_exempt: Cell<bool>,
     /// `Accept-Encoding`, taken away for the case that the request becomes protected.
-    accept_encoding: RefCell<Option<HeaderValue>>,
+    accept_encoding: RefCell<Vec<HeaderValue>>,
     granted: OnceCell<Granted>,
 }
 
@@ -125,21 +125,25 @@ impl IdempotencyInfo {
     /// A route guard speaks. The one reached last, which is the innermost, counts.
     pub(crate) fn declare(&self, policy: Policy) {
         self.0.guard.set(Some(policy));
+        self.declare_late(policy);
+    }
+
+    /// An instance or a guard was reached after the decision: the most that it can do is keep the answer out of the store.
+    pub(crate) fn declare_late(&self, policy: Policy) {
+        if matches!(self.stage(), Stage::Governing | Stage::Running) {
+            self.0.late_exempt.set(policy == Policy::Exempt);
+        }
     }
 
     pub(crate) fn declared(&self) -> Option<Policy> {
         self.0.guard.get()
     }
 
-    pub(crate) fn found_exempt_late(&self) {
-        self.0.late_exempt.set(true);
-    }
-
     pub(crate) fn is_late_exempt(&self) -> bool {
         self.0.late_exempt.get()
     }
 
-    pub(crate) fn accept_encoding(&self) -> &RefCell<Option<HeaderValue>> {
+    pub(crate) fn accept_encoding(&self) -> &RefCell<Vec<HeaderValue>> {
         &self.0.accept_encoding
     }
 }

@@ -1,4 +1,4 @@
-#![doc = "x"]
+#![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod background;
@@ -17,11 +17,20 @@ mod middleware;
 mod operations;
 mod policy;
 mod principal;
-mod problem;
+pub mod problem;
 mod record;
 mod settings;
 mod storage;
 mod store;
+
+/// The pages of `docs/`, so that their code is compiled.
+#[cfg(doctest)]
+mod pages {
+    #[doc = include_str!("../docs/clients.md")]
+    mod clients {}
+    #[doc = include_str!("../docs/django.md")]
+    mod django {}
+}
 
 pub use self::{
     builder::Builder,

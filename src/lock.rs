@@ -79,8 +79,15 @@ impl fmt::Debug for AnyLock {
 /// Holds an entry per held lock and none for others.
 #[derive(Debug, Default)]
 pub struct ThreadLock {
-    held: Mutex<HashMap<Box<str>, Held>>,
+    held: Mutex<Table>,
     clock: Clock,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    locks: HashMap<Box<str>, Held>,
+    /// How many locks there may be before those that ended are looked for.
+    sweep_at: usize,
 }
 
 #[derive(Debug)]
@@ -103,13 +110,19 @@ impl ThreadLock {
 
 impl Lock for ThreadLock {
     async fn acquire(&self, name: &str, token: OwnerToken, ttl: Duration) -> Result<bool, StoreError> {
-        let new = Held { token, ends: self.end(ttl) };
-        match self.held.lock().entry(name.into()) {
+        let (now, new) = (self.clock.now(), Held { token, ends: self.end(ttl) });
+        let mut held = self.held.lock();
+        if held.locks.len() >= held.sweep_at {
+            // Owners that were lost never come back for theirs.
+            held.locks.retain(|_, lock| now < lock.ends);
+            held.sweep_at = (held.locks.len() * 2).max(64);
+        }
+        match held.locks.entry(name.into()) {
             Entry::Vacant(free) => {
                 free.insert(new);
             }
             Entry::Occupied(mut held) => {
-                if held.get().token != token && self.clock.now() < held.get().ends {
+                if held.get().token != token && now < held.get().ends {
                     return Ok(false);
                 }
                 held.insert(new);
@@ -121,7 +134,7 @@ impl Lock for ThreadLock {
     async fn renew(&self, name: &str, token: OwnerToken, ttl: Duration) -> Result<bool, StoreError> {
         let ends = self.end(ttl);
         // A lock that ended but that nobody took is still its owner's.
-        Ok(match self.held.lock().get_mut(name) {
+        Ok(match self.held.lock().locks.get_mut(name) {
             Some(held) if held.token == token => {
                 held.ends = ends;
                 true
@@ -131,7 +144,7 @@ impl Lock for ThreadLock {
     }
 
     async fn release(&self, name: &str, token: OwnerToken) -> Result<(), StoreError> {
-        if let Entry::Occupied(held) = self.held.lock().entry(name.into())
+        if let Entry::Occupied(held) = self.held.lock().locks.entry(name.into())
             && held.get().token == token
         {
             held.remove();
@@ -145,6 +158,7 @@ mod tests {
     use super::*;
 
     const TTL: Duration = Duration::from_secs(10);
+    const TICK: Duration = Duration::from_micros(1);
 
     /// Elsewhere the lock table leaked every key.
     #[actix_web::test]
@@ -159,7 +173,18 @@ mod tests {
         assert!(!Lock::acquire(&lock, "k", b, TTL).await.unwrap(), "only the owner frees it");
         Lock::release(&lock, "k", a).await.unwrap();
         Lock::release(&lock, "other", b).await.unwrap();
-        assert!(lock.held.lock().is_empty());
+        assert!(lock.held.lock().locks.is_empty());
+    }
+
+    #[actix_web::test]
+    async fn locks_of_lost_owners_are_swept() {
+        let clock = Clock::steered();
+        let lock = ThreadLock::with_clock(clock.clone());
+        for n in 0..10_000 {
+            assert!(Lock::acquire(&lock, &n.to_string(), OwnerToken::random(), TTL).await.unwrap());
+            clock.advance(TTL / 10);
+        }
+        assert!(lock.held.lock().locks.len() <= 100);
     }
 
     #[actix_web::test]
@@ -168,11 +193,11 @@ mod tests {
         let lock = ThreadLock::with_clock(clock.clone());
         let (a, b) = (OwnerToken::random(), OwnerToken::random());
         assert!(Lock::acquire(&lock, "k", a, TTL).await.unwrap());
-        clock.advance(TTL - Duration::from_micros(1));
+        clock.advance(TTL.saturating_sub(TICK));
         assert!(Lock::renew(&lock, "k", a, TTL).await.unwrap());
-        clock.advance(TTL - Duration::from_micros(1));
+        clock.advance(TTL.saturating_sub(TICK));
         assert!(!Lock::acquire(&lock, "k", b, TTL).await.unwrap());
-        clock.advance(Duration::from_micros(1));
+        clock.advance(TICK);
         assert!(Lock::acquire(&lock, "k", b, TTL).await.unwrap());
         assert!(!Lock::renew(&lock, "k", a, TTL).await.unwrap(), "taken over");
     }

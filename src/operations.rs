@@ -54,6 +54,10 @@ impl Operations {
         self.running.load(SeqCst)
     }
 
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(SeqCst)
+    }
+
     /// Refuses new operations from now on.
     pub(crate) fn close(&self) {
         self.closing.store(true, SeqCst);

@@ -19,6 +19,8 @@ pub enum Policy {
     /// The handler always runs, one at a time per key, and decides itself by
     /// [`IdempotencyInfo`](crate::IdempotencyInfo). Without a key: `400 missing-key`.
     Manual,
+    /// [`Manual`](Self::Manual) with a key; without one the request runs unprotected.
+    OptionalManual,
 }
 
 /// Policies by path pattern, as the router understands patterns: `/webhooks/{tail}*`.

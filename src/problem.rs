@@ -1,4 +1,21 @@
-//! Answers given instead of the handler: RFC 9457 problem details.
+//! The `type`s of the answers that are given instead of the handler: RFC 9457 problem details.
+//!
+//! A client compares whole `type`s, or their last segment. They identify, and need not lead anywhere; with the setting
+//! `docs_url` each of these answers links to a page of yours.
+//!
+//! | last segment | status | what a client does |
+//! |---|---|---|
+//! | `missing-key` | 400 | sends a key |
+//! | `invalid-key` | 400 | sends a well-formed key, once |
+//! | `key-reused` | `mismatch_status_code` | uses a new key for a new operation |
+//! | `in-flight` | `in_flight_status_code` | retries later with the same key |
+//! | `body-too-large` | 413 | sends less |
+//! | `store-unavailable` | 503 | retries later with the same key |
+//! | `outcome-unknown` | 409 | asks a person: whether the operation took effect is not known |
+//! | `shutting-down` | 503 | retries with the same key |
+//!
+//! An unreadable body (400), a panicked handler and a misconfigured instance (500) are `about:blank`: their status says
+//! it all.
 
 use std::time::Duration;
 
@@ -12,8 +29,8 @@ use actix_web::{
 
 use crate::InvalidKey;
 
-/// Each `type` is this, and the problem's name. It identifies; `docs_url` is where a person reads on.
-const TYPE_BASE: &str = "https://docs.rs/actix-idempotency/latest/actix_idempotency/problem/";
+/// Each `type` is this, and the problem's name.
+pub const TYPE_BASE: &str = "https://docs.rs/actix-idempotency/latest/actix_idempotency/problem/";
 
 /// Why a request was not run. Never stored, and never changes a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! A claim in the hands of a running operation. It ends in exactly one way: completed, released, or given up.
 
-use std::sync::Arc;
+use std::{future::Future, sync::Arc};
 
 use tokio::time::Instant;
 
@@ -47,22 +47,28 @@ impl Held {
     /// Stores the response. Waits at most `storage.timeout`; a store that can't take it by then gets it from behind.
     ///
     /// Answers the record that stands instead, when this owner was superseded.
-    pub(crate) async fn complete(mut self, record: Record) -> Option<Record> {
+    ///
+    /// From the call on, not from the first poll, dropping anything leads to the response being stored.
+    pub(crate) fn complete(mut self, record: Record) -> impl Future<Output = Option<Record>> {
         self.warn_of_ceiling();
-        let claim = match std::mem::replace(&mut self.state, State::Ended) {
-            State::Claimed(claim) => claim,
-            State::Unlocked(question) => self.claim_late(question).await?,
-            ended => {
-                self.state = ended;
-                return None;
-            }
-        };
-        let (cache, terms) = (self.cache.clone(), self.terms.clone());
-        self.state = State::Completing(claim.clone(), record.clone());
-        match bounded(cache.store.complete(&claim, &record, terms.ttl), terms.timeout).await {
+        if let State::Claimed(claim) = &self.state {
+            self.state = State::Completing(claim.clone(), record.clone());
+        }
+        self.write(record)
+    }
+
+    async fn write(mut self, record: Record) -> Option<Record> {
+        if let State::Unlocked(question) = self.state {
+            let claim = self.claim_late(question).await?;
+            self.state = State::Completing(claim, record.clone());
+        }
+        let State::Completing(claim, _) = &self.state else { return None };
+        let call = self.cache.store.complete(claim, &record, self.terms.ttl);
+        match bounded(call, self.terms.timeout).await {
             Ok(completion) => {
+                let winner = superseded(claim, completion);
                 self.state = State::Ended;
-                superseded(&claim, completion)
+                winner
             }
             Err(error) => {
                 tracing::warn!(%error, record = ?claim.id, "the response is not stored yet; it is written behind");
@@ -72,15 +78,28 @@ impl Held {
         }
     }
 
-    /// The operation gave an answer that is not kept: the key is free.
-    pub(crate) fn release(mut self) {
+    /// The operation gave an answer that is not kept: the key is free by the time that the client has it, if the store
+    /// can do that within `storage.timeout`.
+    pub(crate) async fn release(mut self) {
+        self.warn_of_ceiling();
+        if let State::Claimed(claim) = &self.state {
+            let released = bounded(self.cache.store.release(claim, Fate::Free), self.terms.timeout).await;
+            if released.is_ok() {
+                self.state = State::Ended;
+            } else {
+                self.end(Fate::Free);
+            }
+        }
+    }
+
+    /// As [`release`](Self::release), without waiting for it.
+    pub(crate) fn free(mut self) {
         self.end(Fate::Free);
     }
 
     fn end(&mut self, fate: Fate) {
         match std::mem::replace(&mut self.state, State::Ended) {
             State::Claimed(claim) => {
-                self.warn_of_ceiling();
                 let released = matches!(self.cache.store.release(&claim, fate).try_ready(), Ok(Ok(())));
                 if !released {
                     self.cache.release_behind(claim, fate, &self.terms);

@@ -2,16 +2,17 @@
 
 use std::{
     collections::HashMap,
+    panic::AssertUnwindSafe,
     sync::{Arc, Weak},
     time::Duration,
 };
 
-use futures_util::future::join_all;
+use futures_util::{FutureExt as _, future::join_all};
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{Terms, bounded};
-use crate::{Claim, OwnerToken, Renewal, Store, background};
+use crate::{Claim, OwnerToken, Renewal, Store, StoreError, background};
 
 pub(super) struct LeaseKeeper {
     store: Arc<dyn Store>,
@@ -19,13 +20,17 @@ pub(super) struct LeaseKeeper {
 }
 
 #[derive(Default)]
-struct Kept(Mutex<Leases>);
+struct Kept {
+    leases: Mutex<Leases>,
+    /// A lease is due before the next round.
+    sooner: Notify,
+}
 
 #[derive(Default)]
 struct Leases {
     claims: HashMap<OwnerToken, Lease>,
-    /// Whether the background thread goes round. It stops when it finds no claims.
-    rounds: bool,
+    /// When the background thread looks next. `None`: it does not go round, for it found no claims.
+    next_round: Option<Instant>,
 }
 
 #[derive(Clone)]
@@ -52,19 +57,19 @@ impl LeaseKeeper {
     pub(super) fn keep(&self, claim: &Claim, terms: &Terms) -> Option<Keeping> {
         let renewed_for = terms.renewed_for.filter(|_| self.store.leases())?;
         let now = Instant::now();
-        let lease = Lease {
-            claim: claim.clone(),
-            length: terms.lease,
-            timeout: terms.timeout,
-            due: now + terms.lease / 3,
-            until: now + renewed_for,
-        };
-        let mut leases = self.kept.0.lock();
+        // At a third of the lease, so that two renewals may fail.
+        let due = now + terms.lease / 3;
+        let lease =
+            Lease { claim: claim.clone(), length: terms.lease, timeout: terms.timeout, due, until: now + renewed_for };
+        let mut leases = self.kept.leases.lock();
         leases.claims.insert(claim.token, lease);
-        let going = std::mem::replace(&mut leases.rounds, true);
-        drop(leases);
-        if !going {
-            background::spawn(renew(self.store.clone(), Arc::downgrade(&self.kept), terms.lease / 12));
+        match leases.next_round {
+            None => {
+                leases.next_round = Some(due);
+                background::spawn(go_round(self.store.clone(), Arc::downgrade(&self.kept)));
+            }
+            Some(next) if due < next => self.kept.sooner.notify_one(),
+            Some(_) => {}
         }
         Some(Keeping { kept: self.kept.clone(), token: claim.token })
     }
@@ -72,48 +77,57 @@ impl LeaseKeeper {
 
 impl Drop for Keeping {
     fn drop(&mut self) {
-        self.kept.0.lock().claims.remove(&self.token);
+        self.kept.leases.lock().claims.remove(&self.token);
     }
 }
 
-async fn renew(store: Arc<dyn Store>, kept: Weak<Kept>, tick: Duration) {
-    loop {
-        tokio::time::sleep(tick.max(Duration::from_millis(1))).await;
-        let Some(kept) = kept.upgrade() else { return };
-        let now = Instant::now();
-        let due: Vec<Lease> = {
-            let mut leases = kept.0.lock();
-            if leases.claims.is_empty() {
-                leases.rounds = false;
-                return;
+/// Renews what is due, as long as there are claims.
+async fn go_round(store: Arc<dyn Store>, kept: Weak<Kept>) {
+    while let Some(kept) = kept.upgrade() {
+        let Some(next) = kept.leases.lock().plan_round() else { return };
+        tokio::select! {
+            () = tokio::time::sleep_until(next) => {}
+            () = kept.sooner.notified() => continue,
+        }
+        let due = kept.leases.lock().due(Instant::now());
+        join_all(due.iter().map(|lease| renew(&store, &kept, lease))).await;
+    }
+}
+
+impl Leases {
+    fn plan_round(&mut self) -> Option<Instant> {
+        self.next_round = self.claims.values().map(|lease| lease.due).min();
+        self.next_round
+    }
+
+    fn due(&mut self, now: Instant) -> Vec<Lease> {
+        self.claims.retain(|_, lease| {
+            let ended = now >= lease.until;
+            if ended {
+                tracing::warn!(record = ?lease.claim.id, "an operation outran limits.max_run: its lease is renewed no more");
             }
-            leases.claims.retain(|_, lease| {
-                if now >= lease.until {
-                    tracing::warn!(record = ?lease.claim.id, "an operation outran limits.max_run: its lease is not renewed any more");
-                }
-                now < lease.until
-            });
-            leases.claims.values().filter(|lease| now >= lease.due).cloned().collect()
-        };
-        join_all(due.iter().map(|lease| renew_one(&store, &kept, lease))).await;
+            !ended
+        });
+        self.claims.values().filter(|lease| now >= lease.due).cloned().collect()
     }
 }
 
-async fn renew_one(store: &Arc<dyn Store>, kept: &Kept, lease: &Lease) {
-    let renewal = bounded(store.renew(&lease.claim, lease.length), lease.timeout).await;
-    let claims = &mut kept.0.lock().claims;
+async fn renew(store: &Arc<dyn Store>, kept: &Kept, lease: &Lease) {
+    let call = async { bounded(store.renew(&lease.claim, lease.length), lease.timeout).await };
+    // A store that panics must not end the renewals of all others.
+    let renewal = AssertUnwindSafe(call).catch_unwind().await;
+    let renewal = renewal.unwrap_or_else(|_| Err(StoreError::unavailable("the store panicked")));
+    let claims = &mut kept.leases.lock().claims;
+    let Some(kept) = claims.get_mut(&lease.claim.token) else { return };
     match renewal {
-        Ok(Renewal::Extended) => {
-            if let Some(kept) = claims.get_mut(&lease.claim.token) {
-                kept.due = Instant::now() + kept.length / 3;
-            }
-        }
+        Ok(Renewal::Extended) => kept.due = Instant::now() + kept.length / 3,
         Ok(Renewal::Lost) => {
-            if claims.remove(&lease.claim.token).is_some() {
-                tracing::warn!(record = ?lease.claim.id, "lease lost while the operation runs: its response will be refused");
-            }
+            tracing::warn!(record = ?lease.claim.id, "lease lost while the operation runs: its response will be refused");
+            claims.remove(&lease.claim.token);
         }
-        // Due still: the next round tries again.
-        Err(error) => tracing::warn!(%error, record = ?lease.claim.id, "a lease could not be renewed yet"),
+        Err(error) => {
+            tracing::warn!(%error, record = ?lease.claim.id, "a lease could not be renewed yet");
+            kept.due = Instant::now() + kept.length / 12;
+        }
     }
 }

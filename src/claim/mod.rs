@@ -5,7 +5,13 @@ mod held;
 mod keeper;
 mod waiting;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -23,6 +29,7 @@ pub(crate) struct Cache {
     waiting: WaitingRoom,
     keeper: LeaseKeeper,
     operations: Arc<Operations>,
+    releases: AtomicUsize,
 }
 
 /// What is asked about a request.
@@ -63,7 +70,10 @@ impl Terms {
     /// `settings.storage` must be those of the cache.
     pub(crate) fn new(settings: &Settings, store: &dyn Store) -> Self {
         let LockSettings { ttl, lease, enable, timeout, max_waiters, .. } = settings.lock;
-        let max_run = settings.limits.max_run;
+        // What is for ever in a setting is a century here, so that it can be added to the time of day.
+        let century = |duration: Duration| duration.min(Duration::from_secs(100 * 366 * 24 * 60 * 60));
+        let (ttl, lease, timeout) = (ttl.map(century), century(lease), century(timeout));
+        let max_run = century(settings.limits.max_run);
         let (lease, renewed_for) = match ttl {
             Some(ceiling) => (ceiling, None),
             None if store.leases() => (lease, Some(max_run)),
@@ -78,8 +88,8 @@ impl Terms {
             max_waiters,
             on_unknown: settings.on_unknown,
             ttl: settings.storage.ttl,
-            timeout: settings.storage.timeout,
-            retry_for: settings.storage.retry_for,
+            timeout: century(settings.storage.timeout),
+            retry_for: century(settings.storage.retry_for),
         }
     }
 }
@@ -87,7 +97,14 @@ impl Terms {
 impl Cache {
     pub(crate) fn new(name: String, store: Arc<dyn Store>, operations: Arc<Operations>) -> Arc<Self> {
         let keeper = LeaseKeeper::new(store.clone());
-        Arc::new(Self { name, store, waiting: WaitingRoom::default(), keeper, operations })
+        Arc::new(Self {
+            name,
+            store,
+            waiting: WaitingRoom::default(),
+            keeper,
+            operations,
+            releases: AtomicUsize::new(0),
+        })
     }
 
     /// Asks until there is an answer other than "in flight", for as long as the terms allow.
@@ -99,7 +116,7 @@ impl Cache {
         let mut until = None;
         let mut seat = None;
         for round in 0.. {
-            match self.begin(&request, terms).await? {
+            let lease_left = match self.begin(&request, terms).await? {
                 Begin::Fresh { claim, previous } => {
                     let held = Held::new(self.clone(), terms.clone(), claim);
                     return Ok(Claimed::Run { held, previous });
@@ -108,8 +125,8 @@ impl Cache {
                 Begin::Mismatch => return Ok(Claimed::Mismatch),
                 Begin::OwnerLost => return Ok(Claimed::OwnerLost),
                 Begin::InFlight { .. } if terms.wait.is_zero() => return Ok(Claimed::InFlight),
-                Begin::InFlight { .. } => {}
-            }
+                Begin::InFlight { retry_after } => retry_after,
+            };
             let now = Instant::now();
             let left = until.get_or_insert_with(|| now + terms.wait).saturating_duration_since(now);
             if left.is_zero() {
@@ -121,8 +138,13 @@ impl Cache {
                     return Ok(Claimed::InFlight);
                 }
             }
-            // An error here is an early wake-up; `begin` will meet it again.
-            let _ = tokio::time::timeout(left, self.store.changed(&request.id, round, left)).await;
+            let at_most = left.min(lease_left);
+            let changed = tokio::time::timeout(at_most, self.store.changed(&request.id, round, at_most)).await;
+            if let Ok(Err(error)) = changed {
+                // `begin` will meet it again; not at once.
+                tracing::debug!(%error, record = ?request.id, "a waiter is not told of changes");
+                tokio::time::sleep(at_most.min(Duration::from_millis(20))).await;
+            }
         }
         Ok(Claimed::InFlight)
     }
@@ -134,7 +156,8 @@ impl Cache {
         let answer = self.begin(&request, terms).await?;
         let previous = match answer {
             Begin::Fresh { claim, previous } => {
-                bounded(self.store.release(&claim, Fate::Free), terms.timeout).await?;
+                let held = Held::new(self.clone(), terms.clone(), claim);
+                held.release().await;
                 previous
             }
             Begin::Completed(record) => return Ok(Claimed::Completed(record)),
@@ -147,12 +170,13 @@ impl Cache {
     }
 
     /// `begin`, repeated with the same token while `storage.timeout` lasts. A caller that gives up frees its token behind.
-    async fn begin(&self, request: &BeginRequest, terms: &Terms) -> Result<Begin, StoreError> {
+    async fn begin(self: &Arc<Self>, request: &BeginRequest, terms: &Arc<Terms>) -> Result<Begin, StoreError> {
         let call = match self.store.begin(request).try_ready() {
             Ok(Err(StoreError::Unavailable(_))) => self.store.begin(request),
             Ok(answer) => return answer,
             Err(call) => call,
         };
+        let mut asking = Asking { cache: self, terms, request, answered: false };
         let twice = async {
             match call.await {
                 Err(StoreError::Unavailable(error)) => {
@@ -166,21 +190,44 @@ impl Cache {
             Ok(answer) => answer,
             Err(_) => Err(StoreError::TimedOut(terms.timeout)),
         };
-        if let Err(StoreError::TimedOut(_) | StoreError::Unavailable(_)) = &answer {
-            self.release_behind(request.gives_up(), Fate::Free, terms);
-        }
+        asking.answered = !matches!(answer, Err(StoreError::TimedOut(_) | StoreError::Unavailable(_)));
         answer
     }
 
     /// Frees a claim on the background thread, again and again until the lease would have ended.
-    fn release_behind(&self, claim: Claim, fate: Fate, terms: &Terms) {
-        let (store, timeout, limit) = (self.store.clone(), terms.timeout, terms.lease.min(terms.retry_for));
+    fn release_behind(self: &Arc<Self>, claim: Claim, fate: Fate, terms: &Terms) {
+        if self.releases.fetch_add(1, Relaxed) >= MAX_RELEASES {
+            self.releases.fetch_sub(1, Relaxed);
+            tracing::warn!(record = ?claim.id, "too many claims wait to be freed; this one ends with its lease");
+            return;
+        }
+        let (cache, timeout, limit) = (self.clone(), terms.timeout, terms.lease.min(terms.retry_for));
         background::spawn(async move {
-            let freed = retry(limit, || bounded(store.release(&claim, fate), timeout)).await;
+            let freed = retry(limit, || bounded(cache.store.release(&claim, fate), timeout)).await;
+            cache.releases.fetch_sub(1, Relaxed);
             if let Err(error) = freed {
                 tracing::warn!(error = %error, record = ?claim.id, "a claim could not be freed; it ends with its lease");
             }
         });
+    }
+}
+
+/// Claims that wait to be freed behind, at most. An outage must not be followed by a stampede.
+const MAX_RELEASES: usize = 1024;
+
+/// A question that is under way. Whoever leaves before the answer may own a claim without knowing.
+struct Asking<'a> {
+    cache: &'a Arc<Cache>,
+    terms: &'a Terms,
+    request: &'a BeginRequest,
+    answered: bool,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.cache.release_behind(self.request.gives_up(), Fate::Free, self.terms);
+        }
     }
 }
 

@@ -56,7 +56,7 @@ where
         return Ok(through(response));
     };
     if run.info.is_late_exempt() || !is_stored(&response, &run.config.settings) {
-        held.release();
+        held.release().await;
         return Ok(through(response));
     }
     let (request, response) = response.into_parts();
@@ -69,7 +69,7 @@ where
             Ok(bytes) => bytes,
             Err(error) => {
                 // No truncated answer may ever be replayed.
-                held.release();
+                held.release().await;
                 return Err(error);
             }
         },
@@ -80,7 +80,10 @@ where
             return Ok(ServiceResponse::new(request, response.set_body(AnswerBody::recorded(recording))));
         }
     };
-    let record = record_of(response.head(), Some(&bytes), &run.config.settings);
+    // Whatever a handler gave these, it is not sent.
+    let bodiless = matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT);
+    let kept = if bodiless { Bytes::new() } else { bytes.clone() };
+    let record = record_of(response.head(), Some(&kept), &run.config.settings);
     let winner = held.complete(record).await;
     run.info.set_stage(Stage::Governing);
     // A late owner's client gets the answer that everybody gets.
@@ -95,13 +98,13 @@ pub(super) async fn error(error: &Error, mut run: Run) {
     let Some(held) = run.held.take() else { return };
     let response = error.error_response();
     if run.info.is_late_exempt() || !keeps(response.status(), response.head(), &run.config.settings) {
-        held.release();
+        held.release().await;
         return;
     }
     let (response, body) = response.into_parts();
     match body::to_bytes_limited(body, run.config.settings.storage.max_response_body).await {
         Ok(Ok(bytes)) => drop(held.complete(record_of(response.head(), Some(&bytes), &run.config.settings)).await),
-        Ok(Err(_)) => held.release(),
+        Ok(Err(_)) => held.release().await,
         Err(_) => drop(held.complete(record_of(response.head(), None, &run.config.settings)).await),
     }
 }

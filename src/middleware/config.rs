@@ -1,11 +1,11 @@
 //! The settings of one instance, ready for use: the process's, changed by what the instance says.
 
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 
 use actix_web::{
     HttpMessage as _,
     dev::{RequestHead, ServiceRequest},
-    http::header::{self, HeaderValue},
+    http::header::HeaderValue,
 };
 use bytes::Bytes;
 
@@ -16,7 +16,7 @@ use crate::{
     claim::{Cache, Question, Terms},
     idempotency::{PrincipalFn, record_id},
     operations::Operations,
-    policy::{Over, Rules},
+    policy::Rules,
     problem::ProblemStyle,
 };
 
@@ -26,6 +26,8 @@ pub(super) struct Config {
     pub(super) terms: Arc<Terms>,
     pub(super) style: ProblemStyle,
     pub(super) operations: Arc<Operations>,
+    /// As the store was made with it.
+    namespace: String,
     policy: Policy,
     own_rules: Rules,
     /// Rules from settings belong to the outermost instance on a request's way.
@@ -43,6 +45,7 @@ impl Config {
         if let Some(storage) = settings.cache(&cache_name) {
             settings.storage = storage.clone();
         }
+        let namespace = settings.storage.namespace.clone();
         settings.storage.cache_name = cache_name;
         for change in &plan.changes {
             change(&mut settings);
@@ -52,8 +55,6 @@ impl Config {
             Some(store) => Cache::new(declared.name.clone(), store.clone(), shared.operations.clone()),
             None => declared.clone(),
         };
-        let mut own_rules = Rules::default();
-        own_rules.add(plan.rules.iter().map(|(pattern, policy)| (pattern.as_str(), *policy)), Over::Rest)?;
         let link =
             settings.docs_url.as_ref().map(|url| HeaderValue::from_str(&format!("<{url}>; rel=\"describedby\"")));
         Ok(Self {
@@ -65,8 +66,9 @@ impl Config {
                 link: link.and_then(Result::ok),
             },
             operations: shared.operations.clone(),
+            namespace,
             policy: plan.policy,
-            own_rules,
+            own_rules: plan.rules()?,
             settings_rules: rules_of(&settings)?,
             encoder: plan.encoder.clone().unwrap_or_else(|| shared.encoder.clone()),
             principal: plan.principal.clone().or_else(|| shared.principal.clone()),
@@ -89,11 +91,7 @@ impl Config {
             return principal.clone();
         }
         let asked = self.principal.as_ref().and_then(|principal| principal(request));
-        let principal = asked.unwrap_or_else(|| Principal::of_credentials(request.headers()));
-        if principal.is_anonymous() && request.headers().contains_key(header::COOKIE) {
-            warn_of_anonymous_cookie();
-        }
-        principal
+        asked.unwrap_or_else(|| Principal::of_credentials(request.headers()))
     }
 
     /// What the store is asked about a request.
@@ -115,32 +113,11 @@ impl Config {
             body,
         };
         let endpoint = (self.settings.scope == Scope::Endpoint).then_some((request.method.as_str(), request.path));
-        let StorageNames { namespace, cache } = self.names();
         let encoded = self.encoder.encode(&request);
         Question {
-            id: record_id(namespace, cache, principal, &encoded, endpoint),
+            id: record_id(&self.namespace, &self.cache.name, principal, &encoded, endpoint),
             fingerprint: self.encoder.fingerprint(&request),
             mode,
         }
     }
-
-    fn names(&self) -> StorageNames<'_> {
-        StorageNames { namespace: &self.settings.storage.namespace, cache: &self.cache.name }
-    }
-}
-
-/// What keeps records of one key apart before it comes to principals.
-struct StorageNames<'a> {
-    namespace: &'a str,
-    cache: &'a str,
-}
-
-fn warn_of_anonymous_cookie() {
-    static WARNED: Once = Once::new();
-    WARNED.call_once(|| {
-        tracing::warn!(
-            "a protected request carries a Cookie but no principal: clients that share a key would share answers. \
-             Put a `Principal` into the request's extensions, or give `.principal(…)`"
-        );
-    });
 }

@@ -104,14 +104,17 @@ where
 /// Protected requests go inside without `Accept-Encoding`, so that what is stored is identity. Where an instance further
 /// inside may exempt the request, the header can be given back.
 pub(super) fn take_accept_encoding(request: &mut ServiceRequest, info: &IdempotencyInfo) {
-    let taken = request.headers_mut().remove(header::ACCEPT_ENCODING).next();
-    *info.accept_encoding().borrow_mut() = taken;
+    // Only where there is something to take: `headers_mut` must not be called while anybody holds the request.
+    if request.headers().contains_key(header::ACCEPT_ENCODING) {
+        let taken = request.headers_mut().remove(header::ACCEPT_ENCODING);
+        info.accept_encoding().borrow_mut().extend(taken);
+    }
 }
 
 /// Undoes [`take_accept_encoding`] of the instance outside.
 pub(super) fn give_accept_encoding_back(request: &mut ServiceRequest, outer: &IdempotencyInfo) {
-    if let Some(taken) = outer.accept_encoding().borrow_mut().take() {
-        request.headers_mut().insert(header::ACCEPT_ENCODING, taken);
+    for taken in outer.accept_encoding().borrow_mut().drain(..) {
+        request.headers_mut().append(header::ACCEPT_ENCODING, taken);
     }
 }
 

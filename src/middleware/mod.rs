@@ -23,7 +23,11 @@ use futures_util::future::{Ready, ready};
 
 pub use self::{body::AnswerBody, capture::StoreResponse, run::CallFuture, service::IdempotencyService};
 use self::{config::Config, service::Instance};
-use crate::{Idempotency, KeyEncoder, Policy, Principal, Settings, Store, idempotency::PrincipalFn};
+use crate::{
+    ConfigError, Idempotency, KeyEncoder, Policy, Principal, Settings, Store,
+    idempotency::PrincipalFn,
+    policy::{Over, Rules},
+};
 
 /// Every unsafe method needs a key, unless a route opts out. Wraps an App, a scope, a resource or a route; the innermost
 /// one that a request reaches governs it, with its own settings.
@@ -89,6 +93,14 @@ struct Plan {
 /// Changes settings for one instance.
 type Change = Arc<dyn Fn(&mut Settings) + Send + Sync>;
 
+impl Plan {
+    fn rules(&self) -> Result<Rules, ConfigError> {
+        let mut rules = Rules::default();
+        rules.add(self.rules.iter().map(|(pattern, policy)| (pattern.as_str(), *policy)), Over::Rest)?;
+        Ok(rules)
+    }
+}
+
 impl Default for IdempotencyKey {
     fn default() -> Self {
         Self::with_policy(Policy::Required)
@@ -102,18 +114,21 @@ impl Default for ExemptIdempotencyKey {
 }
 
 impl IdempotencyKey {
-    /// Requests without a key run unprotected: [`Policy::Optional`].
+    /// Requests without a key run unprotected: [`Policy::Optional`]. Goes together with [`manual`](Self::manual).
     pub fn optional(mut self) -> Self {
-        // Manual and optional together: the handler decides where there is a key.
-        if self.plan.policy != Policy::Manual {
-            self.plan.policy = Policy::Optional;
-        }
+        self.plan.policy = match self.plan.policy {
+            Policy::Manual | Policy::OptionalManual => Policy::OptionalManual,
+            _ => Policy::Optional,
+        };
         self
     }
 
     /// The handler always runs, one at a time per key, and decides itself: [`Policy::Manual`].
     pub fn manual(mut self) -> Self {
-        self.plan.policy = Policy::Manual;
+        self.plan.policy = match self.plan.policy {
+            Policy::Optional | Policy::OptionalManual => Policy::OptionalManual,
+            _ => Policy::Manual,
+        };
         self
     }
 
@@ -222,8 +237,13 @@ where
         let has_inside = nesting::is_outside();
         nesting::announce();
         let known = self.plan.idempotency.as_ref();
-        let config = match known.map(|idempotency| Config::new(&self.plan, idempotency)).transpose() {
-            Ok(config) => config.map(Rc::new),
+        let config = match &known {
+            Some(idempotency) => Config::new(&self.plan, idempotency).map(|config| Some(Rc::new(config))),
+            // What can be seen without it.
+            None => self.plan.rules().map(|_| None),
+        };
+        let config = match config {
+            Ok(config) => config,
             Err(error) => {
                 tracing::error!(%error, "the server does not start");
                 return ready(Err(()));

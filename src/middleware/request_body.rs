@@ -1,10 +1,15 @@
 //! The body of a request: read before anything is claimed, hashed as it is, and handed on unchanged.
 
 use actix_web::{dev::Payload, error::PayloadError};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, stream};
 
 use crate::problem::Problem;
+
+/// So many pieces are kept as they came; then small ones are put together. A body sent byte by byte would otherwise take
+/// many times its size.
+const FEW: usize = 8;
+const SMALL: usize = 4096;
 
 /// A body in the pieces in which it arrived.
 #[derive(Debug, Default)]
@@ -16,6 +21,7 @@ impl RequestBody {
     /// Reads to the end, at most `limit` bytes.
     pub(super) async fn read(payload: &mut Payload, limit: usize) -> Result<Self, Problem> {
         let mut pieces = Vec::new();
+        let mut small = BytesMut::new();
         let mut length = 0;
         if matches!(payload, Payload::None) {
             return Ok(Self { pieces });
@@ -26,9 +32,20 @@ impl RequestBody {
             if length > limit {
                 return Err(Problem::BodyTooLarge { limit });
             }
-            if !piece.is_empty() {
-                pieces.push(piece);
+            if piece.is_empty() {
+                continue;
             }
+            if pieces.len() < FEW || piece.len() >= SMALL {
+                if !small.is_empty() {
+                    pieces.push(small.split().freeze());
+                }
+                pieces.push(piece);
+            } else {
+                small.extend_from_slice(&piece);
+            }
+        }
+        if !small.is_empty() {
+            pieces.push(small.freeze());
         }
         Ok(Self { pieces })
     }

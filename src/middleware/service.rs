@@ -1,13 +1,14 @@
 //! The decision: what to do with a request. [`IdempotencyService::call`] says who governs it, [`govern`] is the rest of
 //! the table, top to bottom.
 
-use std::{cell::OnceCell, rc::Rc};
+use std::{cell::OnceCell, rc::Rc, sync::Once};
 
 use actix_service::Service;
 use actix_web::{
     Error, HttpMessage as _, HttpResponse,
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse, forward_ready},
+    http::header::{self, HeaderMap},
     web,
 };
 
@@ -24,6 +25,7 @@ use crate::{
     claim::Claimed,
     info::Stage,
     problem::{Problem, ProblemStyle},
+    settings::is_safe,
 };
 
 /// The service of [`IdempotencyKey`](super::IdempotencyKey) and [`ExemptIdempotencyKey`](super::ExemptIdempotencyKey).
@@ -96,15 +98,16 @@ where
     fn call(&self, mut request: ServiceRequest) -> Self::Future {
         let outer = request.extensions().get::<IdempotencyInfo>().cloned();
         let Some(config) = self.instance.config(&request) else {
+            if is_safe(request.method()) {
+                return CallFuture::passing(self.service.call(request));
+            }
             let problem = Problem::Misconfigured.response(&ProblemStyle::default());
             return CallFuture::answered(request.into_response(problem.map_body(|_, body| AnswerBody::whole_of(body))));
         };
         match &outer {
             // Middleware that awaits hid this instance from the one outside, which has decided by now.
             Some(outer) if matches!(outer.stage(), Stage::Governing | Stage::Running) => {
-                if config.policy(&request, false) == Policy::Exempt {
-                    outer.found_exempt_late();
-                }
+                outer.declare_late(config.policy(&request, false));
                 return CallFuture::passing(self.service.call(request));
             }
             Some(outer) if outer.stage() == Stage::Asking => {
@@ -125,10 +128,10 @@ where
 
         let settings = &config.settings;
         let key = Key::of_request(request.headers(), &settings.header, settings.syntax, settings.max_key_length);
-        if !matches!(key, Ok(None)) {
+        if policy != Policy::Exempt && !matches!(key, Ok(None)) {
             entry::take_accept_encoding(&mut request, &info);
         }
-        let principal = config.principal(&request);
+        let principal = if matches!(key, Ok(Some(_))) { config.principal(&request) } else { Principal::anonymous() };
         let entry = if self.has_inside { Entry::route(&*self.service, request) } else { Entry::Kept(request) };
         let asked = Asked { entry, info: info.clone(), policy, key, principal };
         CallFuture::governed(govern(self.service.clone(), config.clone(), asked), info)
@@ -153,7 +156,7 @@ where
     }
     let policy = info.declared().unwrap_or(policy);
     let key = match (policy, key) {
-        (Policy::Exempt, _) | (Policy::Optional, Ok(None)) => {
+        (Policy::Exempt, _) | (Policy::Optional | Policy::OptionalManual, Ok(None)) => {
             info.set_stage(Stage::Passed);
             return Ok(entry.pass(&service).await?.map_body(|_, body| AnswerBody::through(body)));
         }
@@ -162,6 +165,12 @@ where
         (_, Err(invalid)) => return Ok(reject_unread(entry, Problem::InvalidKey(invalid), &config).await),
     };
     info.set_stage(Stage::Governing);
+    if config.operations.is_closing() {
+        return Ok(reject_unread(entry, Problem::ShuttingDown, &config).await);
+    }
+    if principal.is_anonymous() {
+        warn_of_anonymous_cookie(&entry.head().headers);
+    }
 
     // What is it about? The body is read before anything is claimed: a slow upload must not hold a claim.
     let mut payload = entry.take_payload();
@@ -170,7 +179,8 @@ where
         Err(problem) => return Ok(reject(entry, problem, &config)),
     };
     drop(payload);
-    let mode = if policy == Policy::Manual { Mode::Again } else { Mode::Once };
+    let manual = matches!(policy, Policy::Manual | Policy::OptionalManual);
+    let mode = if manual { Mode::Again } else { Mode::Once };
     let question = config.question(entry.head(), &key, &principal, body.pieces(), mode);
 
     // May it run?
@@ -186,7 +196,7 @@ where
                 return run::run(&service, entry, body, run).await;
             }
             Err(unreadable) => {
-                held.release();
+                held.release().await;
                 Err(StoreError::from(unreadable))
             }
         },
@@ -216,6 +226,19 @@ where
             info.grant(key, None, None);
             run::run(&service, entry, body, Run { config, info, held: None, running }).await
         }
+    }
+}
+
+/// Once: clients that share a key would share answers.
+fn warn_of_anonymous_cookie(headers: &HeaderMap) {
+    static WARNED: Once = Once::new();
+    if !WARNED.is_completed() && headers.contains_key(header::COOKIE) {
+        WARNED.call_once(|| {
+            tracing::warn!(
+                "a protected request carries a Cookie but no principal: put a `Principal` into the request's extensions, \
+                 or give `.principal(…)`"
+            );
+        });
     }
 }
 

@@ -101,18 +101,25 @@ impl SettingsLoader {
         }
         for entry in caches {
             let rest = &entry.path["caches.".len()..];
-            let (name, setting) = rest.split_once('.').ok_or_else(|| entry.unknown())?;
+            let empty = matches!(&entry.value.kind, ValueKind::Table(table) if table.is_empty());
+            // An empty table declares a cache that overrides nothing.
+            let (name, setting) = match rest.split_once('.') {
+                Some((name, setting)) => (name, Some(setting)),
+                None if empty => (rest, None),
+                None => return Err(entry.unknown()),
+            };
             if name.is_empty()
                 || !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-".contains(&b))
             {
                 return Err(entry.invalid(name, "a cache name of lower case letters, digits, _ and -"));
             }
-            if setting == "cache_name" {
-                return Err(entry.unknown());
-            }
             let inherited = &settings.storage;
             let cache = settings.caches.entry(name.to_owned()).or_insert_with(|| inherited.clone());
-            entry.apply(setting, table::STORAGE, cache)?;
+            match setting {
+                Some("cache_name") => return Err(entry.unknown()),
+                Some(setting) => entry.apply(setting, table::STORAGE, cache)?,
+                None => {}
+            }
         }
         settings.check()?;
         Ok(settings)

@@ -7,10 +7,7 @@ mod value;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use actix_web::http::{
-    Method, StatusCode,
-    header::{HeaderName, HeaderValue},
-};
+use actix_web::http::{Method, StatusCode, header::HeaderName};
 
 pub use self::{
     load::SettingsLoader,
@@ -74,6 +71,8 @@ pub struct Settings {
     pub optional: Vec<String>,
     /// `manual`: route patterns, over the whole path.
     pub manual: Vec<String>,
+    /// `required`: route patterns, over the whole path.
+    pub required: Vec<String>,
     /// `storage.*`.
     pub storage: StorageSettings,
     /// `caches.NAME.*`: a cache is `storage` with what it overrides. `default` exists in any case.
@@ -312,6 +311,7 @@ impl Settings {
             exempt: Vec::new(),
             optional: Vec::new(),
             manual: Vec::new(),
+            required: Vec::new(),
             caches: BTreeMap::new(),
             storage,
             lock: LockSettings {
@@ -354,7 +354,7 @@ impl Settings {
             accepted: accepted.into(),
         };
         if let Some(url) = &self.docs_url
-            && HeaderValue::from_str(&format!("<{url}>")).is_err()
+            && !table::is_absolute(url)
         {
             return Err(invalid("docs_url", url.clone(), "an absolute URL"));
         }
@@ -362,8 +362,13 @@ impl Settings {
             if methods.is_empty() {
                 return Err(invalid("methods", String::new(), "`unsafe`, or at least one method"));
             }
-            if let Some(method) = methods.iter().find(|method| is_safe(method)) {
-                return Err(invalid("methods", method.to_string(), "`unsafe`, or methods that are not safe ones"));
+            let is_lower = |method: &Method| method.as_str().bytes().any(|b| b.is_ascii_lowercase());
+            if let Some(method) = methods.iter().find(|method| is_safe(method) || is_lower(method)) {
+                return Err(invalid(
+                    "methods",
+                    method.to_string(),
+                    "`unsafe`, or methods that are not safe, in capitals",
+                ));
             }
         }
         let statuses = [
@@ -381,24 +386,22 @@ impl Settings {
                 return Err(invalid(setting, status.map(|s| s.to_string()).unwrap_or_default(), "400 to 599"));
             }
         }
-        for name in self.cache_names() {
-            let Some(cache) = self.cache(name) else { continue };
+        let caches = self.caches.iter().map(|(name, cache)| (format!("caches.{name}"), cache));
+        for (section, storage) in caches.chain([("storage".to_owned(), &self.storage)]) {
             for (setting, value, least, most) in [
-                ("max_entries", cache.max_entries, 1, usize::MAX),
-                ("max_bytes", cache.max_bytes, 1, usize::MAX),
-                ("max_response_body", cache.max_response_body, 0, MAX_RECORD / 2),
+                ("max_entries", storage.max_entries, 1, usize::MAX),
+                ("max_bytes", storage.max_bytes, 1, usize::MAX),
+                ("max_response_body", storage.max_response_body, 0, MAX_RECORD / 2),
             ] {
                 if !(least..=most).contains(&value) {
-                    let setting = if name == "default" {
-                        format!("storage.{setting}")
-                    } else {
-                        format!("caches.{name}.{setting}")
-                    };
-                    return Err(invalid(&setting, value.to_string(), &format!("{least} to {most}")));
+                    let accepted = format!("{least} to {most}");
+                    return Err(invalid(&format!("{section}.{setting}"), value.to_string(), &accepted));
                 }
             }
-            if cache.ttl.is_zero() || cache.timeout.is_zero() {
-                return Err(invalid("storage.ttl and storage.timeout", "0".into(), "more than nothing"));
+            for (setting, value) in [("ttl", storage.ttl), ("timeout", storage.timeout)] {
+                if value < Duration::from_millis(1) {
+                    return Err(invalid(&format!("{section}.{setting}"), "0".into(), "at least 1ms"));
+                }
             }
         }
         if self.cache(&self.storage.cache_name).is_none() {

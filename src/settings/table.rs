@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use actix_web::http::{Method, StatusCode, header::HeaderName};
+use actix_web::http::{Method, StatusCode, Uri, header::HeaderName};
 
 use super::{
     Methods, OnDisconnect, OnError, OnFull, OnUnknown, Profile, Scope, Settings, Statuses, StorageSettings, is_safe,
@@ -81,6 +81,7 @@ pub(super) const ROOT: &[Setting<Settings>] = settings! {
     "exempt", PATTERNS, |s, v| patterns(v) => s.exempt;
     "optional", PATTERNS, |s, v| patterns(v) => s.optional;
     "manual", PATTERNS, |s, v| patterns(v) => s.manual;
+    "required", PATTERNS, |s, v| patterns(v) => s.required;
     "lock.class", NAME, |s, v| name(v) => s.lock.class;
     "lock.location", "a host, host:port or URL", |s, v| name(v) => s.lock.location;
     "lock.name", NAME, |s, v| name(v) => s.lock.name;
@@ -173,15 +174,19 @@ fn header(text: &str) -> Option<HeaderName> {
 }
 
 fn url(text: &str) -> Option<String> {
-    let uri: actix_web::http::Uri = text.parse().ok()?;
-    uri.scheme().is_some().then(|| text.to_owned())
+    is_absolute(text).then(|| text.to_owned())
+}
+
+pub(super) fn is_absolute(url: &str) -> bool {
+    url.parse::<Uri>().is_ok_and(|uri| uri.scheme().is_some())
 }
 
 fn methods(given: &Given) -> Option<Methods> {
     if given.one() == Some("unsafe") {
         return Some(Methods::Unsafe);
     }
-    let parse = |item: &str| Method::from_str(item).ok().filter(|method| !is_safe(method));
+    // Methods have case; nobody means a `post` that is not POST.
+    let parse = |item: &str| Method::from_str(&item.to_ascii_uppercase()).ok().filter(|method| !is_safe(method));
     let methods: Vec<Method> = given.items().into_iter().map(parse).collect::<Option<_>>()?;
     (!methods.is_empty()).then_some(Methods::List(methods))
 }

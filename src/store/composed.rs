@@ -13,7 +13,7 @@ use super::{
     StoreFuture,
 };
 use crate::{
-    Fingerprint, Lock, Record, RecordId, Storage, UnreadableRecord,
+    Fingerprint, Lock, OwnerToken, Record, RecordId, Storage, UnreadableRecord,
     clock::micros,
     lock::{AnyLock, ErasedLock},
     storage::{AnyStorage, ErasedStorage},
@@ -28,7 +28,7 @@ use crate::{
 ///   is renewed right before the response is put, and the put is given up when that fails; a lock that is lost between
 ///   the two can still let a late writer through.
 /// - An in-flight duplicate with another payload can't be told apart: it is answered as in flight, not as a mismatch.
-/// - A lost owner leaves no trace: `on_unknown = reject` can't be honoured, `attempt` is always 1 and `taken_over` false.
+/// - A lost owner leaves no trace: `on_unknown = reject` can't be honoured, `attempt` says only whether there is a record beneath, and `taken_over` is false.
 /// - There is no list of records.
 #[derive(Clone, Debug)]
 pub struct ComposedStore {
@@ -97,9 +97,11 @@ impl Store for ComposedStore {
         StoreFuture::boxed(async move {
             let name = self.lock_name(&request.id);
             if !self.lock().acquire(&name, request.token, request.lease).await? {
-                // Whoever runs may be running a record over (manual): then its answer so far can be checked.
+                // The lock may be held only for a look, or to run a record over (manual): what is stored answers all the
+                // same.
                 return Ok(match self.stored(&request.id).await? {
                     Some(kept) if kept.fingerprint != request.fingerprint => Begin::Mismatch,
+                    Some(kept) if request.mode == Mode::Once => Begin::Completed(kept.record),
                     _ => Begin::InFlight { retry_after: Duration::from_secs(1) },
                 });
             }
@@ -159,8 +161,13 @@ impl Store for ComposedStore {
 
     fn forget<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Forgotten> {
         StoreFuture::boxed(async move {
-            let removed = self.storage().remove(&id.to_string()).await?;
-            Ok(if removed { Forgotten::Removed } else { Forgotten::Absent })
+            let (lock, token) = (self.lock_name(id), OwnerToken::random());
+            if !self.lock().acquire(&lock, token, LEASE_FOR_PUT).await? {
+                return Ok(Forgotten::InFlight);
+            }
+            let removed = self.storage().remove(&id.to_string()).await;
+            let _ = self.lock().release(&lock, token).await;
+            Ok(if removed? { Forgotten::Removed } else { Forgotten::Absent })
         })
     }
 
@@ -169,7 +176,7 @@ impl Store for ComposedStore {
     }
 }
 
-/// How long the lock is held for the put alone.
+/// How long the lock is held for a put or a removal alone.
 const LEASE_FOR_PUT: Duration = Duration::from_secs(30);
 
 fn fresh(request: &BeginRequest, previous: Option<Record>) -> Begin {

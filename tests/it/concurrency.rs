@@ -39,7 +39,8 @@ fn a_duplicate_waits_no_longer_than_it_is_told_to() {
 
 #[test]
 fn waiters_beyond_their_number_are_answered_at_once() {
-    let server = Server::start(&[("IDEMPOTENCY_KEY__LOCK__TIMEOUT", "10"), ("IDEMPOTENCY_KEY__LOCK__MAX_WAITERS", "3")]);
+    let server =
+        Server::start(&[("IDEMPOTENCY_KEY__LOCK__TIMEOUT", "10"), ("IDEMPOTENCY_KEY__LOCK__MAX_WAITERS", "3")]);
     let request = Request::post("/slow?ms=600").key(&fresh_key());
     let mut first = server.connect();
     first.write(&request.bytes());

@@ -6,7 +6,22 @@ use crate::common::{Request, Server, fresh_key};
 fn malformed_keys_are_refused_and_nothing_runs() {
     let server = Server::start(&[]);
     let long = "k".repeat(256);
-    for value in ["", "   ", "\"\"", "\"  \"", "\"open", "a b", "a,b", ":x", "@x", "=x", "\"a\"b", "\"a\";", "\u{e9}", long.as_str()] {
+    for value in [
+        "",
+        "   ",
+        "\"\"",
+        "\"  \"",
+        "\"open",
+        "a b",
+        "a,b",
+        ":x",
+        "@x",
+        "=x",
+        "\"a\"b",
+        "\"a\";",
+        "\u{e9}",
+        long.as_str(),
+    ] {
         for path in ["/items", "/optional", "/manual", "/guarded/optional"] {
             server.send(Request::post(path).key(value)).is_problem(400, "invalid-key");
         }
@@ -26,7 +41,9 @@ fn exempt_routes_do_not_look_at_keys() {
 fn a_key_comes_in_one_line() {
     let server = Server::start(&[]);
     server.send(Request::post("/items").key("k").key("k")).is_problem(400, "invalid-key");
-    server.send(Request::post("/items").header("idempotency-KEY", "k").header("Idempotency-key", "l")).is_problem(400, "invalid-key");
+    server
+        .send(Request::post("/items").header("idempotency-KEY", "k").header("Idempotency-key", "l"))
+        .is_problem(400, "invalid-key");
     assert_eq!(server.send(Request::post("/items").header("IDEMPOTENCY-KEY", "k")).status, 201, "names have no case");
 }
 
@@ -98,7 +115,12 @@ fn a_key_is_never_echoed() {
     let server = Server::start(&[]);
     let key = "Secret0123456789";
     let first = server.send(Request::post("/items").key(key).body("a"));
-    let replies = [first, server.post("/items", key), server.post("/items", &format!("{key}\"")), server.send(Request::post("/items").key(key).key(key))];
+    let replies = [
+        first,
+        server.post("/items", key),
+        server.post("/items", &format!("{key}\"")),
+        server.send(Request::post("/items").key(key).key(key)),
+    ];
     for reply in replies {
         let text = format!("{:?} {}", reply.headers, String::from_utf8_lossy(&reply.body));
         assert!(!text.contains(key), "{text}");

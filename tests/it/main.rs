@@ -1,6 +1,14 @@
 //! What the crate promises, seen from outside. Each module is about one promise; most drive the conformance server over
 //! real sockets.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::needless_pass_by_value,
+    clippy::cast_possible_truncation,
+    clippy::unchecked_time_subtraction,
+    reason = "tests may"
+)]
+
 mod common;
 
 mod concurrency;

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use actix_idempotency::{
-    Begin, BeginRequest, Claim, Clock, Completion, Fate, Fingerprint, Forgotten, Idempotency, MemoryLimits, MemoryStore,
-    Mode, OnFull, OnUnknown, OwnerToken, Record, RecordId, RecordState, Renewal, Store, StoreError,
+    Begin, BeginRequest, Claim, Clock, Completion, Fate, Fingerprint, Forgotten, Idempotency, MemoryLimits,
+    MemoryStore, Mode, OnFull, OnUnknown, OwnerToken, Record, RecordId, RecordState, Renewal, Store, StoreError,
 };
 use futures_util::FutureExt as _;
 
@@ -276,9 +276,41 @@ fn over_its_bytes_the_store_gives_up_the_oldest_bodies_and_runs_nothing_again() 
 }
 
 #[test]
+fn records_without_bodies_do_not_crowd_out_the_bodies_of_new_ones() {
+    let limits = MemoryLimits { max_bytes: 50_000, ..MemoryLimits::default() };
+    let (store, clock) = store(limits);
+    for n in 0..2000 {
+        done(&store, n, &[7; 1000]);
+        clock.advance(Duration::from_secs(2));
+        assert!(store.bytes() <= 50_000);
+    }
+    let Begin::Completed(newest) = begin(&store, &ask(1999)) else { panic!() };
+    assert!(newest.response().unwrap().body().is_some());
+    assert!(now(store.inspect(&id(0))).unwrap().is_none());
+    assert!(now(store.inspect(&id(1970))).unwrap().is_some(), "nothing younger than a minute was evicted");
+}
+
+#[test]
+fn what_a_manual_claim_holds_is_accounted_for() {
+    let (store, _) = store(MemoryLimits::default());
+    done(&store, 1, &[7; 1000]);
+    let bytes = store.bytes();
+    for _ in 0..1000 {
+        let held = claim(&store, &BeginRequest { mode: Mode::Again, ..ask(1) });
+        assert_eq!(store.bytes(), bytes);
+        now(store.release(&held, Fate::Free)).unwrap();
+    }
+    assert_eq!((store.len(), store.bytes()), (1, bytes));
+}
+
+#[test]
 fn on_full_reject_evicts_nothing() {
-    let limits =
-        MemoryLimits { max_bytes: 20_000, min_retention: Duration::ZERO, on_full: OnFull::Reject, ..MemoryLimits::default() };
+    let limits = MemoryLimits {
+        max_bytes: 20_000,
+        min_retention: Duration::ZERO,
+        on_full: OnFull::Reject,
+        ..MemoryLimits::default()
+    };
     let (store, _) = store(limits);
     let mut kept = 0;
     while let Ok(Begin::Fresh { claim, .. }) = now(store.begin(&ask(kept))) {

@@ -1,1 +1,445 @@
-//! x
+//! Parts of a user's own: storages, locks, encoders, principals, stores; and what happens when such a part fails.
+
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use actix_idempotency::{
+    Begin, BeginRequest, Claim, Clock, Completion, ComposedStore, Fate, Forgotten, Idempotency, IdempotencyKey,
+    Inspection, KeyEncoder, KeyRequest, MemoryLimits, MemoryStore, OnError, OwnerToken, Principal, Record, RecordId,
+    Renewal, Settings, Storage, Store, StoreError, StoreFuture, ThreadLock,
+};
+use actix_web::{App, HttpResponse, body::to_bytes, dev::ServiceRequest, http::StatusCode, rt, test, web};
+use bytes::Bytes;
+
+type Answer = (u16, bool, String);
+
+/// Serves one route in process and counts its runs.
+struct Harness {
+    idempotency: Idempotency,
+    wrap: IdempotencyKey,
+    runs: Arc<AtomicU32>,
+}
+
+impl Harness {
+    fn new(idempotency: Idempotency) -> Self {
+        Self { idempotency, wrap: IdempotencyKey::default(), runs: Arc::default() }
+    }
+
+    fn of_store(store: impl Store, change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = Settings::default();
+        settings.storage.class = "own".into();
+        change(&mut settings);
+        Self::new(Idempotency::builder().settings(settings).store("own", store).build().unwrap())
+    }
+
+    fn runs(&self) -> u32 {
+        self.runs.load(SeqCst)
+    }
+
+    async fn send(&self, request: test::TestRequest) -> Answer {
+        let runs = self.runs.clone();
+        let handler = move || {
+            let n = runs.fetch_add(1, SeqCst) + 1;
+            async move { HttpResponse::Created().body(n.to_string()) }
+        };
+        let app = App::new()
+            .app_data(web::Data::new(self.idempotency.clone()))
+            .wrap(self.wrap.clone())
+            .route("/", web::post().to(handler));
+        let app = test::init_service(app).await;
+        let response = test::call_service(&app, request.to_request()).await;
+        let (status, replay) = (response.status().as_u16(), response.headers().contains_key("idempotent-replayed"));
+        let Ok(body) = to_bytes(response.into_body()).await else { panic!("a whole body") };
+        (status, replay, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    async fn post(&self, key: &str) -> Answer {
+        self.send(post(key)).await
+    }
+}
+
+fn post(key: &str) -> test::TestRequest {
+    test::TestRequest::post().uri("/").insert_header(("idempotency-key", key))
+}
+
+fn answer(status: u16, replay: bool, body: &str) -> Answer {
+    (status, replay, body.to_owned())
+}
+
+async fn eventually(mut condition: impl AsyncFnMut() -> bool) {
+    let wait = async {
+        while !condition().await {
+            rt::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    rt::time::timeout(Duration::from_secs(10), wait).await.expect("it comes true");
+}
+
+#[derive(Clone, Default)]
+struct Shelf {
+    values: Arc<Mutex<HashMap<String, Bytes>>>,
+    down: Arc<AtomicBool>,
+    keeps_nothing: bool,
+}
+
+impl Shelf {
+    fn up(&self) -> Result<(), StoreError> {
+        if self.down.load(SeqCst) { Err(StoreError::unavailable("the shelf is locked")) } else { Ok(()) }
+    }
+}
+
+impl Storage for Shelf {
+    async fn get(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
+        self.up()?;
+        rt::task::yield_now().await;
+        Ok(self.values.lock().unwrap().get(name).cloned())
+    }
+
+    async fn put(&self, name: &str, value: Bytes, _ttl: Duration) -> Result<(), StoreError> {
+        self.up()?;
+        rt::task::yield_now().await;
+        if !self.keeps_nothing {
+            self.values.lock().unwrap().insert(name.to_owned(), value);
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, name: &str) -> Result<bool, StoreError> {
+        self.up()?;
+        Ok(self.values.lock().unwrap().remove(name).is_some())
+    }
+}
+
+fn of_storage(shelf: Shelf, lock: &str) -> Idempotency {
+    let mut settings = Settings::default();
+    settings.storage.class = "shelf".into();
+    settings.lock.class = lock.into();
+    let builder = Idempotency::builder().settings(settings);
+    builder.storage("shelf", shelf).lock("mine", ThreadLock::default()).build().unwrap()
+}
+
+#[actix_web::test]
+async fn a_custom_storage_with_each_lock_that_serves_it() {
+    for lock in ["auto", "thread", "mine"] {
+        let shelf = Shelf::default();
+        let harness = Harness::new(of_storage(shelf.clone(), lock));
+        assert_eq!(harness.post("k").await, answer(201, false, "1"));
+        assert_eq!(harness.post("k").await, answer(409, true, "1"));
+        assert_eq!(harness.send(post("k").set_payload("x")).await.0, 422);
+        let duplicates = (0..20).map(|_| harness.post("l"));
+        let answers = futures_util::future::join_all(duplicates).await;
+        assert!(answers.iter().all(|(_, _, body)| body == "2"), "{answers:?}");
+        assert_eq!(harness.runs(), 2);
+        assert!(
+            shelf.values.lock().unwrap().keys().all(|name| !name.contains('k') && name.len() == 64),
+            "keys are hashed"
+        );
+    }
+}
+
+#[actix_web::test]
+async fn a_storage_that_keeps_nothing_lets_every_request_run() {
+    let harness = Harness::new(of_storage(Shelf { keeps_nothing: true, ..Shelf::default() }, "auto"));
+    for n in 1..=3 {
+        assert_eq!(harness.post("k").await, answer(201, false, &n.to_string()));
+    }
+}
+
+#[actix_web::test]
+async fn damaged_values_are_an_error_and_never_a_second_run() {
+    let shelf = Shelf::default();
+    let harness = Harness::new(of_storage(shelf.clone(), "auto"));
+    harness.post("k").await;
+    for damage in [Bytes::new(), Bytes::from_static(&[0; 33]), Bytes::from_static(&[255; 200])] {
+        for value in shelf.values.lock().unwrap().values_mut() {
+            *value = damage.clone();
+        }
+        assert_eq!(harness.post("k").await.0, 503);
+    }
+    assert_eq!(harness.runs(), 1);
+}
+
+#[actix_web::test]
+async fn a_composed_store_gives_a_record_up_when_its_lock_is_lost() {
+    let clock = Clock::steered();
+    let store = ComposedStore::new(Shelf::default(), ThreadLock::with_clock(clock.clone()), "lock");
+    let id = RecordId::from_bytes([1; 32]);
+    let ask = || BeginRequest::new(id, actix_idempotency::Fingerprint::from_bytes([2; 32]), OwnerToken::random());
+    let Begin::Fresh { claim: late, .. } = store.begin(&ask()).await.unwrap() else { panic!() };
+    assert!(matches!(store.begin(&ask()).await.unwrap(), Begin::InFlight { .. }));
+    clock.advance(Duration::from_secs(31));
+    let Begin::Fresh { claim: taker, .. } = store.begin(&ask()).await.unwrap() else { panic!() };
+    let record = |n: u8| Record::from_bytes(Bytes::from(vec![1, 251, 201, 0, 0, 1, 1, n])).unwrap();
+    let ttl = Duration::from_secs(60);
+    assert_eq!(store.complete(&late, &record(1), ttl).await.unwrap(), Completion::Superseded(None));
+    assert_eq!(store.renew(&late, ttl).await.unwrap(), Renewal::Lost);
+    store.release(&late, Fate::Free).await.unwrap();
+    assert!(matches!(store.begin(&ask()).await.unwrap(), Begin::InFlight { .. }), "the taker's lock stands");
+    assert_eq!(store.complete(&taker, &record(2), ttl).await.unwrap(), Completion::Stored);
+    assert_eq!(store.complete(&taker, &record(2), ttl).await.unwrap(), Completion::Stored, "may be repeated");
+    assert_eq!(store.complete(&late, &record(1), ttl).await.unwrap(), Completion::Superseded(Some(record(2))));
+    assert!(store.inspect(&id).await.unwrap().is_some());
+    assert_eq!(store.forget(&id).await.unwrap(), Forgotten::Removed);
+}
+
+#[actix_web::test]
+async fn while_a_store_is_down_nothing_runs() {
+    let shelf = Shelf::default();
+    let harness = Harness::new(of_storage(shelf.clone(), "auto"));
+    harness.post("k").await;
+    shelf.down.store(true, SeqCst);
+    for key in ["k", "l"] {
+        let (status, _, body) = harness.post(key).await;
+        assert_eq!(status, 503);
+        assert!(body.contains("store-unavailable") && !body.contains("shelf"), "causes are for the log: {body}");
+    }
+    assert_eq!(harness.runs(), 1);
+    shelf.down.store(false, SeqCst);
+    assert_eq!(harness.post("k").await, answer(409, true, "1"));
+    // What was claimed while the storage was down was freed behind.
+    eventually(async || harness.post("l").await.0 != 423).await;
+    assert_eq!(harness.runs(), 2);
+}
+
+#[actix_web::test]
+async fn by_setting_requests_run_while_the_store_is_down() {
+    let shelf = Shelf::default();
+    let idempotency = of_storage(shelf.clone(), "auto");
+    let mut harness = Harness::new(idempotency);
+    harness.wrap = IdempotencyKey::default().configure(|settings| settings.storage.on_error = OnError::Run);
+    shelf.down.store(true, SeqCst);
+    assert_eq!(harness.post("k").await, answer(201, false, "1"));
+    assert_eq!(harness.post("k").await, answer(201, false, "2"));
+}
+
+/// A memory store whose calls fail as told, before or after they were applied.
+#[derive(Clone)]
+struct Faulty {
+    store: Arc<MemoryStore>,
+    faults: Arc<Faults>,
+}
+
+#[derive(Default)]
+struct Faults {
+    /// So many calls are applied, and their answers lost.
+    lose_answers: AtomicU32,
+    /// So many calls are not applied.
+    fail: AtomicU32,
+    /// So many calls are applied, and never answered.
+    hang: AtomicU32,
+    renewals: AtomicU32,
+}
+
+impl Faulty {
+    fn new() -> Self {
+        Self { store: Arc::new(MemoryStore::new(MemoryLimits::default())), faults: Arc::default() }
+    }
+
+    fn call<'a, T: Send + Unpin + 'a>(
+        &'a self,
+        inner: impl FnOnce() -> StoreFuture<'a, T> + Send + 'a,
+    ) -> StoreFuture<'a, T> {
+        let take = |count: &AtomicU32| count.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok();
+        StoreFuture::boxed(async move {
+            if take(&self.faults.fail) {
+                return Err(StoreError::unavailable("refused"));
+            }
+            let answer = inner().await;
+            if take(&self.faults.lose_answers) {
+                return Err(StoreError::unavailable("the answer was lost"));
+            }
+            if take(&self.faults.hang) {
+                std::future::pending::<()>().await;
+            }
+            answer
+        })
+    }
+}
+
+impl Store for Faulty {
+    fn begin<'a>(&'a self, request: &'a BeginRequest) -> StoreFuture<'a, Begin> {
+        self.call(move || self.store.begin(request))
+    }
+    fn renew<'a>(&'a self, claim: &'a Claim, lease: Duration) -> StoreFuture<'a, Renewal> {
+        self.faults.renewals.fetch_add(1, SeqCst);
+        self.store.renew(claim, lease)
+    }
+    fn complete<'a>(&'a self, claim: &'a Claim, record: &'a Record, ttl: Duration) -> StoreFuture<'a, Completion> {
+        self.call(move || self.store.complete(claim, record, ttl))
+    }
+    fn release<'a>(&'a self, claim: &'a Claim, fate: Fate) -> StoreFuture<'a, ()> {
+        self.call(move || self.store.release(claim, fate))
+    }
+    fn inspect<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<Inspection>> {
+        self.store.inspect(id)
+    }
+    fn forget<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Forgotten> {
+        self.store.forget(id)
+    }
+    fn list(&self, after: Option<RecordId>, limit: usize) -> StoreFuture<'_, Vec<Inspection>> {
+        self.store.list(after, limit)
+    }
+}
+
+#[actix_web::test]
+async fn a_claim_whose_answer_was_lost_is_asked_for_again() {
+    let faulty = Faulty::new();
+    let harness = Harness::of_store(faulty.clone(), |_| {});
+    faulty.faults.lose_answers.store(1, SeqCst);
+    assert_eq!(harness.post("k").await, answer(201, false, "1"));
+    assert_eq!(harness.post("k").await, answer(409, true, "1"));
+}
+
+#[actix_web::test]
+async fn a_caller_that_gives_up_frees_its_claim_behind() {
+    let faulty = Faulty::new();
+    let harness = Harness::of_store(faulty.clone(), |settings| settings.storage.timeout = Duration::from_millis(50));
+    faulty.faults.hang.store(1, SeqCst);
+    assert_eq!(harness.post("k").await.0, 503, "the call was applied, and its answer never came");
+    assert_eq!(harness.runs(), 0);
+    eventually(async || harness.post("k").await.0 == 201).await;
+    assert_eq!(harness.runs(), 1);
+}
+
+#[actix_web::test]
+async fn a_request_dropped_while_it_asks_frees_the_claim_it_may_have() {
+    let faulty = Faulty::new();
+    let harness = Harness::of_store(faulty.clone(), |settings| settings.storage.timeout = Duration::from_secs(60));
+    faulty.faults.hang.store(1, SeqCst);
+    let dropped = rt::time::timeout(Duration::from_millis(30), harness.post("k")).await;
+    assert!(dropped.is_err(), "the call was applied, and its caller left");
+    eventually(async || harness.post("k").await.0 == 201).await;
+    assert_eq!(harness.runs(), 1);
+}
+
+/// A failed write after the handler turned a success into an error, or into a second run, elsewhere.
+#[actix_web::test]
+async fn a_write_that_fails_after_the_run_is_retried_behind() {
+    let faulty = Faulty::new();
+    let harness = Harness::of_store(faulty.clone(), |_| {});
+    let running = || harness.idempotency.running();
+    // The handler arms the faults: by then the claim is held. The first write and five retries fail.
+    let arm = faulty.faults.clone();
+    let app = App::new().app_data(web::Data::new(harness.idempotency.clone())).wrap(IdempotencyKey::default()).route(
+        "/",
+        web::post().to(move || {
+            arm.fail.store(6, SeqCst);
+            async { HttpResponse::Created().body("first") }
+        }),
+    );
+    let app = test::init_service(app).await;
+    let response = test::call_service(&app, post("k").to_request()).await;
+    assert_eq!(response.status(), StatusCode::CREATED, "the client gets its answer");
+    assert!(running() > 0, "shutdown waits for the write");
+    eventually(async || running() == 0).await;
+    assert_eq!(faulty.faults.fail.load(SeqCst), 0);
+    let (status, replay, body) = harness.post("k").await;
+    assert_eq!((status, replay, body.as_str()), (409, true, "first"));
+    assert_eq!(harness.runs(), 0);
+}
+
+/// A lease without renewal let the retry of a slow handler run a second time elsewhere.
+#[actix_web::test]
+async fn the_lease_of_a_live_owner_is_renewed_even_when_its_worker_is_blocked() {
+    let faulty = Faulty::new();
+    let mut settings = Settings::default();
+    settings.storage.class = "own".into();
+    settings.lock.lease = Duration::from_millis(120);
+    settings.lock.timeout = Duration::ZERO;
+    let idempotency = Idempotency::builder().settings(settings).store("own", faulty.clone()).build().unwrap();
+    let shared = idempotency.clone();
+    let blocked = std::thread::spawn(move || {
+        let handler = || async {
+            std::thread::sleep(Duration::from_millis(500));
+            HttpResponse::Created().body("slow")
+        };
+        rt::System::new().block_on(async {
+            let app = App::new().app_data(web::Data::new(shared)).wrap(IdempotencyKey::default());
+            let app = test::init_service(app.route("/", web::post().to(handler))).await;
+            test::call_service(&app, post("k").to_request()).await.status()
+        })
+    });
+    let harness = Harness::new(idempotency);
+    eventually(async || faulty.faults.renewals.load(SeqCst) > 0).await;
+    rt::time::sleep(Duration::from_millis(150)).await;
+    assert_eq!(harness.post("k").await.0, 423, "in flight beyond its first lease");
+    assert_eq!(blocked.join().unwrap(), StatusCode::CREATED);
+    assert_eq!(harness.post("k").await, answer(409, true, "slow"));
+    assert_eq!(harness.runs(), 0);
+}
+
+struct PerTenant;
+
+impl KeyEncoder for PerTenant {
+    fn encode<'a>(&self, request: &KeyRequest<'a>) -> Cow<'a, str> {
+        let tenant = request.headers.get("x-tenant").and_then(|tenant| tenant.to_str().ok()).unwrap_or("-");
+        Cow::Owned(format!("{tenant}/{}", request.key.as_str()))
+    }
+}
+
+#[actix_web::test]
+async fn an_encoder_of_ones_own_by_name_or_by_wrap() {
+    let mut settings = Settings::default();
+    settings.encoder = "per-tenant".into();
+    let by_name = Idempotency::builder().settings(settings).encoder("per-tenant", PerTenant).build().unwrap();
+    let mut by_wrap = Harness::new(Idempotency::in_memory());
+    by_wrap.wrap = IdempotencyKey::default().encoder(PerTenant);
+    for harness in [Harness::new(by_name), by_wrap] {
+        for tenant in ["a", "b"] {
+            assert_eq!(harness.send(post("k").insert_header(("x-tenant", tenant))).await.0, 201);
+            assert_eq!(harness.send(post("k").insert_header(("x-tenant", tenant))).await.0, 409);
+        }
+    }
+}
+
+#[actix_web::test]
+async fn principals_by_function_and_by_credentials() {
+    let by_header = |request: &ServiceRequest| {
+        let user = request.headers().get("x-user")?.to_str().ok()?;
+        Some(Principal::new(user))
+    };
+    let of_process = Idempotency::builder().principal(by_header).build().unwrap();
+    let mut of_wrap = Harness::new(Idempotency::in_memory());
+    of_wrap.wrap = IdempotencyKey::default().principal(by_header);
+    for harness in [Harness::new(of_process), of_wrap] {
+        for header in
+            [("x-user", "alice"), ("x-user", "bob"), ("authorization", "Basic a"), ("authorization", "Basic b")]
+        {
+            assert_eq!(harness.send(post("k").insert_header(header)).await.0, 201, "{header:?}");
+            assert_eq!(harness.send(post("k").insert_header(header)).await.0, 409);
+        }
+        assert_eq!(harness.send(post("k")).await.0, 201, "anonymous");
+    }
+}
+
+#[actix_web::test]
+async fn a_wrap_with_terms_of_its_own() {
+    let store = Arc::new(MemoryStore::default());
+    let mut harness = Harness::new(Idempotency::in_memory());
+    harness.wrap = IdempotencyKey::default().store(store.clone()).configure(|settings| {
+        settings.conflict_status_code = None;
+        settings.header = actix_web::http::header::HeaderName::from_static("x-key");
+        settings.storage.store_on_statuses = "201".parse().unwrap();
+    });
+    let with = || test::TestRequest::post().uri("/").insert_header(("x-key", "k"));
+    assert_eq!(harness.send(with()).await, answer(201, false, "1"));
+    assert_eq!(harness.send(with()).await, answer(201, true, "1"));
+    assert_eq!(harness.send(post("k")).await.0, 400);
+    assert_eq!(store.len(), 1);
+}
+
+/// A store made per worker loses duplicates; one made per process does not, whichever App asks.
+#[actix_web::test]
+async fn an_unknown_cache_fails_closed() {
+    let mut harness = Harness::new(Idempotency::in_memory());
+    harness.wrap = IdempotencyKey::default().cache_name("nowhere");
+    assert_eq!(harness.post("k").await.0, 500);
+    assert_eq!(harness.runs(), 0);
+}

@@ -158,6 +158,18 @@ fn route_rules_come_from_settings_too() {
 }
 
 #[test]
+fn an_exempt_app_opts_in_by_settings_and_methods_have_no_case_there() {
+    let server = Server::start(&[
+        ("MIDDLEWARE", "exempt"),
+        ("IDEMPOTENCY_KEY__REQUIRED", "/items"),
+        ("IDEMPOTENCY_KEY__METHODS", "post,Patch"),
+    ]);
+    needs_key(&server, "/items");
+    assert_eq!(server.send(Request::new("PUT", "/items")).status, 200);
+    assert_eq!(server.send(Request::new("PATCH", "/items")).status, 400);
+}
+
+#[test]
 fn a_manual_answer_that_is_not_stored_keeps_the_one_before() {
     let server = Server::start(&[
         ("IDEMPOTENCY_KEY__STORAGE__STORE_ON_STATUSES", "201"),

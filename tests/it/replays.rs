@@ -153,7 +153,12 @@ fn everything_of_the_request_is_in_the_fingerprint() {
     ] {
         server.send(other).is_problem(422, "key-reused");
     }
-    let changed = base.clone().header("User-Agent", "x").header("Accept", "y/z").header("Cookie", "c=1").header("Traceparent", "t");
+    let changed = base
+        .clone()
+        .header("User-Agent", "x")
+        .header("Accept", "y/z")
+        .header("Cookie", "c=1")
+        .header("Traceparent", "t");
     assert!(server.send(changed).is_replay(), "other headers do not count, and the record is as it was");
     assert_eq!(server.runs("/echo"), 1);
     for kind in ["application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/json"] {
@@ -236,14 +241,20 @@ fn a_body_over_the_limit_is_refused_whole() {
 #[test]
 fn a_response_over_the_limit_leaves_a_record_without_its_body() {
     let server = Server::start(&[("IDEMPOTENCY_KEY__STORAGE__MAX_RESPONSE_BODY", "1000")]);
-    for (path, omitted) in
-        [("/bytes?size=1000", false), ("/bytes?size=1001", true), ("/stream?chunks=10&size=100", false), ("/stream?chunks=11&size=100", true)]
-    {
+    for (path, omitted) in [
+        ("/bytes?size=1000", false),
+        ("/bytes?size=1001", true),
+        ("/stream?chunks=10&size=100", false),
+        ("/stream?chunks=11&size=100", true),
+    ] {
         let (first, again) = twice(&server, &Request::post(path));
         assert!(first.body.len() >= 1000, "the first answer is whole");
         assert!(again.is_replay(), "{path}");
         if omitted {
-            assert_eq!((again.value("idempotency-body"), again.value("content-type"), &again.body[..]), (Some("omitted"), None, &b""[..]));
+            assert_eq!(
+                (again.value("idempotency-body"), again.value("content-type"), &again.body[..]),
+                (Some("omitted"), None, &b""[..])
+            );
             assert_eq!(again.value("content-length"), Some("0"));
         } else {
             assert_eq!((again.value("idempotency-body"), &again.body), (None, &first.body));

@@ -2,9 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use actix_idempotency::{
-    ConfigError, Idempotency, Methods, OnError, OnFull, Policy, Profile, Settings, Syntax,
-};
+use actix_idempotency::{ConfigError, Idempotency, Methods, OnError, OnFull, Policy, Profile, Settings, Syntax};
 use actix_web::http::{Method, StatusCode};
 
 use crate::common::{Server, fresh_key};
@@ -52,6 +50,7 @@ fn later_layers_win() {
         enable = false
         [caches.reports]
         max_entries = 7
+        [caches.same]
         "#,
     );
     let settings = Settings::loader()
@@ -66,6 +65,7 @@ fn later_layers_win() {
     assert_eq!((settings.lock.timeout, settings.lock.enable), (Duration::from_millis(250), false));
     assert!(settings.storage.store_on_statuses.contains(StatusCode::CONFLICT));
     assert!(!settings.storage.store_on_statuses.contains(StatusCode::NOT_FOUND));
+    assert_eq!(settings.caches["same"].ttl, settings.storage.ttl, "an empty table declares a cache");
     let reports = &settings.caches["reports"];
     assert_eq!((reports.max_entries, reports.ttl), (7, Duration::from_secs(10_800)));
     assert!(reports.store_on_statuses.contains(StatusCode::OK), "what a cache leaves out comes from `storage`");
@@ -163,15 +163,11 @@ fn a_builder_refuses_what_can_not_work() {
         s.exempt = vec!["/a".into()];
         s.manual = vec!["/a".into()];
     });
-    assert!(
-        matches!(both, ConfigError::Contradiction { first: Policy::Exempt, second: Policy::Manual, .. }),
-        "{both}"
-    );
+    assert!(matches!(both, ConfigError::Contradiction { first: Policy::Exempt, second: Policy::Manual, .. }), "{both}");
     let none = build(|s| s.max_key_length = 0);
     assert!(none.to_string().contains("code"), "{none}");
     let methods = build(|s| s.methods = Methods::List(vec![Method::GET]));
     assert!(methods.to_string().contains("methods"), "{methods}");
-
 }
 
 #[test]

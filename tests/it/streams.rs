@@ -95,3 +95,18 @@ fn with_on_disconnect_cancel_an_abandoned_stream_frees_the_key() {
         }
     });
 }
+
+#[test]
+fn a_stream_that_is_always_ready_does_not_keep_its_worker() {
+    let server = Server::start(&[("WORKERS", "1"), ("IDEMPOTENCY_KEY__LIMITS__DRAIN_TIMEOUT", "0.3")]);
+    let request = Request::post("/stream?chunks=1000000000000&size=1").key(&fresh_key());
+    let mut connection = server.connect();
+    connection.write(&request.bytes());
+    connection.some_bytes();
+    connection.reset();
+    assert_eq!(server.send(Request::get("/healthz")).status, 200);
+    eventually("an end", || {
+        let again = server.send(request.clone());
+        if again.is_replay() { Ok(()) } else { Err(again.status) }
+    });
+}

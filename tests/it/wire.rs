@@ -15,7 +15,8 @@ fn the_operation_outlives_a_reset() {
     for middleware in ["required", "exempt"] {
         let server = Server::start(&[("MIDDLEWARE", middleware), ("IDEMPOTENCY_KEY__MANUAL", "/never")]);
         let path = if middleware == "required" { "/slow" } else { "/required" };
-        let request = Request::post(if middleware == "required" { "/slow?ms=400" } else { "/required" }).key(&fresh_key());
+        let request =
+            Request::post(if middleware == "required" { "/slow?ms=400" } else { "/required" }).key(&fresh_key());
         let mut connection = server.connect();
         connection.write(&request.bytes());
         server.wait_for_runs(path, 1);
@@ -160,7 +161,8 @@ fn preconditions_and_ranges_of_a_retry_are_not_evaluated() {
     let server = Server::start(&[]);
     let request = Request::post("/items").key(&fresh_key());
     let first = server.send(request.clone());
-    let conditional = request.header("If-None-Match", "\"v1\"").header("If-Match", "\"other\"").header("Range", "bytes=0-1");
+    let conditional =
+        request.header("If-None-Match", "\"v1\"").header("If-Match", "\"other\"").header("Range", "bytes=0-1");
     let again = server.send(conditional);
     assert_eq!((again.status, again.body), (409, first.body));
 }

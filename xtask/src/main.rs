@@ -1,1 +1,117 @@
-fn main() {}
+//! What this project does to itself: `cargo xtask test`, `cargo xtask bench`.
+
+use std::{
+    env,
+    process::{Command, ExitCode, Stdio},
+    time::Instant,
+};
+
+type Step = Result<(), String>;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let done = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["test"] => test(),
+        ["bench", ref rest @ ..] => bench(rest),
+        _ => Err("cargo xtask test: everything that this project checks\n\
+                  cargo xtask bench [NAME]: the benchmarks, as ratios to bare actix"
+            .into()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn test() -> Step {
+    need_component("fmt", "rustfmt")?;
+    need_component("clippy", "clippy")?;
+    need_redis()?;
+    cargo("formatting", &["fmt", "--all", "--check"])?;
+    cargo("lints", &["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"])?;
+    for features in ["", "redis"] {
+        let name = format!("lints with features `{features}` alone");
+        cargo(&name, &["clippy", "--lib", "--no-default-features", "--features", features, "--", "-D", "warnings"])?;
+    }
+    with_variable("documentation", &["doc", "--no-deps", "--all-features"], ("RUSTDOCFLAGS", "-D warnings"))?;
+    // Last, so that the run ends with the test runner's own lines: unit tests, integration tests, doc tests.
+    cargo("tests", &["test", "--all-features", "--no-fail-fast"])
+}
+
+fn bench(arguments: &[&str]) -> Step {
+    let mut all = vec!["bench", "--all-features", "--bench", "ratios", "--"];
+    all.extend(arguments);
+    cargo("benchmarks", &all)
+}
+
+fn cargo(what: &str, arguments: &[&str]) -> Step {
+    run(what, Command::new(env!("CARGO")).args(arguments))
+}
+
+fn with_variable(what: &str, arguments: &[&str], (name, value): (&str, &str)) -> Step {
+    run(what, Command::new(env!("CARGO")).args(arguments).env(name, value))
+}
+
+fn run(what: &str, command: &mut Command) -> Step {
+    println!("== {what}");
+    let start = Instant::now();
+    let status = command.status().map_err(|error| format!("{what}: {command:?}: {error}"))?;
+    if !status.success() {
+        return Err(format!("{what} failed: {command:?}"));
+    }
+    println!("== {what}: {} s", start.elapsed().as_secs());
+    Ok(())
+}
+
+fn succeeds(command: &mut Command) -> bool {
+    command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
+/// A part of the toolchain, installed where `rustup` can.
+fn need_component(subcommand: &str, component: &str) -> Step {
+    let there = || succeeds(Command::new(env!("CARGO")).args([subcommand, "--version"]));
+    if there() || (succeeds(Command::new("rustup").args(["component", "add", component])) && there()) {
+        return Ok(());
+    }
+    Err(format!("missing: `cargo {subcommand}`; install it with `rustup component add {component}`"))
+}
+
+/// A real redis-server, which the tests start themselves on free ports.
+fn need_redis() -> Step {
+    let there = || succeeds(Command::new("redis-server").arg("--version"));
+    if there() {
+        return Ok(());
+    }
+    let sudo: &[&str] = if succeeds(Command::new("sudo").args(["-n", "true"])) { &["sudo", "-n"] } else { &[] };
+    let managers: [&[&str]; 5] = [
+        &["apt-get", "install", "-y", "redis-server"],
+        &["dnf", "install", "-y", "redis"],
+        &["apk", "add", "redis"],
+        &["pacman", "-S", "--noconfirm", "redis"],
+        &["brew", "install", "redis"],
+    ];
+    for manager in managers {
+        let prefix = if manager[0] == "brew" { &[][..] } else { sudo };
+        let whole = |arguments: &[&str]| {
+            let words: Vec<&str> = prefix.iter().chain(arguments).copied().collect();
+            let mut command = Command::new(words[0]);
+            command.args(&words[1..]).env("DEBIAN_FRONTEND", "noninteractive");
+            command
+        };
+        if !succeeds(Command::new(manager[0]).arg("--version")) {
+            continue;
+        }
+        println!("== installing redis-server with {}", manager[0]);
+        if manager[0] == "apt-get" {
+            // A new machine has no package lists.
+            succeeds(&mut whole(&["apt-get", "update"]));
+        }
+        if succeeds(&mut whole(manager)) && there() {
+            return Ok(());
+        }
+    }
+    Err("missing: redis-server. The tests start one of their own; install it with your system's package manager".into())
+}

@@ -21,8 +21,9 @@ use crate::{
 ///
 /// - A claim needs no renewal: it dies with its process, and its drop guard frees it. It is never evicted.
 /// - Duplicates wait on a notification, not on a poll.
-/// - When `max_bytes` is reached the bodies of the oldest records go first; when `max_entries` is reached, records older
-///   than `min_retention`; when there are none, new keys are refused.
+/// - When `max_bytes` is reached the bodies of the oldest records go first. When `max_entries` is reached, or records
+///   without a body fill half of `max_bytes`, records older than `min_retention` go; when there are none, new keys are
+///   refused.
 /// - Expired records are freed by later writes, and once a second by a thread that lives as long as the store.
 ///
 /// Make one per process, outside of the closure given to `HttpServer::new`: that closure runs once per worker.
@@ -40,6 +41,8 @@ pub struct MemoryLimits {
     pub max_bytes: usize,
     /// The least time that a record is kept after its completion; setting `storage.min_retention`, 1 minute.
     pub min_retention: Duration,
+    /// The largest body to be kept, which no shard may be too small for; setting `storage.max_response_body`, 1 MiB.
+    pub max_response_body: usize,
     /// Setting `storage.on_full`.
     pub on_full: OnFull,
 }
@@ -50,6 +53,7 @@ impl Default for MemoryLimits {
             max_entries: 1_000_000,
             max_bytes: 256 << 20,
             min_retention: Duration::from_secs(60),
+            max_response_body: 1 << 20,
             on_full: OnFull::Shrink,
         }
     }
@@ -139,7 +143,7 @@ fn shard_count(limits: &MemoryLimits) -> usize {
     let cores = std::thread::available_parallelism().map_or(4, usize::from);
     let wanted = (cores * 4).next_power_of_two().min(64);
     let by_entries = (limits.max_entries / 4096).max(1);
-    let by_bytes = (limits.max_bytes / (4 << 20)).max(1);
+    let by_bytes = (limits.max_bytes / (4 * limits.max_response_body).max(1 << 20)).max(1);
     let most = by_entries.min(by_bytes);
     wanted.min((most + 1).next_power_of_two() / 2).max(1)
 }

@@ -30,10 +30,12 @@ pub(super) struct Shard {
     limits: MemoryLimits,
     /// Claims. Never evicted.
     in_flight: HashMap<RecordId, InFlight, PreHashed>,
-    /// Completed records, least recently completed last. Bodies are given up in this order...
+    /// Completed records in the order of their completion. Bodies are given up in this order...
     whole: LruCache<RecordId, Done, PreHashed>,
-    /// ...which moves a record here. So all of these are older than all of `whole`, and the first to be evicted.
+    /// ...which moves a record here. So these are older than those of `whole`, and the first to be evicted.
     bare: LruCache<RecordId, Done, PreHashed>,
+    /// The part of `bytes` that is in `bare`.
+    bare_bytes: usize,
     /// Ends of TTLs, soonest first. An entry counts only if its record still ends then.
     expiry: BinaryHeap<Reverse<(Micros, RecordId)>>,
     bytes: usize,
@@ -87,6 +89,7 @@ impl Shard {
             whole: LruCache::unbounded_with_hasher(PreHashed::default()),
             bare: LruCache::unbounded_with_hasher(PreHashed::default()),
             expiry: BinaryHeap::new(),
+            bare_bytes: 0,
             bytes: 0,
             last_fence: 0,
         }
@@ -121,6 +124,8 @@ impl Shard {
             Mode::Once => Ok(Begin::Completed(done.record.clone())),
             Mode::Again => {
                 let beneath = self.take_done(&request.id);
+                // It stays in memory, and so in the account.
+                self.bytes += beneath.as_ref().map_or(0, Done::cost);
                 Ok(self.claim(request, now, beneath))
             }
         }
@@ -205,7 +210,7 @@ impl Shard {
         self.expire(now, 4);
         let waiters = match self.in_flight.get(&claim.id) {
             Some(entry) if entry.token != claim.token => return (Completion::Superseded(None), None),
-            Some(_) => self.in_flight.remove(&claim.id).and_then(|entry| entry.waiters),
+            Some(_) => self.take_claim(&claim.id).and_then(|entry| entry.waiters),
             None => match self.done(&claim.id, now) {
                 Some(done) if done.token == claim.token => return (Completion::Stored, None),
                 Some(done) => return (Completion::Superseded(Some(done.record.clone())), None),
@@ -242,13 +247,20 @@ impl Shard {
 
     /// Removes a claim and restores the completed record beneath it, if that has not expired.
     fn uncover(&mut self, id: &RecordId) -> Waiters {
-        let entry = self.in_flight.remove(id)?;
-        if let Some(done) = entry.beneath {
+        let mut entry = self.take_claim(id)?;
+        if let Some(done) = entry.beneath.take() {
             // Its entry in `expiry` may have been dropped meanwhile.
             self.expiry.push(Reverse((done.expires, *id)));
             self.keep_done(*id, done);
+            self.drop_stale_expiry();
         }
         entry.waiters
+    }
+
+    fn take_claim(&mut self, id: &RecordId) -> Option<InFlight> {
+        let entry = self.in_flight.remove(id)?;
+        self.bytes -= entry.beneath.as_ref().map_or(0, Done::cost);
+        Some(entry)
     }
 
     /// What to wait for, and for how long at most; `None` when nobody runs. The notification counts from this moment:
@@ -282,7 +294,7 @@ impl Shard {
             if now < entry.lease_ends {
                 return (Forgotten::InFlight, None);
             }
-            let waiters = self.in_flight.remove(id).and_then(|entry| entry.waiters);
+            let waiters = self.take_claim(id).and_then(|entry| entry.waiters);
             return (Forgotten::Removed, waiters);
         }
         match self.take_done(id) {
@@ -336,16 +348,22 @@ impl Shard {
     }
 
     fn take_done(&mut self, id: &RecordId) -> Option<Done> {
-        let done = self.whole.pop(id).or_else(|| self.bare.pop(id))?;
+        let done = self.whole.pop(id).or_else(|| self.take_bare(id))?;
         self.bytes -= done.cost();
         Some(done)
     }
 
+    fn take_bare(&mut self, id: &RecordId) -> Option<Done> {
+        let done = self.bare.pop(id)?;
+        self.bare_bytes -= done.cost();
+        Some(done)
+    }
+
+    /// In place of what was there, which may have expired without being freed.
     fn keep_done(&mut self, id: RecordId, done: Done) {
+        self.take_done(&id);
         self.bytes += done.cost();
-        if let Some(replaced) = self.whole.put(id, done) {
-            self.bytes -= replaced.cost();
-        }
+        self.whole.put(id, done);
     }
 
     /// Room for one more claim, or the store is full.
@@ -367,6 +385,11 @@ impl Shard {
     /// After a completion: back under `max_bytes`, if giving up can do it.
     fn shrink(&mut self, now: Micros) {
         while self.bytes > self.limits.max_bytes {
+            // Bodies have half of the room at least, as long as there is anything old to evict.
+            let shrinks = self.limits.on_full == OnFull::Shrink;
+            if shrinks && self.bare_bytes > self.limits.max_bytes / 2 && self.evict_oldest(now) {
+                continue;
+            }
             let gives_up = match self.limits.on_full {
                 OnFull::Shrink => self.whole.pop_lru(),
                 // Nothing older may go: the newcomer itself does without a body.
@@ -379,6 +402,7 @@ impl Shard {
             self.bytes -= done.cost();
             let done = Done { record: done.record.with_body(None), ..done };
             self.bytes += done.cost();
+            self.bare_bytes += done.cost();
             self.bare.put(id, done);
             if self.limits.on_full == OnFull::Reject {
                 return;

@@ -60,7 +60,7 @@ impl Request {
     pub(crate) fn head(&self) -> Vec<u8> {
         let mut head = format!("{} {} HTTP/1.1\r\nHost: test\r\n", self.method, self.path);
         for (name, value) in &self.headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
+            head.extend([name, ": ", value, "\r\n"]);
         }
         head.into_bytes()
     }
@@ -208,11 +208,6 @@ impl Connection {
                 None => return Ok(Reply { status, headers, body: Vec::new() }),
             }
         }
-    }
-
-    /// Whether the peer has closed, with nothing more to read.
-    pub(crate) fn is_closed(&mut self) -> bool {
-        self.read.is_empty() && matches!(self.fill(), Ok(0) | Err(_))
     }
 
     /// Waits for at least one more byte.
