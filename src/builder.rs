@@ -100,7 +100,7 @@ impl Builder {
             self.settings.cache_names().into_iter().filter_map(|name| Some((name, self.settings.cache(name)?)));
         let caches = caches
             .map(|(name, settings)| {
-                let cache = Cache::new(name.to_owned(), self.store_of(settings)?, operations.clone());
+                let cache = Cache::new(name.to_owned(), self.store_of(name, settings)?, operations.clone());
                 Ok((name.to_owned(), cache))
             })
             .collect::<Result<_, ConfigError>>()?;
@@ -120,7 +120,8 @@ impl Builder {
         }
     }
 
-    fn store_of(&self, settings: &StorageSettings) -> Result<Arc<dyn Store>, ConfigError> {
+    #[cfg_attr(not(feature = "redis"), expect(unused_variables, reason = "only Redis shares names"))]
+    fn store_of(&self, cache: &str, settings: &StorageSettings) -> Result<Arc<dyn Store>, ConfigError> {
         if let Some(store) = self.stores.get(&settings.class) {
             return Ok(store.clone());
         }
@@ -136,6 +137,9 @@ impl Builder {
                 max_response_body: settings.max_response_body,
                 on_full: settings.on_full,
             }))),
+            #[cfg(feature = "redis")]
+            "redis" => Ok(Arc::new(crate::RedisStore::new(cache, settings)?)),
+            #[cfg(not(feature = "redis"))]
             "redis" => Err(ConfigError::MissingFeature { setting: "storage.class", name: "redis", feature: "redis" }),
             name => {
                 let registered = self.stores.keys().chain(self.storages.keys());
@@ -151,6 +155,12 @@ impl Builder {
         }
         match name.as_str() {
             "auto" | "thread" => Ok(AnyLock(Arc::new(ThreadLock::default()))),
+            #[cfg(feature = "redis")]
+            "redis" => {
+                let timeout = self.settings.storage.timeout;
+                Ok(AnyLock(Arc::new(crate::RedisLock::new(&self.settings.lock.location, timeout)?)))
+            }
+            #[cfg(not(feature = "redis"))]
             "redis" => Err(ConfigError::MissingFeature { setting: "lock.class", name: "redis", feature: "redis" }),
             _ => Err(unknown_class("lock.class", name, &["auto", "thread", "redis"], self.locks.keys())),
         }

@@ -1,7 +1,7 @@
 //! What all workers of a process share: settings, encoder, caches, and the count of running operations.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     future::Future,
     sync::{Arc, OnceLock},
 };
@@ -43,7 +43,7 @@ pub struct Idempotency(Arc<Shared>);
 pub(crate) struct Shared {
     pub(crate) settings: Settings,
     pub(crate) encoder: Arc<dyn KeyEncoder>,
-    pub(crate) caches: HashMap<String, Arc<Cache>>,
+    pub(crate) caches: BTreeMap<String, Arc<Cache>>,
     pub(crate) principal: Option<PrincipalFn>,
     pub(crate) operations: Arc<Operations>,
 }
@@ -111,8 +111,7 @@ impl Idempotency {
     /// The cache of a name.
     pub(crate) fn cache(&self, name: &str) -> Result<&Arc<Cache>, ConfigError> {
         self.0.caches.get(name).ok_or_else(|| {
-            let mut known: Vec<&str> = self.0.caches.keys().map(String::as_str).collect();
-            known.sort_unstable();
+            let known: Vec<&str> = self.0.caches.keys().map(String::as_str).collect();
             ConfigError::UnknownCache { name: name.to_owned(), known: known.join(", ") }
         })
     }

@@ -5,6 +5,8 @@ mod background;
 mod builder;
 mod claim;
 mod clock;
+#[cfg(feature = "redis")]
+mod connections;
 mod encoder;
 mod error;
 mod fingerprint;
@@ -50,8 +52,8 @@ pub use self::{
     principal::Principal,
     record::{Record, StoredResponse, UnreadableRecord},
     settings::{
-        Limits, LockSettings, Methods, OnDisconnect, OnError, OnFull, OnUnknown, ParseStatusesError, Profile, Scope,
-        Settings, SettingsLoader, Statuses, StorageSettings,
+        AtStart, Limits, LockSettings, Methods, OnDisconnect, OnError, OnFull, OnUnknown, ParseStatusesError, Profile,
+        Scope, Settings, SettingsLoader, Statuses, StorageSettings,
     },
     storage::Storage,
     store::{
@@ -59,3 +61,5 @@ pub use self::{
         Mode, OwnerToken, RecordState, Renewal, Store, StoreError, StoreFuture,
     },
 };
+#[cfg(feature = "redis")]
+pub use self::{lock::RedisLock, store::RedisStore};

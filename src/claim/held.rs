@@ -4,7 +4,7 @@ use std::{future::Future, sync::Arc};
 
 use tokio::time::Instant;
 
-use super::{Cache, Question, Terms, bounded, keeper::Keeping, retry};
+use super::{Cache, Question, Terms, bounded, keeper::Keeping, local::Holding, retry};
 use crate::{Begin, Claim, Completion, Fate, OnUnknown, OwnerToken, Record, background, operations::Running};
 
 /// Dropping it frees the key, or marks it as *owner lost* where `on_unknown = reject` asks for that.
@@ -13,8 +13,11 @@ pub(crate) struct Held {
     terms: Arc<Terms>,
     state: State,
     since: Instant,
-    keeping: Option<Keeping>,
+    /// In a store that is shared: the lease is renewed, and the claim known to the duplicates of this process.
+    upkeep: Option<Upkeep>,
 }
+
+type Upkeep = (Option<Keeping>, Holding);
 
 enum State {
     /// Runs under a claim.
@@ -28,12 +31,16 @@ enum State {
 
 impl Held {
     pub(super) fn new(cache: Arc<Cache>, terms: Arc<Terms>, claim: Claim) -> Self {
-        let keeping = cache.keeper.keep(&claim, &terms);
-        Self { cache, terms, state: State::Claimed(claim), since: Instant::now(), keeping }
+        let since = Instant::now();
+        let upkeep = cache.store.leases().then(|| {
+            let until = since + terms.renewed_for.unwrap_or(terms.lease);
+            (cache.keeper.keep(&claim, &terms), cache.local.hold(&claim, until))
+        });
+        Self { cache, terms, state: State::Claimed(claim), since, upkeep }
     }
 
     pub(super) fn unlocked(cache: Arc<Cache>, terms: Arc<Terms>, question: Question) -> Self {
-        Self { cache, terms, state: State::Unlocked(question), since: Instant::now(), keeping: None }
+        Self { cache, terms, state: State::Unlocked(question), since: Instant::now(), upkeep: None }
     }
 
     /// The claim, unless the operation runs without one.
@@ -125,7 +132,7 @@ impl Held {
 
     /// Retries the write on the background thread, for `storage.retry_for`; the lease is renewed meanwhile.
     fn complete_behind(&mut self, claim: Claim, record: Record) {
-        let (cache, terms, keeping) = (self.cache.clone(), self.terms.clone(), self.keeping.take());
+        let (cache, terms, upkeep) = (self.cache.clone(), self.terms.clone(), self.upkeep.take());
         let running: Running = cache.operations.track();
         background::spawn(async move {
             let write = || bounded(cache.store.complete(&claim, &record, terms.ttl), terms.timeout);
@@ -137,7 +144,7 @@ impl Held {
                     "the response of a finished operation could not be stored: its retry may run again after the lease"
                 ),
             }
-            drop((keeping, running));
+            drop((upkeep, running));
         });
     }
 

@@ -53,9 +53,9 @@ impl LeaseKeeper {
         Self { store, kept: Arc::default() }
     }
 
-    /// `None` when this claim needs no renewal.
+    /// `None` when the lease is a ceiling.
     pub(super) fn keep(&self, claim: &Claim, terms: &Terms) -> Option<Keeping> {
-        let renewed_for = terms.renewed_for.filter(|_| self.store.leases())?;
+        let renewed_for = terms.renewed_for?;
         let now = Instant::now();
         // At a third of the lease, so that two renewals may fail.
         let due = now + terms.lease / 3;

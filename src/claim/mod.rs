@@ -3,6 +3,7 @@
 
 mod held;
 mod keeper;
+mod local;
 mod waiting;
 
 use std::{
@@ -13,10 +14,14 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{sync::futures::OwnedNotified, time::Instant};
 
 pub(crate) use self::held::Held;
-use self::{keeper::LeaseKeeper, waiting::WaitingRoom};
+use self::{
+    keeper::LeaseKeeper,
+    local::{LocalClaims, Look},
+    waiting::WaitingRoom,
+};
 use crate::{
     Begin, BeginRequest, Claim, Fate, Fingerprint, LockSettings, Mode, OnUnknown, OwnerToken, Record, RecordId,
     Settings, Store, StoreError, StoreFuture, background, operations::Operations,
@@ -28,6 +33,7 @@ pub(crate) struct Cache {
     pub(crate) store: Arc<dyn Store>,
     waiting: WaitingRoom,
     keeper: LeaseKeeper,
+    local: LocalClaims,
     operations: Arc<Operations>,
     releases: AtomicUsize,
 }
@@ -66,6 +72,19 @@ pub(crate) enum Claimed {
     OwnerLost,
 }
 
+/// An answer, or where the first request runs.
+enum Asked {
+    Answer(Claimed),
+    InFlight(InFlight),
+}
+
+enum InFlight {
+    /// In this process; resolves when it has ended.
+    Here(OwnedNotified),
+    /// Its lease ends then, if it is not renewed.
+    Elsewhere(Duration),
+}
+
 impl Terms {
     /// `settings.storage` must be those of the cache.
     pub(crate) fn new(settings: &Settings, store: &dyn Store) -> Self {
@@ -102,6 +121,7 @@ impl Cache {
             store,
             waiting: WaitingRoom::default(),
             keeper,
+            local: LocalClaims::default(),
             operations,
             releases: AtomicUsize::new(0),
         })
@@ -116,16 +136,10 @@ impl Cache {
         let mut until = None;
         let mut seat = None;
         for round in 0.. {
-            let lease_left = match self.begin(&request, terms).await? {
-                Begin::Fresh { claim, previous } => {
-                    let held = Held::new(self.clone(), terms.clone(), claim);
-                    return Ok(Claimed::Run { held, previous });
-                }
-                Begin::Completed(record) => return Ok(Claimed::Completed(record)),
-                Begin::Mismatch => return Ok(Claimed::Mismatch),
-                Begin::OwnerLost => return Ok(Claimed::OwnerLost),
-                Begin::InFlight { .. } if terms.wait.is_zero() => return Ok(Claimed::InFlight),
-                Begin::InFlight { retry_after } => retry_after,
+            let in_flight = match self.ask(&request, terms).await? {
+                Asked::Answer(claimed) => return Ok(claimed),
+                Asked::InFlight(_) if terms.wait.is_zero() => return Ok(Claimed::InFlight),
+                Asked::InFlight(in_flight) => in_flight,
             };
             let now = Instant::now();
             let left = until.get_or_insert_with(|| now + terms.wait).saturating_duration_since(now);
@@ -138,15 +152,48 @@ impl Cache {
                     return Ok(Claimed::InFlight);
                 }
             }
-            let at_most = left.min(lease_left);
-            let changed = tokio::time::timeout(at_most, self.store.changed(&request.id, round, at_most)).await;
-            if let Ok(Err(error)) = changed {
-                // `begin` will meet it again; not at once.
-                tracing::debug!(%error, record = ?request.id, "a waiter is not told of changes");
-                tokio::time::sleep(at_most.min(Duration::from_millis(20))).await;
-            }
+            self.wait(&request.id, in_flight, round, left).await;
         }
         Ok(Claimed::InFlight)
+    }
+
+    /// One look at what this process knows, and else one question to the store.
+    async fn ask(self: &Arc<Self>, request: &BeginRequest, terms: &Arc<Terms>) -> Result<Asked, StoreError> {
+        if self.store.leases() {
+            match self.local.look(request) {
+                Look::Nothing => {}
+                Look::Mismatch => return Ok(Asked::Answer(Claimed::Mismatch)),
+                Look::InFlight(ended) => return Ok(Asked::InFlight(InFlight::Here(ended))),
+            }
+        }
+        Ok(match self.begin(request, terms).await? {
+            Begin::Fresh { claim, previous } => {
+                let held = Held::new(self.clone(), terms.clone(), claim);
+                Asked::Answer(Claimed::Run { held, previous })
+            }
+            Begin::Completed(record) => Asked::Answer(Claimed::Completed(record)),
+            Begin::Mismatch => Asked::Answer(Claimed::Mismatch),
+            Begin::OwnerLost => Asked::Answer(Claimed::OwnerLost),
+            Begin::InFlight { retry_after } => Asked::InFlight(InFlight::Elsewhere(retry_after)),
+        })
+    }
+
+    /// Waits until it is worth asking again, `at_most` that long.
+    async fn wait(&self, id: &RecordId, in_flight: InFlight, round: u32, at_most: Duration) {
+        let lease_left = match in_flight {
+            InFlight::Here(ended) => {
+                let _ = tokio::time::timeout(at_most, ended).await;
+                return;
+            }
+            InFlight::Elsewhere(lease_left) => lease_left,
+        };
+        let at_most = at_most.min(lease_left);
+        let changed = tokio::time::timeout(at_most, self.store.changed(id, round, at_most)).await;
+        if let Ok(Err(error)) = changed {
+            // `begin` will meet it again; not at once.
+            tracing::debug!(%error, record = ?id, "a waiter is not told of changes");
+            tokio::time::sleep(at_most.min(Duration::from_millis(20))).await;
+        }
     }
 
     /// With `lock.enable = false` nothing is claimed before the run: only a completed record stops it.
@@ -176,7 +223,7 @@ impl Cache {
             Ok(answer) => return answer,
             Err(call) => call,
         };
-        let mut asking = Asking { cache: self, terms, request, answered: false };
+        let mut underway = Underway { cache: self, terms, request, answered: false };
         let twice = async {
             match call.await {
                 Err(StoreError::Unavailable(error)) => {
@@ -190,7 +237,7 @@ impl Cache {
             Ok(answer) => answer,
             Err(_) => Err(StoreError::TimedOut(terms.timeout)),
         };
-        asking.answered = !matches!(answer, Err(StoreError::TimedOut(_) | StoreError::Unavailable(_)));
+        underway.answered = !matches!(answer, Err(StoreError::TimedOut(_) | StoreError::Unavailable(_)));
         answer
     }
 
@@ -216,14 +263,14 @@ impl Cache {
 const MAX_RELEASES: usize = 1024;
 
 /// A question that is under way. Whoever leaves before the answer may own a claim without knowing.
-struct Asking<'a> {
+struct Underway<'a> {
     cache: &'a Arc<Cache>,
     terms: &'a Terms,
     request: &'a BeginRequest,
     answered: bool,
 }
 
-impl Drop for Asking<'_> {
+impl Drop for Underway<'_> {
     fn drop(&mut self) {
         if !self.answered {
             self.cache.release_behind(self.request.gives_up(), Fate::Free, self.terms);

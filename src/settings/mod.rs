@@ -111,6 +111,10 @@ pub struct StorageSettings {
     pub on_full: OnFull,
     /// `on_error`: what to do when the store can't answer before the run.
     pub on_error: OnError,
+    /// `on_evicting`: what to do about a Redis whose `maxmemory-policy` evicts, at start.
+    pub on_evicting: AtStart,
+    /// `on_unreachable`: what to do about a store that can't be reached, at start.
+    pub on_unreachable: AtStart,
     /// `timeout` of one store call.
     pub timeout: Duration,
     /// `retry_for`: how long a write after the run is retried.
@@ -229,6 +233,16 @@ pub enum OnError {
     Run,
 }
 
+/// What to do about a danger that is seen at start; settings `storage.on_evicting` and `storage.on_unreachable`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AtStart {
+    /// The server does not start.
+    #[default]
+    Reject,
+    /// It starts, and the log says what may happen.
+    Warn,
+}
+
 impl Default for Settings {
     /// The profile `default`.
     fn default() -> Self {
@@ -280,6 +294,8 @@ impl Settings {
             max_response_body: 1 << 20,
             on_full: OnFull::Shrink,
             on_error: OnError::Reject,
+            on_evicting: AtStart::Reject,
+            on_unreachable: AtStart::Reject,
             timeout: Duration::from_millis(500),
             retry_for: seconds(60),
         };

@@ -5,8 +5,8 @@ use std::str::FromStr;
 use actix_web::http::{Method, StatusCode, Uri, header::HeaderName};
 
 use super::{
-    Methods, OnDisconnect, OnError, OnFull, OnUnknown, Profile, Scope, Settings, Statuses, StorageSettings, is_safe,
-    may_carry_body,
+    AtStart, Methods, OnDisconnect, OnError, OnFull, OnUnknown, Profile, Scope, Settings, Statuses, StorageSettings,
+    is_safe, may_carry_body,
     value::{self, Given},
 };
 use crate::Syntax;
@@ -27,6 +27,7 @@ const PATTERNS: &str = "route patterns, each starting with /";
 const STATUSES: &str = "a list of statuses: 201, 200-207, 2xx, !401";
 const ERROR_STATUS: &str = "a status from 400 to 599";
 pub(super) const STATUS: &str = "a status from 200 to 599 that may have a body (not 204, 205, 304), or none";
+const AT_START: &str = "reject or warn";
 const HEADER: &str = "a header name";
 
 macro_rules! settings {
@@ -117,6 +118,8 @@ pub(super) const STORAGE: &[Setting<StorageSettings>] = settings! {
         "run" => Some(OnError::Run),
         _ => None,
     } => s.on_error;
+    "on_evicting", AT_START, |s, v| at_start(v) => s.on_evicting;
+    "on_unreachable", AT_START, |s, v| at_start(v) => s.on_unreachable;
     "timeout", DURATION, |s, v| value::duration(v.one()?) => s.timeout;
     "retry_for", DURATION, |s, v| value::duration(v.one()?) => s.retry_for;
 };
@@ -149,6 +152,14 @@ fn flag(given: &Given) -> Option<bool> {
     match given.one()? {
         "true" => Some(true),
         "false" => Some(false),
+        _ => None,
+    }
+}
+
+fn at_start(given: &Given) -> Option<AtStart> {
+    match given.one()? {
+        "reject" => Some(AtStart::Reject),
+        "warn" => Some(AtStart::Warn),
         _ => None,
     }
 }

@@ -3,6 +3,8 @@
 
 mod composed;
 mod memory;
+#[cfg(feature = "redis")]
+mod redis;
 
 use std::{
     fmt,
@@ -12,6 +14,8 @@ use std::{
     time::Duration,
 };
 
+#[cfg(feature = "redis")]
+pub use self::redis::RedisStore;
 pub use self::{
     composed::ComposedStore,
     memory::{MemoryLimits, MemoryStore},
@@ -276,6 +280,12 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// What a store holds is not ours, or not of a version that this crate reads.
+    #[cfg(feature = "redis")]
+    pub(crate) fn foreign(what: &'static str) -> Self {
+        Self::Unreadable(crate::UnreadableRecord::Damaged(what.into()))
+    }
+
     /// Wraps the error of a client library.
     pub fn unavailable(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Unavailable(error.into())

@@ -18,6 +18,8 @@ mod memory;
 mod ordering;
 mod own_parts;
 mod policies;
+#[cfg(feature = "redis")]
+mod redis;
 mod replays;
 mod settings;
 mod shutdown;

@@ -37,6 +37,8 @@ fn test() -> Step {
         cargo(&name, &["clippy", "--lib", "--no-default-features", "--features", features, "--", "-D", "warnings"])?;
     }
     with_variable("documentation", &["doc", "--no-deps", "--all-features"], ("RUSTDOCFLAGS", "-D warnings"))?;
+    // The tests drive them as processes.
+    cargo("examples", &["build", "--all-features", "--examples"])?;
     // Last, so that the run ends with the test runner's own lines: unit tests, integration tests, doc tests.
     cargo("tests", &["test", "--all-features", "--no-fail-fast"])
 }

@@ -5,13 +5,14 @@ mod server;
 
 use std::{
     fmt::Debug,
+    path::PathBuf,
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
 pub(crate) use self::{
     client::{Connection, Reply, Request},
-    server::Server,
+    server::{Server, signal},
 };
 
 /// How long anything may take before a test gives up on it.
@@ -34,6 +35,38 @@ pub(crate) fn eventually<T: Debug>(what: &str, mut condition: impl FnMut() -> Re
 pub(crate) fn fresh_key() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     format!("key-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A file for `RUN_LOG`, to which any number of servers append.
+pub(crate) struct RunLog(PathBuf);
+
+impl RunLog {
+    pub(crate) fn new() -> Self {
+        Self(std::env::temp_dir().join(format!("runs-{}", fresh_key())))
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        self.0.to_str().expect("a path in UTF-8")
+    }
+
+    /// How many lines say `start` or `end`.
+    pub(crate) fn count(&self, what: &str) -> usize {
+        let text = std::fs::read_to_string(&self.0).unwrap_or_default();
+        text.lines().filter(|line| line.split(' ').next() == Some(what)).count()
+    }
+
+    pub(crate) fn wait_for(&self, what: &str, n: usize) {
+        eventually("the log", || match self.count(what) {
+            count if count == n => Ok(()),
+            count => Err(count),
+        });
+    }
+}
+
+impl Drop for RunLog {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 /// Runs `f` on `n` threads at once, and gives what each returned.

@@ -15,6 +15,12 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
 }
 
+/// Sends a signal to a process, by its id.
+pub(crate) fn signal(name: &str, pid: u32) {
+    let sent = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status();
+    assert!(sent.expect("there is a kill").success());
+}
+
 /// The built example beside this test's own binary.
 pub(crate) fn binary(example: &str) -> PathBuf {
     let mut path = std::env::current_exe().expect("a test has a binary");
@@ -93,8 +99,13 @@ impl Server {
     }
 
     pub(crate) fn terminate(&self) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill").success());
+        signal("TERM", self.child.id());
+    }
+
+    /// As a crash would: nothing is said, nothing is freed.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("a child can be waited for");
     }
 
     pub(crate) fn has_exited(&mut self) -> Option<ExitStatus> {

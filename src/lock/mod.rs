@@ -1,5 +1,8 @@
 //! Locks for users' own [`Storage`](crate::Storage): one per key, owned by a token, with an end.
 
+#[cfg(feature = "redis")]
+mod redis;
+
 use std::{
     collections::{HashMap, hash_map::Entry},
     fmt,
@@ -11,6 +14,8 @@ use std::{
 
 use parking_lot::Mutex;
 
+#[cfg(feature = "redis")]
+pub use self::redis::RedisLock;
 use crate::{
     OwnerToken, StoreError,
     clock::{Clock, Micros, micros},

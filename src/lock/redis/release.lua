@@ -1,0 +1,4 @@
+-- Frees a lock for the token that holds it.
+-- KEYS[1] the lock; ARGV: 1 token
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('DEL', KEYS[1])

@@ -1,0 +1,56 @@
+-- May this request run?
+-- KEYS[1] the record
+-- ARGV: 1 token, 2 fingerprint, 3 lease in ms, 4 how long a lost claim stays in ms, 5 once | again, 6 rerun | reject
+--
+-- No shebang on purpose: at maxmemory reads still answer, and only the HSET of a new claim is refused.
+local time = redis.call('TIME')
+local now_us = time[1] * 1000000 + time[2]
+local now = math.floor(now_us / 1000)
+
+local r = redis.call('HMGET', KEYS[1], 'v', 's', 'o', 'f', 'a', 'n', 'l', 'e')
+local version, state, owner, fingerprint = r[1], r[2], r[3], r[4]
+local attempt, fence, lease_ends, beneath_ends = tonumber(r[5]), tonumber(r[6]), tonumber(r[7]), tonumber(r[8])
+
+local function claim(attempt, fence, taken_over)
+  fence = math.max(now_us, fence + 1)
+  redis.call('HSET', KEYS[1], 'v', '1', 's', 'I', 'o', ARGV[1], 'f', ARGV[2], 'a', attempt,
+    'n', string.format('%.0f', fence), 'l', string.format('%.0f', now + ARGV[3]), 't', taken_over)
+  redis.call('PEXPIRE', KEYS[1], ARGV[3] + ARGV[4])
+  return {'A', attempt, fence, taken_over, ARGV[5] == 'again' and redis.call('HGET', KEYS[1], 'r')}
+end
+
+if not version then
+  if redis.call('EXISTS', KEYS[1]) == 1 then return {'C'} end
+  return claim(1, 0, 0)
+end
+if version ~= '1' then return {'C'} end
+if fingerprint ~= ARGV[2] then return {'M'} end
+
+if state == 'I' and owner ~= ARGV[1] and lease_ends <= now and ARGV[5] == 'once' and beneath_ends then
+  -- A manual owner was lost over a completed record: that is the answer to everybody else, while it lasts.
+  if beneath_ends <= now then
+    redis.call('DEL', KEYS[1])
+    return claim(1, fence, 0)
+  end
+  redis.call('HSET', KEYS[1], 's', 'D')
+  redis.call('HDEL', KEYS[1], 'l', 'e')
+  redis.call('PEXPIREAT', KEYS[1], string.format('%.0f', beneath_ends))
+  state = 'D'
+end
+
+if state == 'D' then
+  if ARGV[5] == 'once' then return {'R', redis.call('HGET', KEYS[1], 'r')} end
+  -- The record stays beneath the claim, with its own end.
+  redis.call('HSET', KEYS[1], 'e', string.format('%.0f', now + redis.call('PTTL', KEYS[1])))
+  return claim(attempt + 1, fence, 0)
+end
+
+if owner == ARGV[1] then
+  -- The same call once more: its answer was lost.
+  redis.call('HSET', KEYS[1], 'l', string.format('%.0f', now + ARGV[3]))
+  redis.call('PEXPIRE', KEYS[1], ARGV[3] + ARGV[4])
+  return {'A', attempt, fence, tonumber(redis.call('HGET', KEYS[1], 't')), redis.call('HGET', KEYS[1], 'r')}
+end
+if lease_ends > now then return {'P', lease_ends - now} end
+if ARGV[6] == 'reject' then return {'X'} end
+return claim(attempt + 1, fence, 1)

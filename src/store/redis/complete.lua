@@ -1,0 +1,23 @@
+-- Stores a response.
+-- KEYS[1] the record
+-- ARGV: 1 token, 2 fingerprint, 3 attempt, 4 fence, 5 ttl in ms, 6 the response
+--
+-- The first command writes nothing, but is none that maxmemory denies: after it the HSET passes at maxmemory too. The
+-- operation has been done; its answer must not be lost.
+redis.call('HDEL', KEYS[1], '_')
+local r = redis.call('HMGET', KEYS[1], 'v', 's', 'o')
+local version, state, owner = r[1], r[2], r[3]
+if version then
+  if version ~= '1' then return {'C'} end
+  if owner ~= ARGV[1] then
+    if state == 'D' then return {'S', redis.call('HGET', KEYS[1], 'r')} end
+    return {'S'}
+  end
+  if state == 'D' then return {'K'} end
+elseif redis.call('EXISTS', KEYS[1]) == 1 then
+  return {'C'}
+end
+redis.call('HSET', KEYS[1], 'v', '1', 's', 'D', 'o', ARGV[1], 'f', ARGV[2], 'a', ARGV[3], 'n', ARGV[4], 'r', ARGV[6])
+redis.call('HDEL', KEYS[1], 'l', 'e', 't')
+redis.call('PEXPIRE', KEYS[1], ARGV[5])
+return {'K'}

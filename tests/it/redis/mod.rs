@@ -1,0 +1,8 @@
+//! Several processes on one real redis-server, which each test starts for itself on a free port and kills by its id.
+
+mod crashes;
+mod fixture;
+mod outages;
+mod processes;
+mod start;
+mod store;

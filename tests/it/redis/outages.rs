@@ -1,0 +1,186 @@
+//! A Redis that is gone, frozen, full, read-only, or full of something else.
+
+use std::time::{Duration, Instant};
+
+use super::fixture::Redis;
+use crate::common::{Request, RunLog, Server, at_once, eventually, fresh_key};
+
+fn answers_503_quickly(server: &Server) {
+    let start = Instant::now();
+    for _ in 0..3 {
+        server.post("/items", &fresh_key()).is_problem(503, "store-unavailable");
+    }
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+}
+
+fn recovers(server: &Server) {
+    eventually("recovery without a restart", || match server.post("/items", &fresh_key()).status {
+        201 => Ok(()),
+        status => Err(status),
+    });
+}
+
+#[test]
+fn while_redis_is_down_nothing_runs_and_recovery_needs_no_restart() {
+    let (mut redis, log) = (Redis::start(), RunLog::new());
+    let server = redis.server(&log, &[]);
+    assert_eq!(server.post("/items", &fresh_key()).status, 201);
+    redis.kill();
+    answers_503_quickly(&server);
+    assert_eq!(log.count("start"), 1);
+    assert_eq!(server.send(Request::post("/exempt")).status, 201, "exempt routes need no store");
+    assert_eq!(server.send(Request::post("/optional")).status, 201);
+    // A new server knows no script.
+    redis.run_again();
+    recovers(&server);
+}
+
+#[test]
+fn a_frozen_redis_costs_no_more_than_the_time_out() {
+    let (redis, log) = (Redis::start(), RunLog::new());
+    let server = redis.server(&log, &[("WORKERS", "1")]);
+    assert_eq!(server.post("/items", &fresh_key()).status, 201);
+    redis.freeze();
+    let start = Instant::now();
+    for reply in at_once(50, |_| server.post("/items", &fresh_key())) {
+        reply.is_problem(503, "store-unavailable");
+    }
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    assert_eq!(log.count("start"), 1);
+    redis.thaw();
+    recovers(&server);
+}
+
+/// A claim call that timed out had in fact been applied elsewhere: its owner locked itself out.
+#[test]
+fn a_caller_that_gave_up_leaves_no_claim_behind() {
+    let (redis, log) = (Redis::start(), RunLog::new());
+    let server = redis.server(&log, &[]);
+    server.post("/items", &fresh_key());
+    redis.freeze();
+    let key = fresh_key();
+    server.post("/items", &key).is_problem(503, "store-unavailable");
+    // What was sent is applied now; the release comes behind.
+    redis.thaw();
+    eventually("the key is free", || match server.post("/items", &key).status {
+        201 => Ok(()),
+        status => Err(status),
+    });
+    assert_eq!(log.count("start"), 2);
+}
+
+#[test]
+fn by_setting_requests_run_while_redis_is_down() {
+    let (mut redis, log) = (Redis::start(), RunLog::new());
+    let server = redis.server(&log, &[("IDEMPOTENCY_KEY__STORAGE__ON_ERROR", "run")]);
+    redis.kill();
+    let key = fresh_key();
+    for n in 1..=2 {
+        assert_eq!(server.post("/items", &key).status, 201);
+        assert_eq!(log.count("start"), n);
+    }
+}
+
+/// A failed write after the handler turned a success into an error, or a second run, elsewhere.
+#[test]
+fn redis_gone_after_the_run_the_client_gets_its_answer_and_the_write_is_made_later() {
+    let (mut redis, log) = (Redis::persistent(), RunLog::new());
+    let server = redis.server(&log, &[]);
+    let request = Request::post("/slow?ms=700").key(&fresh_key());
+    let mut connection = server.connect();
+    connection.write(&request.bytes());
+    log.wait_for("start", 1);
+    redis.kill();
+    let first = connection.reply();
+    assert_eq!(first.status, 200, "{first:?}");
+    assert!(!first.is_replay());
+    // Meanwhile its duplicates here are in flight, not run.
+    let meanwhile = server.send(request.clone());
+    assert!(matches!(meanwhile.status, 423 | 503), "{meanwhile:?}");
+    redis.run_again();
+    let mut again = server.send(request.clone());
+    eventually("the write", || {
+        again = server.send(request.clone());
+        if again.is_replay() { Ok(()) } else { Err(again.status) }
+    });
+    assert_eq!(again.body, first.body);
+    assert_eq!(log.count("start"), 1);
+}
+
+#[test]
+fn a_flushed_redis_does_not_let_a_live_owners_duplicates_run_in_its_process() {
+    let (redis, log) = (Redis::start(), RunLog::new());
+    let server = redis.server(&log, &[]);
+    let request = Request::post("/slow?ms=600").key(&fresh_key());
+    let mut connection = server.connect();
+    connection.write(&request.bytes());
+    log.wait_for("start", 1);
+    redis::cmd("FLUSHALL").exec(&mut redis.connect()).unwrap();
+    server.send(request.clone()).is_problem(423, "in-flight");
+    assert_eq!(connection.reply().status, 200);
+    assert!(server.send(request).is_replay(), "the owner's completion restores the record");
+    assert_eq!(log.count("start"), 1);
+}
+
+#[test]
+fn at_maxmemory_claims_are_refused_and_answers_still_stored() {
+    let (redis, log) = (Redis::start(), RunLog::new());
+    let server = redis.server(&log, &[("IDEMPOTENCY_KEY__LOCK__LEASE", "0.6")]);
+    let key = fresh_key();
+    assert_eq!(server.post("/items", &key).status, 201);
+    let request = Request::post("/slow?ms=1200").key(&fresh_key());
+    let mut running = server.connect();
+    running.write(&request.bytes());
+    log.wait_for("start", 2);
+    redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("1").exec(&mut redis.connect()).unwrap();
+    server.post("/items", &fresh_key()).is_problem(503, "store-unavailable");
+    assert!(server.post("/items", &key).is_replay(), "replays are reads");
+    assert_eq!(running.reply().status, 200, "renewed and stored at maxmemory");
+    assert!(server.send(request).is_replay());
+    assert_eq!(log.count("start"), 2);
+}
+
+#[test]
+fn garbage_under_a_records_name_is_an_error_and_never_a_run() {
+    let (redis, log) = (Redis::start(), RunLog::new());
+    let server = redis.server(&log, &[]);
+    let key = fresh_key();
+    server.post("/items", &key);
+    let name = redis.names().pop().unwrap();
+    let mut connection = redis.connect();
+    let cases: [&[&[&str]]; 5] = [
+        &[&["HSET", "r", "nonsense"]],
+        &[&["HSET", "v", "2"]],
+        &[&["HDEL", "v"]],
+        &[&["HDEL", "r", "v"], &["HSET", "v", "1"]],
+        &[&["DEL"], &["SET", "text"]],
+    ];
+    for commands in cases {
+        for command in commands {
+            redis::cmd(command[0]).arg(&name).arg(&command[1..]).exec(&mut connection).unwrap();
+        }
+        server.post("/items", &key).is_problem(503, "store-unavailable");
+    }
+    assert_eq!(log.count("start"), 1);
+    let kept: String = redis::cmd("GET").arg(&name).query(&mut connection).unwrap();
+    assert_eq!(kept, "text", "what is not ours is not overwritten");
+}
+
+#[test]
+fn a_redis_that_became_a_replica_or_wants_a_password_is_an_outage() {
+    let (redis, log) = (Redis::start(), RunLog::new());
+    let server = redis.server(&log, &[]);
+    assert_eq!(server.post("/items", &fresh_key()).status, 201);
+    redis::cmd("REPLICAOF").arg("127.0.0.1").arg("1").exec(&mut redis.connect()).unwrap();
+    answers_503_quickly(&server);
+    redis::cmd("REPLICAOF").arg("NO").arg("ONE").exec(&mut redis.connect()).unwrap();
+    recovers(&server);
+    let mut connection = redis.connect();
+    redis::cmd("CONFIG").arg("SET").arg("requirepass").arg("secret").exec(&mut connection).unwrap();
+    redis::cmd("AUTH").arg("secret").exec(&mut connection).unwrap();
+    redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("normal").arg("SKIPME").arg("yes").exec(&mut connection).unwrap();
+    answers_503_quickly(&server);
+    redis::cmd("CONFIG").arg("SET").arg("requirepass").arg("").exec(&mut connection).unwrap();
+    recovers(&server);
+    assert_eq!(log.count("start"), 3);
+}
