@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use actix_web::dev::ServiceRequest;
 
 use crate::{
-    BasicKeyEncoder, ComposedStore, ConfigError, DjangoKeyEncoder, Idempotency, KeyEncoder, Lock, MemoryLimits,
-    MemoryStore, OnError, Policy, Principal, Settings, Storage, StorageSettings, Store, ThreadLock,
+    BasicKeyEncoder, CanonicalJsonEncoder, ComposedStore, ConfigError, DjangoKeyEncoder, Idempotency, KeyEncoder, Lock,
+    MemoryLimits, MemoryStore, OnError, Policy, Principal, Settings, Storage, StorageSettings, Store, ThreadLock,
     claim::Cache,
     idempotency::{PrincipalFn, Shared},
     lock::AnyLock,
@@ -116,7 +116,8 @@ impl Builder {
         match name.as_str() {
             "basic" => Ok(Arc::new(BasicKeyEncoder)),
             "django" => Ok(Arc::new(DjangoKeyEncoder)),
-            _ => Err(unknown_class("encoder", name, &["basic", "django"], self.encoders.keys())),
+            "canonical-json" => Ok(Arc::new(CanonicalJsonEncoder)),
+            _ => Err(unknown_class("encoder", name, &["basic", "django", "canonical-json"], self.encoders.keys())),
         }
     }
 

@@ -37,7 +37,7 @@ mod pages {
 pub use self::{
     builder::Builder,
     clock::Clock,
-    encoder::{BasicKeyEncoder, DjangoKeyEncoder, KeyEncoder, KeyRequest},
+    encoder::{BasicKeyEncoder, CanonicalJsonEncoder, DjangoKeyEncoder, KeyEncoder, KeyRequest},
     error::ConfigError,
     fingerprint::{Fingerprint, ParseRecordIdError, RecordId},
     idempotency::Idempotency,

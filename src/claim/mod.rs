@@ -64,6 +64,7 @@ pub(crate) struct Terms {
 }
 
 /// The answer to a question.
+#[expect(clippy::large_enum_variant, reason = "one per request, taken apart at once")]
 pub(crate) enum Claimed {
     Run { held: Held, previous: Option<Record> },
     Completed(Record),

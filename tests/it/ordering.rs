@@ -452,12 +452,12 @@ fn a_wrap_that_was_given_its_idempotency_refuses_to_start_on_a_mistake() {
 
 #[test]
 fn without_set_up_the_pair_uses_one_store_for_the_process() {
+    static FIRST: AtomicUsize = AtomicUsize::new(0);
     let send_one = || {
         alone(|| async {
             let app = App::new().wrap(IdempotencyKey::default()).route("/", web::post().to(HttpResponse::Created));
             let app = init_service(app).await;
             let (status, ..) = send(&app, post("/", Some("of-the-process"))).await;
-            static FIRST: AtomicUsize = AtomicUsize::new(0);
             let expected = if FIRST.fetch_add(1, Ordering::SeqCst) == 0 { 201 } else { 409 };
             assert_eq!(status.as_u16(), expected);
         });

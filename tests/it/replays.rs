@@ -214,6 +214,20 @@ fn scope_endpoint_has_an_operation_per_method_and_path() {
 }
 
 #[test]
+fn encoder_canonical_json_compares_what_bodies_say() {
+    let server = Server::start(&[("IDEMPOTENCY_KEY__ENCODER", "canonical-json")]);
+    let key = fresh_key();
+    let send = |body: &str| {
+        let request = Request::post("/echo").key(&key).header("Content-Type", "application/json");
+        server.send(request.body(body))
+    };
+    assert_eq!(send(r#"{"amount":100,"currency":"EUR"}"#).status, 200);
+    assert!(send("{ \"currency\": \"EUR\",\n \"amount\": 100 }").is_replay());
+    send(r#"{"amount":101,"currency":"EUR"}"#).is_problem(422, "key-reused");
+    assert_eq!(server.runs("/echo"), 1);
+}
+
+#[test]
 fn encoder_django_has_another_record_per_payload() {
     let server = Server::start(&[("IDEMPOTENCY_KEY__ENCODER", "django")]);
     let key = fresh_key();

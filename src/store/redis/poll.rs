@@ -40,14 +40,12 @@ impl Polls {
         async move {
             let poll = {
                 let mut going = polls.0.lock();
-                match going.get(&id) {
-                    // Made under the lock under which the poll ends: no wake-up is missed.
-                    Some(poll) => Some(poll.clone().notified_owned()),
-                    None => {
-                        going.insert(id, Arc::default());
-                        None
-                    }
+                // Made under the lock under which the poll ends: no wake-up is missed.
+                let woken = going.get(&id).map(|poll| poll.clone().notified_owned());
+                if woken.is_none() {
+                    going.insert(id, Arc::default());
                 }
+                woken
             };
             if let Some(woken) = poll {
                 let _ = timeout(at_most, woken).await;

@@ -1,5 +1,7 @@
 //! From a request to the text that finds its record and the fingerprint that checks it.
 
+mod json;
+
 use std::borrow::Cow;
 
 use actix_web::http::{
@@ -8,6 +10,8 @@ use actix_web::http::{
 };
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
+
+pub use self::json::CanonicalJsonEncoder;
 
 use crate::{
     Key, Principal,
@@ -34,6 +38,22 @@ pub struct KeyRequest<'a> {
     pub body: &'a [Bytes],
 }
 
+impl<'a> KeyRequest<'a> {
+    /// For tests of encoders.
+    #[must_use]
+    pub const fn new(
+        key: &'a Key,
+        principal: &'a Principal,
+        method: &'a Method,
+        path: &'a str,
+        query: &'a str,
+        headers: &'a HeaderMap,
+        body: &'a [Bytes],
+    ) -> Self {
+        Self { key, principal, method, path, query, headers, body }
+    }
+}
+
 /// Decides which requests are the same operation. Setting `encoder`, or registered with
 /// [`Builder::encoder`](crate::Builder::encoder).
 pub trait KeyEncoder: Send + Sync + 'static {
@@ -44,15 +64,20 @@ pub trait KeyEncoder: Send + Sync + 'static {
     ///
     /// The default: method, path, query, `Content-Type`, `Content-Encoding` and the bytes of the body.
     fn fingerprint(&self, request: &KeyRequest<'_>) -> Fingerprint {
-        let digest = head_digest(request).rest(request.body.iter().map(|piece| &piece[..]));
-        Fingerprint::from_bytes(digest.finish())
+        raw_fingerprint(request)
     }
 }
 
-/// Everything of the default fingerprint but the body.
-fn head_digest(request: &KeyRequest<'_>) -> Digest {
+/// The default fingerprint.
+fn raw_fingerprint(request: &KeyRequest<'_>) -> Fingerprint {
+    let digest = head_digest(b"request", request).rest(request.body.iter().map(|piece| &piece[..]));
+    Fingerprint::from_bytes(digest.finish())
+}
+
+/// Everything of a fingerprint but the body.
+fn head_digest(domain: &[u8], request: &KeyRequest<'_>) -> Digest {
     let field = |name| request.headers.get(name).map_or(&b""[..], HeaderValue::as_bytes);
-    Digest::new(b"request")
+    Digest::new(domain)
         .part(request.method.as_str().as_bytes())
         .part(request.path.as_bytes())
         .part(request.query.as_bytes())

@@ -1,0 +1,92 @@
+//! What both benches send, and to what.
+
+use std::{hint::black_box, rc::Rc, time::Duration};
+
+use actix_idempotency::{
+    Begin, BeginRequest, Fingerprint, Idempotency, MemoryStore, OwnerToken, Record, RecordId, Settings, Store,
+};
+use actix_web::{
+    Error, HttpResponse,
+    body::MessageBody,
+    dev::{Service, ServiceResponse},
+    test::TestRequest,
+    web,
+};
+use futures_util::{FutureExt as _, future::LocalBoxFuture};
+
+/// One request after the other, in process, on one thread.
+pub(crate) type Send = Box<dyn Fn(TestRequest) -> LocalBoxFuture<'static, u16>>;
+
+pub(crate) fn sender<S, B>(app: S) -> Send
+where
+    S: Service<actix_http::Request, Response = ServiceResponse<B>, Error = Error> + 'static,
+    B: MessageBody + 'static,
+{
+    let app = Rc::new(app);
+    Box::new(move |request| {
+        let app = app.clone();
+        async move {
+            let response = app.call(request.to_request()).await.expect("an answer");
+            let status = response.status().as_u16();
+            black_box(response.into_body().try_into_bytes().ok());
+            status
+        }
+        .boxed_local()
+    })
+}
+
+pub(crate) async fn answer(_: web::Bytes) -> HttpResponse {
+    HttpResponse::Created().content_type("application/json").body("x".repeat(1024))
+}
+
+pub(crate) fn routes(config: &mut web::ServiceConfig) {
+    config.route("/", web::post().to(answer)).route("/", web::get().to(answer));
+}
+
+pub(crate) fn idempotency() -> Idempotency {
+    let mut settings = Settings::default();
+    settings.storage.max_entries = 100_000;
+    settings.storage.min_retention = Duration::ZERO;
+    Idempotency::builder().settings(settings).build().expect("sound settings")
+}
+
+pub(crate) fn request(path: &str, body: &'static [u8]) -> TestRequest {
+    TestRequest::post()
+        .uri(path)
+        .insert_header(("content-type", "application/json"))
+        .insert_header(("user-agent", "bench"))
+        .insert_header(("accept", "*/*"))
+        .set_payload(body)
+}
+
+pub(crate) fn with_key(path: &str, body: &'static [u8], key: &str) -> TestRequest {
+    request(path, body).insert_header(("idempotency-key", key))
+}
+
+pub(crate) const SMALL: &[u8] = &[b'x'; 200];
+
+pub(crate) fn id(n: u64) -> RecordId {
+    let mut bytes = [0; 32];
+    for (i, part) in (0_u32..).zip(bytes.chunks_mut(8)) {
+        let x = (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(13 * i + 7);
+        part.copy_from_slice(&x.wrapping_mul(0xbf58_476d_1ce4_e5b9).to_le_bytes());
+    }
+    RecordId::from_bytes(bytes)
+}
+
+pub(crate) fn ask(n: u64) -> BeginRequest {
+    BeginRequest::new(id(n), Fingerprint::from_bytes([1; 32]), OwnerToken::random())
+}
+
+pub(crate) fn record() -> Record {
+    let mut bytes = vec![1, 251, 201, 0, 0, 1, 200];
+    bytes.extend([b'x'; 200]);
+    Record::from_bytes(bytes.into()).expect("a record")
+}
+
+pub(crate) fn complete(store: &MemoryStore, n: u64, record: &Record) {
+    let ttl = Duration::from_secs(86_400);
+    if let Some(Ok(Begin::Fresh { claim, .. })) = store.begin(&ask(n)).now_or_never() {
+        black_box(store.complete(&claim, record, ttl).now_or_never());
+    }
+}

@@ -1,0 +1,17 @@
+//! No header value panics the parser, and what it accepts is a key.
+#![no_main]
+
+use actix_idempotency::{Key, Syntax};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|value: &[u8]| {
+    for syntax in [Syntax::Strict, Syntax::Lenient, Syntax::Raw] {
+        if let Ok(key) = Key::parse(value, syntax, 255) {
+            let text = key.as_str();
+            assert!(text.is_ascii() && !text.trim().is_empty() && text.len() <= 255);
+            // Quoted, it is the same key again.
+            let quoted = format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
+            assert_eq!(Key::parse(quoted.as_bytes(), Syntax::Strict, 255).as_ref(), Ok(&key));
+        }
+    }
+});
