@@ -34,7 +34,8 @@ fn judge(response: &Response<Body>) -> Verdict {
     if header("idempotent-replayed") == Some("true") {
         return Verdict::Done;
     }
-    let wait = header("retry-after").and_then(|seconds| seconds.parse().ok()).map_or(Duration::ZERO, Duration::from_secs);
+    let wait =
+        header("retry-after").and_then(|seconds| seconds.parse().ok()).map_or(Duration::ZERO, Duration::from_secs);
     match response.status().as_u16() {
         200..400 => Verdict::Done,
         // Too early, too often, still running, or a server in trouble: nothing was refused for good. A 409 without
@@ -47,8 +48,8 @@ fn judge(response: &Response<Body>) -> Verdict {
 
 /// Half of it at least, so that clients that failed together don't return together.
 fn jittered(pause: Duration) -> Duration {
-    let random = RandomState::new().hash_one(0) as f64 / u64::MAX as f64;
-    pause.mul_f64(0.5 + random / 2.0)
+    let thousandths = u32::try_from(RandomState::new().hash_one(0) % 1000).unwrap_or_default();
+    pause / 2 + pause / 2000 * thousandths
 }
 
 /// 128 random bits: nobody else's key.
@@ -64,12 +65,16 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     };
     let key = env::var("KEY").unwrap_or_else(|_| new_key());
-    let agent: Agent =
-        Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(30))).build().into();
+    let agent: Agent = Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_global(Some(Duration::from_secs(30)))
+        .build()
+        .into();
     let start = Instant::now();
     let mut pause = Duration::from_millis(100);
     for attempt in 1.. {
-        let sent = agent.post(&url).header("content-type", "application/json").header("idempotency-key", &key).send(&body);
+        let sent =
+            agent.post(&url).header("content-type", "application/json").header("idempotency-key", &key).send(&body);
         let wait = match sent {
             Ok(mut response) => match judge(&response) {
                 Verdict::Retry(wait) => {

@@ -1,6 +1,13 @@
 //! Each example does what it says.
 
-use crate::common::{Request, Server, fresh_key};
+use std::{
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    process::Command,
+    time::Duration,
+};
+
+use crate::common::{Request, Server, binary, fresh_key};
 
 fn order(path: &str, amount: u32) -> Request {
     let body = format!(r#"{{"amount":{amount},"currency":"EUR"}}"#);
@@ -27,6 +34,49 @@ fn payments() {
     assert!(server.send(order("/quotes", 100).key("quote-1")).is_replay());
     let charges: Vec<serde_json::Value> = server.send(Request::get("/charges")).json();
     assert_eq!(charges.len(), 1, "however often it was sent");
+}
+
+/// A proxy that resets its first connections right after the request has arrived, then passes everything on.
+fn flaky_proxy(to: std::net::SocketAddr, resets: usize) -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for (n, client) in listener.incoming().flatten().enumerate() {
+            let mut server = TcpStream::connect(to).unwrap();
+            let (mut from, mut back) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            if n < resets {
+                let mut request = [0; 4096];
+                let length = from.read(&mut request).unwrap();
+                server.write_all(&request[..length]).unwrap();
+                // The operation runs to its end; its answer never arrives.
+                let _ = back.read(&mut request);
+                socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+                continue;
+            }
+            std::thread::spawn(move || std::io::copy(&mut from, &mut server));
+            std::thread::spawn(move || std::io::copy(&mut back, &mut &client));
+        }
+    });
+    address
+}
+
+#[test]
+fn client() {
+    let server = Server::example("payments", &[]);
+    let proxy = flaky_proxy(server.address, 2);
+    let body = r#"{"amount":100,"currency":"EUR"}"#;
+    let run = |address: std::net::SocketAddr, body: &str| {
+        let url = format!("http://{address}/charges");
+        let output = Command::new(binary("client")).args([&url, body]).output().unwrap();
+        (output.status.success(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (done, said, attempts) = run(proxy, body);
+    assert!(done && said.contains(r#""id":1"#), "{attempts}");
+    assert!(attempts.contains("attempt 3: 409"), "two resets, then the replay: {attempts}");
+    let charges: Vec<serde_json::Value> = server.send(Request::get("/charges")).json();
+    assert_eq!(charges.len(), 1, "three attempts, one charge");
+    let (done, _, attempts) = run(server.address, "not json");
+    assert!(!done && attempts.contains("attempt 1: 400") && !attempts.contains("attempt 2"), "{attempts}");
 }
 
 #[test]

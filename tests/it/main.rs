@@ -12,6 +12,7 @@
 mod common;
 
 mod concurrency;
+mod connections;
 mod examples;
 mod keys;
 mod memory;

@@ -12,7 +12,7 @@ use std::{
 
 pub(crate) use self::{
     client::{Connection, Reply, Request},
-    server::{Server, signal},
+    server::{Server, binary, signal},
 };
 
 /// How long anything may take before a test gives up on it.

@@ -1,0 +1,15 @@
+//! No stored bytes panic the decoder, and what it accepts can be answered with.
+#![no_main]
+
+use actix_idempotency::Record;
+use bytes::Bytes;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    if let Ok(record) = Record::from_bytes(Bytes::copy_from_slice(bytes)) {
+        assert_eq!(record.as_bytes(), bytes);
+        let response = record.response().expect("it was decoded before");
+        assert!(response.body().is_none_or(|body| body.len() <= bytes.len()));
+        let _ = response.to_response();
+    }
+});
