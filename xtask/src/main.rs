@@ -39,11 +39,13 @@ fn test() -> Step {
     with_variable("documentation", &["doc", "--no-deps", "--all-features"], ("RUSTDOCFLAGS", "-D warnings"))?;
     // The tests drive them as processes.
     cargo("examples", &["build", "--all-features", "--examples"])?;
-    // Last, so that the run ends with the test runner's own lines: unit tests, integration tests, doc tests.
-    cargo("tests", &["test", "--all-features", "--no-fail-fast"])
+    // Last and with nothing behind, so that the run ends with the test runner's own lines.
+    println!("== tests");
+    succeed("tests", Command::new(env!("CARGO")).args(["test", "--all-features", "--no-fail-fast"]))
 }
 
 fn bench(arguments: &[&str]) -> Step {
+    need_redis()?;
     let mut all = vec!["bench", "--all-features", "--bench", "ratios", "--"];
     all.extend(arguments);
     cargo("benchmarks", &all)
@@ -60,12 +62,14 @@ fn with_variable(what: &str, arguments: &[&str], (name, value): (&str, &str)) ->
 fn run(what: &str, command: &mut Command) -> Step {
     println!("== {what}");
     let start = Instant::now();
-    let status = command.status().map_err(|error| format!("{what}: {command:?}: {error}"))?;
-    if !status.success() {
-        return Err(format!("{what} failed: {command:?}"));
-    }
+    succeed(what, command)?;
     println!("== {what}: {} s", start.elapsed().as_secs());
     Ok(())
+}
+
+fn succeed(what: &str, command: &mut Command) -> Step {
+    let status = command.status().map_err(|error| format!("{what}: {command:?}: {error}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{what} failed: {command:?}")) }
 }
 
 fn succeeds(command: &mut Command) -> bool {

@@ -8,7 +8,10 @@
     reason = "nanoseconds, and calls in one line"
 )]
 
+#[path = "../common/mod.rs"]
 mod common;
+#[cfg(feature = "redis")]
+mod redis;
 
 use std::{hint::black_box, sync::Arc, time::Instant};
 
@@ -32,7 +35,9 @@ fn main() {
         std::env::consts::OS,
         std::env::consts::ARCH
     );
-    let tables: [(&str, fn()); 3] = [("service", service), ("bodies", bodies), ("store", store)];
+    let mut tables: Vec<(&str, fn())> = vec![("service", service), ("bodies", bodies), ("store", store)];
+    #[cfg(feature = "redis")]
+    tables.push(("redis", redis::redis));
     for (name, table) in tables {
         if name.contains(&wanted) {
             // A thread of its own: instances count what was made on their thread.
