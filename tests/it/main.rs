@@ -16,6 +16,7 @@ mod connections;
 mod examples;
 mod keys;
 mod memory;
+mod model;
 mod ordering;
 mod own_parts;
 mod policies;

@@ -144,6 +144,7 @@ impl Shard {
         let previous = |entry: &InFlight| entry.beneath.as_ref().map(|done| done.record.clone());
         if entry.token == request.token {
             entry.lease_ends = end(now, request.lease);
+            entry.kept_until = kept_until(entry.lease_ends, request.keep, entry.beneath.as_ref());
             let previous = previous(entry);
             return Some(Begin::Fresh { claim: entry.claim(request.id), previous });
         }
@@ -163,7 +164,7 @@ impl Shard {
         entry.fence = next_fence(&mut self.last_fence, now);
         entry.taken_over = true;
         entry.lease_ends = end(now, request.lease);
-        entry.kept_until = end(entry.lease_ends, request.keep);
+        entry.kept_until = kept_until(entry.lease_ends, request.keep, entry.beneath.as_ref());
         let previous = previous(entry);
         Some(Begin::Fresh { claim: entry.claim(request.id), previous })
     }
@@ -178,7 +179,7 @@ impl Shard {
             fence: next_fence(&mut self.last_fence, now),
             taken_over: false,
             lease_ends,
-            kept_until: end(lease_ends, request.keep),
+            kept_until: kept_until(lease_ends, request.keep, beneath.as_ref()),
             beneath,
             waiters: None,
         };
@@ -237,9 +238,7 @@ impl Shard {
         match fate {
             Fate::Free => self.uncover(&claim.id),
             Fate::Unknown => {
-                let keep = entry.kept_until.saturating_sub(entry.lease_ends);
                 entry.lease_ends = now;
-                entry.kept_until = now.saturating_add(keep);
                 entry.waiters.take()
             }
         }
@@ -251,7 +250,8 @@ impl Shard {
         if let Some(done) = entry.beneath.take() {
             // Its entry in `expiry` may have been dropped meanwhile.
             self.expiry.push(Reverse((done.expires, *id)));
-            self.keep_done(*id, done);
+            // It was claimed so often, though nothing came of it.
+            self.keep_done(*id, Done { attempt: entry.attempt, ..done });
             self.drop_stale_expiry();
         }
         entry.waiters
@@ -434,6 +434,11 @@ impl InFlight {
             taken_over: self.taken_over,
         }
     }
+}
+
+/// How long a claim stays visible: as long as asked for, and at least as long as the completed record beneath it.
+fn kept_until(lease_ends: Micros, keep: Duration, beneath: Option<&Done>) -> Micros {
+    end(lease_ends, keep).max(beneath.map_or(0, |done| done.expires))
 }
 
 /// The time of the claim, so that fences grow over restarts too; never the same twice.

@@ -11,11 +11,18 @@ local r = redis.call('HMGET', KEYS[1], 'v', 's', 'o', 'f', 'a', 'n', 'l', 'e')
 local version, state, owner, fingerprint = r[1], r[2], r[3], r[4]
 local attempt, fence, lease_ends, beneath_ends = tonumber(r[5]), tonumber(r[6]), tonumber(r[7]), tonumber(r[8])
 
+-- A claim stays visible as ARGV[4] says, and at least as long as the completed record beneath it.
+local function expire()
+  local keep = ARGV[3] + ARGV[4]
+  if beneath_ends then keep = math.max(keep, beneath_ends - now) end
+  redis.call('PEXPIRE', KEYS[1], string.format('%.0f', keep))
+end
+
 local function claim(attempt, fence, taken_over)
   fence = math.max(now_us, fence + 1)
   redis.call('HSET', KEYS[1], 'v', '1', 's', 'I', 'o', ARGV[1], 'f', ARGV[2], 'a', attempt,
     'n', string.format('%.0f', fence), 'l', string.format('%.0f', now + ARGV[3]), 't', taken_over)
-  redis.call('PEXPIRE', KEYS[1], ARGV[3] + ARGV[4])
+  expire()
   return {'A', attempt, fence, taken_over, ARGV[5] == 'again' and redis.call('HGET', KEYS[1], 'r')}
 end
 
@@ -30,25 +37,27 @@ if state == 'I' and owner ~= ARGV[1] and lease_ends <= now and ARGV[5] == 'once'
   -- A manual owner was lost over a completed record: that is the answer to everybody else, while it lasts.
   if beneath_ends <= now then
     redis.call('DEL', KEYS[1])
+    beneath_ends = nil
     return claim(1, fence, 0)
   end
-  redis.call('HSET', KEYS[1], 's', 'D')
-  redis.call('HDEL', KEYS[1], 'l', 'e')
+  redis.call('HSET', KEYS[1], 's', 'D', 'o', redis.call('HGET', KEYS[1], 'p'))
+  redis.call('HDEL', KEYS[1], 'l', 'e', 'p', 't')
   redis.call('PEXPIREAT', KEYS[1], string.format('%.0f', beneath_ends))
   state = 'D'
 end
 
 if state == 'D' then
   if ARGV[5] == 'once' then return {'R', redis.call('HGET', KEYS[1], 'r')} end
-  -- The record stays beneath the claim, with its own end.
-  redis.call('HSET', KEYS[1], 'e', string.format('%.0f', now + redis.call('PTTL', KEYS[1])))
+  -- The record stays beneath the claim, with its own end and owner.
+  beneath_ends = now + redis.call('PTTL', KEYS[1])
+  redis.call('HSET', KEYS[1], 'e', string.format('%.0f', beneath_ends), 'p', owner)
   return claim(attempt + 1, fence, 0)
 end
 
 if owner == ARGV[1] then
   -- The same call once more: its answer was lost.
   redis.call('HSET', KEYS[1], 'l', string.format('%.0f', now + ARGV[3]))
-  redis.call('PEXPIRE', KEYS[1], ARGV[3] + ARGV[4])
+  expire()
   return {'A', attempt, fence, tonumber(redis.call('HGET', KEYS[1], 't')), redis.call('HGET', KEYS[1], 'r')}
 end
 if lease_ends > now then return {'P', lease_ends - now} end

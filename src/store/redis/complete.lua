@@ -18,6 +18,6 @@ elseif redis.call('EXISTS', KEYS[1]) == 1 then
   return {'C'}
 end
 redis.call('HSET', KEYS[1], 'v', '1', 's', 'D', 'o', ARGV[1], 'f', ARGV[2], 'a', ARGV[3], 'n', ARGV[4], 'r', ARGV[6])
-redis.call('HDEL', KEYS[1], 'l', 'e', 't')
+redis.call('HDEL', KEYS[1], 'l', 'e', 'p', 't')
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
 return {'K'}

@@ -2,6 +2,7 @@
 
 mod crashes;
 mod fixture;
+mod model;
 mod outages;
 mod processes;
 mod start;

@@ -43,7 +43,7 @@ fn a_wrong_password_and_a_replica_are_refused() {
     let redis = Redis::start_with(&["--requirepass", "secret"]);
     let text = says(&redis, &[]);
     assert!(text.contains("NOAUTH") || text.contains("uthentication"), "{text}");
-    let replica = Redis::start_with(&["--replicaof", "127.0.0.1 1"]);
+    let replica = Redis::start_with(&["--replicaof", "127.0.0.1", "1"]);
     assert!(says(&replica, &[]).contains("replica"));
 }
 

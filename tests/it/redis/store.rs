@@ -15,7 +15,7 @@ use super::fixture::Redis;
 const TTL: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(150);
 
-fn store(redis: &Redis) -> RedisStore {
+pub(super) fn store(redis: &Redis) -> RedisStore {
     let mut settings = Settings::default().storage;
     settings.location = redis.url();
     // The machine may be busy.

@@ -1,0 +1,370 @@
+//! Random sequences of store calls and clock steps against a model of a record's life. A sequence that fails shrinks to
+//! the few calls that matter.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use actix_idempotency::{
+    Begin, BeginRequest, Claim, Clock, Completion, Fate, Fingerprint, Forgotten, MemoryLimits, MemoryStore, Mode,
+    OnUnknown, OwnerToken, Record, RecordId, RecordState, Renewal, Store,
+};
+use bytes::Bytes;
+use proptest::prelude::*;
+
+/// A unit of time that no call takes: real clocks may run meanwhile.
+const UNIT: Duration = Duration::from_secs(1000);
+const KEEP: u64 = 8;
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Step {
+    Begin { id: u8, token: u8, fingerprint: u8, lease: u64, mode: Mode, on_unknown: OnUnknown },
+    Renew { claim: u8, lease: u64 },
+    Complete { claim: u8, body: u8, ttl: u64 },
+    Release { claim: u8, fate: Fate },
+    Forget { id: u8 },
+    Inspect { id: u8 },
+    Advance { units: u64 },
+}
+
+pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let mode = prop_oneof![3 => Just(Mode::Once), 1 => Just(Mode::Again)];
+    let on_unknown = prop_oneof![3 => Just(OnUnknown::Rerun), 1 => Just(OnUnknown::Reject)];
+    let begin = (0..2_u8, 0..4_u8, prop_oneof![4 => Just(0_u8), 1 => Just(1)], 1..4_u64, mode, on_unknown);
+    let step = prop_oneof![
+        6 => begin.prop_map(|(id, token, fingerprint, lease, mode, on_unknown)| Step::Begin { id, token, fingerprint, lease, mode, on_unknown }),
+        1 => (any::<u8>(), 1..4_u64).prop_map(|(claim, lease)| Step::Renew { claim, lease }),
+        3 => (any::<u8>(), any::<u8>(), 1..6_u64).prop_map(|(claim, body, ttl)| Step::Complete { claim, body, ttl }),
+        2 => (any::<u8>(), prop_oneof![Just(Fate::Free), Just(Fate::Unknown)]).prop_map(|(claim, fate)| Step::Release { claim, fate }),
+        1 => (0..2_u8).prop_map(|id| Step::Forget { id }),
+        1 => (0..2_u8).prop_map(|id| Step::Inspect { id }),
+        3 => (1..5_u64).prop_map(|units| Step::Advance { units }),
+    ];
+    proptest::collection::vec(step, 1..40)
+}
+
+/// What a call answered, as far as callers may rely on it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Answer {
+    Fresh { attempt: u32, taken_over: bool, previous: Option<u8> },
+    InFlight,
+    Mismatch,
+    Completed(u8),
+    OwnerLost,
+    Renewed(bool),
+    Stored,
+    Superseded(Option<u8>),
+    Released,
+    Forgotten(Forgotten),
+    Seen(Option<(RecordState, Option<u8>)>),
+    Nothing,
+}
+
+#[derive(Clone, Debug)]
+struct Done {
+    fingerprint: u8,
+    token: u8,
+    attempt: u32,
+    body: u8,
+    expires: u64,
+}
+
+#[derive(Clone, Debug)]
+enum Life {
+    Claimed {
+        fingerprint: u8,
+        token: u8,
+        attempt: u32,
+        taken_over: bool,
+        lease_ends: u64,
+        kept_until: u64,
+        beneath: Option<Done>,
+    },
+    Done(Done),
+}
+
+/// A claim as its owner remembers it.
+#[derive(Clone, Copy, Debug)]
+struct Owner {
+    id: u8,
+    token: u8,
+    fingerprint: u8,
+    attempt: u32,
+}
+
+#[derive(Default)]
+pub(crate) struct Model {
+    now: u64,
+    records: BTreeMap<u8, Life>,
+    owners: Vec<Owner>,
+}
+
+impl Model {
+    /// What is there of a record now: what expired is not.
+    fn settle(&mut self, id: u8) {
+        let now = self.now;
+        let settled = match self.records.remove(&id) {
+            Some(Life::Done(done)) if now >= done.expires => None,
+            Some(Life::Claimed { kept_until, .. }) if now >= kept_until => None,
+            life => life,
+        };
+        if let Some(life) = settled {
+            self.records.insert(id, life);
+        }
+    }
+
+    pub(crate) fn step(&mut self, step: Step) -> Answer {
+        match step {
+            Step::Advance { units } => {
+                self.now += units;
+                Answer::Nothing
+            }
+            Step::Begin { id, token, fingerprint, lease, mode, on_unknown } => {
+                self.settle(id);
+                self.begin(id, token, fingerprint, lease, mode, on_unknown)
+            }
+            Step::Forget { id } => {
+                self.settle(id);
+                Answer::Forgotten(match self.records.get(&id) {
+                    None => Forgotten::Absent,
+                    Some(Life::Claimed { lease_ends, .. }) if self.now < *lease_ends => Forgotten::InFlight,
+                    Some(_) => {
+                        self.records.remove(&id);
+                        Forgotten::Removed
+                    }
+                })
+            }
+            Step::Inspect { id } => {
+                self.settle(id);
+                Answer::Seen(self.records.get(&id).map(|life| match life {
+                    Life::Done(done) => (RecordState::Completed, Some(done.body)),
+                    Life::Claimed { lease_ends, .. } if self.now < *lease_ends => (RecordState::InFlight, None),
+                    Life::Claimed { .. } => (RecordState::OwnerLost, None),
+                }))
+            }
+            Step::Renew { claim, lease } => self.with_owner(claim, |model, owner| model.renew(owner, lease)),
+            Step::Complete { claim, body, ttl } => {
+                self.with_owner(claim, |model, owner| model.complete(owner, body, ttl))
+            }
+            Step::Release { claim, fate } => self.with_owner(claim, |model, owner| model.release(owner, fate)),
+        }
+    }
+
+    fn with_owner(&mut self, claim: u8, f: impl FnOnce(&mut Self, Owner) -> Answer) -> Answer {
+        if self.owners.is_empty() {
+            return Answer::Nothing;
+        }
+        let owner = self.owners[claim as usize % self.owners.len()];
+        self.settle(owner.id);
+        f(self, owner)
+    }
+
+    fn begin(&mut self, id: u8, token: u8, fingerprint: u8, lease: u64, mode: Mode, on_unknown: OnUnknown) -> Answer {
+        let (now, lease_ends) = (self.now, self.now + lease);
+        let (attempt, taken_over, beneath) = match self.records.get(&id).cloned() {
+            None => (1, false, None),
+            Some(Life::Done(done)) if done.fingerprint != fingerprint => return Answer::Mismatch,
+            Some(Life::Done(done)) if mode == Mode::Once => return Answer::Completed(done.body),
+            Some(Life::Done(done)) => (done.attempt + 1, false, Some(done)),
+            Some(Life::Claimed { fingerprint: theirs, .. }) if theirs != fingerprint => return Answer::Mismatch,
+            Some(Life::Claimed { token: theirs, attempt, taken_over, beneath, .. }) if theirs == token => {
+                (attempt, taken_over, beneath)
+            }
+            Some(Life::Claimed { lease_ends, .. }) if now < lease_ends => return Answer::InFlight,
+            Some(Life::Claimed { beneath: Some(done), attempt, .. }) if mode == Mode::Once && now < done.expires => {
+                let body = done.body;
+                self.records.insert(id, Life::Done(Done { attempt, ..done }));
+                return Answer::Completed(body);
+            }
+            Some(Life::Claimed { beneath: Some(_), .. }) if mode == Mode::Once => (1, false, None),
+            Some(Life::Claimed { .. }) if on_unknown == OnUnknown::Reject => return Answer::OwnerLost,
+            Some(Life::Claimed { attempt, beneath, .. }) => (attempt + 1, true, beneath),
+        };
+        let previous = beneath.as_ref().map(|done| done.body).filter(|_| mode == Mode::Again);
+        let kept_until = (lease_ends + KEEP).max(beneath.as_ref().map_or(0, |done| done.expires));
+        let claimed = Life::Claimed { fingerprint, token, attempt, taken_over, lease_ends, kept_until, beneath };
+        self.records.insert(id, claimed);
+        self.owners.push(Owner { id, token, fingerprint, attempt });
+        Answer::Fresh { attempt, taken_over, previous }
+    }
+
+    fn renew(&mut self, owner: Owner, lease: u64) -> Answer {
+        let now = self.now;
+        match self.records.get_mut(&owner.id) {
+            Some(Life::Claimed { token, lease_ends, kept_until, .. }) if *token == owner.token => {
+                let keep = *kept_until - *lease_ends;
+                *lease_ends = now + lease;
+                *kept_until = *lease_ends + keep;
+                Answer::Renewed(true)
+            }
+            _ => Answer::Renewed(false),
+        }
+    }
+
+    fn complete(&mut self, owner: Owner, body: u8, ttl: u64) -> Answer {
+        match self.records.get(&owner.id) {
+            Some(Life::Claimed { token, .. }) if *token != owner.token => return Answer::Superseded(None),
+            Some(Life::Done(done)) if done.token != owner.token => return Answer::Superseded(Some(done.body)),
+            Some(Life::Done(_)) => return Answer::Stored,
+            Some(Life::Claimed { .. }) | None => {}
+        }
+        let Owner { id, token, fingerprint, attempt } = owner;
+        self.records.insert(id, Life::Done(Done { fingerprint, token, attempt, body, expires: self.now + ttl }));
+        Answer::Stored
+    }
+
+    fn release(&mut self, owner: Owner, fate: Fate) -> Answer {
+        let now = self.now;
+        if let Some(Life::Claimed { token, attempt, lease_ends, beneath, .. }) = self.records.get_mut(&owner.id)
+            && *token == owner.token
+        {
+            match (fate, beneath.take()) {
+                (Fate::Unknown, kept) => {
+                    *beneath = kept;
+                    *lease_ends = now;
+                }
+                (Fate::Free, Some(done)) if now < done.expires => {
+                    let attempt = *attempt;
+                    self.records.insert(owner.id, Life::Done(Done { attempt, ..done }));
+                }
+                (Fate::Free, _) => {
+                    self.records.remove(&owner.id);
+                }
+            }
+        }
+        Answer::Released
+    }
+}
+
+fn record(body: u8) -> Record {
+    Record::from_bytes(Bytes::from(vec![1, 251, 201, 0, 0, 1, 1, body])).expect("a record")
+}
+
+fn body(record: &Record) -> u8 {
+    record.response().expect("readable").body().expect("a body")[0]
+}
+
+/// A store under test, and what makes time pass for it.
+pub(crate) struct Subject<'a> {
+    pub(crate) store: &'a dyn Store,
+    pub(crate) advance: &'a mut dyn FnMut(Duration),
+    /// Sets the records of this sequence apart from those of others.
+    pub(crate) salt: u32,
+    claims: Vec<Claim>,
+    fences: BTreeMap<u8, u64>,
+}
+
+impl<'a> Subject<'a> {
+    pub(crate) fn new(store: &'a dyn Store, salt: u32, advance: &'a mut dyn FnMut(Duration)) -> Self {
+        Self { store, advance, salt, claims: Vec::new(), fences: BTreeMap::new() }
+    }
+
+    fn id(&self, id: u8) -> RecordId {
+        let mut bytes = [id; 32];
+        bytes[..4].copy_from_slice(&self.salt.to_le_bytes());
+        RecordId::from_bytes(bytes)
+    }
+
+    pub(crate) async fn step(&mut self, step: Step) -> Answer {
+        match step {
+            Step::Advance { units } => {
+                (self.advance)(UNIT * u32::try_from(units).expect("few"));
+                Answer::Nothing
+            }
+            Step::Begin { id, token, fingerprint, lease, mode, on_unknown } => {
+                let request = BeginRequest {
+                    id: self.id(id),
+                    fingerprint: Fingerprint::from_bytes([fingerprint; 32]),
+                    token: OwnerToken::from_bytes([token; 16]),
+                    lease: units(lease),
+                    keep: units(KEEP),
+                    mode,
+                    on_unknown,
+                };
+                match self.store.begin(&request).await.expect("it answers") {
+                    Begin::Fresh { claim, previous } => {
+                        let (attempt, taken_over) = (claim.attempt, claim.taken_over);
+                        let last = self.fences.insert(id, claim.fence).unwrap_or(0);
+                        let repeated =
+                            self.claims.iter().any(|known| known.id == claim.id && known.fence == claim.fence);
+                        assert!(claim.fence > last || repeated, "fences grow");
+                        self.claims.push(claim);
+                        let previous = previous.as_ref().map(body).filter(|_| mode == Mode::Again);
+                        Answer::Fresh { attempt, taken_over, previous }
+                    }
+                    Begin::InFlight { retry_after } => {
+                        assert!(retry_after <= units(4), "{retry_after:?}");
+                        Answer::InFlight
+                    }
+                    Begin::Mismatch => Answer::Mismatch,
+                    Begin::Completed(record) => Answer::Completed(body(&record)),
+                    Begin::OwnerLost => Answer::OwnerLost,
+                    other => panic!("{other:?}"),
+                }
+            }
+            Step::Forget { id } => Answer::Forgotten(self.store.forget(&self.id(id)).await.expect("it answers")),
+            Step::Inspect { id } => {
+                let seen = self.store.inspect(&self.id(id)).await.expect("it answers");
+                Answer::Seen(seen.map(|seen| (seen.state, seen.record.as_ref().map(body))))
+            }
+            Step::Renew { claim, lease } => {
+                let Some(claim) = self.claim(claim) else { return Answer::Nothing };
+                let renewal = self.store.renew(&claim, units(lease)).await.expect("it answers");
+                Answer::Renewed(renewal == Renewal::Extended)
+            }
+            Step::Complete { claim, body: text, ttl } => {
+                let Some(claim) = self.claim(claim) else { return Answer::Nothing };
+                match self.store.complete(&claim, &record(text), units(ttl)).await.expect("it answers") {
+                    Completion::Stored => Answer::Stored,
+                    Completion::Superseded(winner) => Answer::Superseded(winner.as_ref().map(body)),
+                }
+            }
+            Step::Release { claim, fate } => {
+                let Some(claim) = self.claim(claim) else { return Answer::Nothing };
+                self.store.release(&claim, fate).await.expect("it answers");
+                Answer::Released
+            }
+        }
+    }
+
+    fn claim(&self, n: u8) -> Option<Claim> {
+        let known = self.claims.len();
+        (known > 0).then(|| self.claims[n as usize % known].clone())
+    }
+}
+
+fn units(n: u64) -> Duration {
+    UNIT * u32::try_from(n).expect("few")
+}
+
+/// Plays a sequence to the model and the store, and compares what they answer.
+pub(crate) async fn play(mut subject: Subject<'_>, steps: &[Step]) -> Result<(), TestCaseError> {
+    let mut model = Model::default();
+    for (n, step) in steps.iter().enumerate() {
+        let (expected, answered) = (model.step(*step), subject.step(*step).await);
+        prop_assert_eq!(&expected, &answered, "at step {}: {:?}; the model expects the left", n, step);
+    }
+    Ok(())
+}
+
+impl fmt::Debug for Subject<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Subject")
+    }
+}
+
+#[test]
+fn the_memory_store_does_what_the_model_does() {
+    let runtime = actix_web::rt::System::new();
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(3000));
+    let played = runner.run(&steps(), |steps| {
+        let clock = Clock::steered();
+        let store = MemoryStore::with_clock(MemoryLimits::default(), clock.clone());
+        let mut advance = |by| {
+            clock.advance(by);
+            store.sweep();
+        };
+        runtime.block_on(play(Subject::new(&store, 0, &mut advance), &steps))
+    });
+    if let Err(failure) = played {
+        panic!("{failure}");
+    }
+}
