@@ -24,6 +24,8 @@ mod record;
 mod settings;
 mod storage;
 mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 /// The pages of `docs/`, so that their code is compiled.
 #[cfg(doctest)]

@@ -129,12 +129,19 @@ impl Store for ComposedStore {
         StoreFuture::boxed(async move {
             let lock = self.lock_name(&claim.id);
             if !self.lock().renew(&lock, claim.token, LEASE_FOR_PUT).await? {
+                // It ended. If nobody took it and nothing was stored since, it is taken once more.
+                let free = self.lock().acquire(&lock, claim.token, LEASE_FOR_PUT).await?;
                 let winner = self.stored(&claim.id).await?.map(|kept| kept.record);
-                return Ok(match winner {
-                    // An earlier call with this token was applied and its answer lost.
-                    Some(winner) if winner == *record => Completion::Stored,
-                    winner => Completion::Superseded(winner),
-                });
+                if !free || winner.is_some() {
+                    if free {
+                        let _ = self.lock().release(&lock, claim.token).await;
+                    }
+                    return Ok(match winner {
+                        // An earlier call with this token was applied and its answer lost.
+                        Some(winner) if winner == *record => Completion::Stored,
+                        winner => Completion::Superseded(winner),
+                    });
+                }
             }
             let kept = Kept { fingerprint: claim.fingerprint, record: record.clone() };
             self.storage().put(&claim.id.to_string(), kept.encode(), ttl).await?;

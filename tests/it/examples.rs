@@ -45,11 +45,16 @@ fn flaky_proxy(to: std::net::SocketAddr, resets: usize) -> std::net::SocketAddr 
             let mut server = TcpStream::connect(to).unwrap();
             let (mut from, mut back) = (client.try_clone().unwrap(), server.try_clone().unwrap());
             if n < resets {
-                let mut request = [0; 4096];
-                let length = from.read(&mut request).unwrap();
-                server.write_all(&request[..length]).unwrap();
+                // All of the request, in however many pieces it comes: its body ends in a brace.
+                let (mut request, mut piece) = (Vec::new(), [0; 4096]);
+                while !request.ends_with(b"}") {
+                    let length = from.read(&mut piece).unwrap();
+                    assert!(length > 0, "the client sends a whole request");
+                    request.extend(&piece[..length]);
+                }
+                server.write_all(&request).unwrap();
                 // The operation runs to its end; its answer never arrives.
-                let _ = back.read(&mut request);
+                let _ = back.read(&mut piece);
                 socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
                 continue;
             }

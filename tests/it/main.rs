@@ -9,6 +9,8 @@
     reason = "tests may"
 )]
 
+#[cfg(feature = "testing")]
+mod acceptance;
 mod common;
 
 mod concurrency;

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use actix_idempotency::{
     Begin, BeginRequest, Claim, Clock, Completion, Fate, Fingerprint, Forgotten, Idempotency, MemoryLimits,
-    MemoryStore, Mode, OnFull, OnUnknown, OwnerToken, Record, RecordId, RecordState, Renewal, Store, StoreError,
+    MemoryStore, Mode, OnFull, OwnerToken, Record, RecordId, Renewal, Store, StoreError,
 };
 use futures_util::FutureExt as _;
 
@@ -70,46 +70,6 @@ fn done(store: &MemoryStore, n: u64, body: &[u8]) {
 }
 
 #[test]
-fn a_claim_is_held_until_it_is_completed() {
-    let (store, _) = store(MemoryLimits::default());
-    let first = ask(1);
-    let held = claim(&store, &first);
-    assert_eq!((held.attempt, held.taken_over), (1, false));
-    assert!(matches!(begin(&store, &ask(1)), Begin::InFlight { retry_after } if retry_after == LEASE));
-    assert_eq!(complete(&store, &held, b"answer"), Completion::Stored);
-    assert!(matches!(begin(&store, &ask(1)), Begin::Completed(r) if r == record(b"answer")));
-    assert_eq!(complete(&store, &held, b"answer"), Completion::Stored, "may be repeated");
-}
-
-/// A timed-out call had been applied elsewhere: the owner locked itself out.
-#[test]
-fn begin_may_be_repeated_with_the_same_token() {
-    let (store, clock) = store(MemoryLimits::default());
-    let request = ask(1);
-    let first = claim(&store, &request);
-    clock.advance(LEASE - TICK);
-    let again = claim(&store, &request);
-    assert_eq!((again.token, again.attempt, again.fence), (first.token, 1, first.fence));
-    clock.advance(LEASE - TICK);
-    assert!(matches!(begin(&store, &ask(1)), Begin::InFlight { .. }), "and extends the lease");
-}
-
-#[test]
-fn the_fingerprint_is_compared_in_every_state() {
-    let (store, clock) = store(MemoryLimits::default());
-    let other = |n| BeginRequest { fingerprint: Fingerprint::from_bytes([2; 32]), ..ask(n) };
-    let held = claim(&store, &ask(1));
-    assert!(matches!(begin(&store, &other(1)), Begin::Mismatch), "in flight");
-    clock.advance(LEASE);
-    assert!(matches!(begin(&store, &other(1)), Begin::Mismatch), "owner lost");
-    complete(&store, &held, b"x");
-    for mode in [Mode::Once, Mode::Again] {
-        assert!(matches!(begin(&store, &BeginRequest { mode, ..other(1) }), Begin::Mismatch), "completed");
-    }
-    assert!(matches!(begin(&store, &ask(1)), Begin::Completed(_)), "and the record is as it was");
-}
-
-#[test]
 fn a_lease_ends_exactly_when_it_says() {
     let (store, clock) = store(MemoryLimits::default());
     let late = claim(&store, &ask(1));
@@ -128,54 +88,6 @@ fn a_lease_ends_exactly_when_it_says() {
     assert_eq!(complete(&store, &late, b"late"), Completion::Superseded(Some(record(b"winner"))));
 }
 
-#[test]
-fn a_renewed_lease_holds() {
-    let (store, clock) = store(MemoryLimits::default());
-    let held = claim(&store, &ask(1));
-    for _ in 0..10 {
-        clock.advance(LEASE - TICK);
-        assert_eq!(now(store.renew(&held, LEASE)).unwrap(), Renewal::Extended);
-    }
-    assert!(matches!(begin(&store, &ask(1)), Begin::InFlight { .. }));
-}
-
-#[test]
-fn a_lapsed_lease_that_nobody_took_still_accepts_its_owner() {
-    let (store, clock) = store(MemoryLimits::default());
-    let held = claim(&store, &ask(1));
-    clock.advance(LEASE * 2);
-    assert_eq!(complete(&store, &held, b"x"), Completion::Stored);
-}
-
-#[test]
-fn an_owner_whose_record_got_lost_restores_it() {
-    let (store, clock) = store(MemoryLimits::default());
-    let held = claim(&store, &ask(1));
-    clock.advance(LEASE);
-    assert_eq!(now(store.forget(&id(1))).unwrap(), Forgotten::Removed);
-    assert_eq!(complete(&store, &held, b"x"), Completion::Stored);
-    assert!(matches!(begin(&store, &ask(1)), Begin::Completed(_)));
-}
-
-#[test]
-fn a_lost_owner_can_bar_the_key_until_it_is_forgotten() {
-    let (store, clock) = store(MemoryLimits::default());
-    let rejecting = || BeginRequest { on_unknown: OnUnknown::Reject, ..ask(1) };
-    let held = claim(&store, &rejecting());
-    now(store.release(&held, Fate::Unknown)).unwrap();
-    assert!(matches!(begin(&store, &rejecting()), Begin::OwnerLost));
-    clock.advance(Duration::from_secs(3600));
-    assert!(matches!(begin(&store, &rejecting()), Begin::OwnerLost));
-    assert_eq!(now(store.inspect(&id(1))).unwrap().unwrap().state, RecordState::OwnerLost);
-    assert_eq!(now(store.forget(&id(1))).unwrap(), Forgotten::Removed);
-    claim(&store, &rejecting());
-    assert_eq!(now(store.forget(&id(1))).unwrap(), Forgotten::InFlight, "a live claim stays");
-    // And it does not bar it for ever.
-    clock.advance(LEASE + Duration::from_secs(24 * 3600));
-    store.sweep();
-    assert!(store.is_empty());
-}
-
 /// Expiry was checked in `get` but not in `set if absent` elsewhere: after the TTL two requests both passed.
 #[test]
 fn a_record_expires_exactly_when_it_says_and_for_all() {
@@ -187,25 +99,6 @@ fn a_record_expires_exactly_when_it_says_and_for_all() {
     let held = claim(&store, &ask(1));
     assert_eq!(held.attempt, 1);
     assert!(matches!(begin(&store, &ask(1)), Begin::InFlight { .. }));
-}
-
-#[test]
-fn manual_claims_keep_the_record_beneath() {
-    let (store, clock) = store(MemoryLimits::default());
-    done(&store, 1, b"one");
-    let again = || BeginRequest { mode: Mode::Again, ..ask(1) };
-    let Begin::Fresh { claim: second, previous } = begin(&store, &again()) else { panic!() };
-    assert_eq!((previous, second.attempt, second.taken_over), (Some(record(b"one")), 2, false));
-    assert!(matches!(begin(&store, &again()), Begin::InFlight { .. }), "one at a time");
-    now(store.release(&second, Fate::Free)).unwrap();
-    assert!(matches!(begin(&store, &ask(1)), Begin::Completed(r) if r == record(b"one")), "release restores it");
-    let third = claim(&store, &again());
-    clock.advance(TTL - LEASE);
-    assert_eq!(complete(&store, &third, b"two"), Completion::Stored);
-    clock.advance(TTL - TICK);
-    assert!(matches!(begin(&store, &ask(1)), Begin::Completed(r) if r == record(b"two")), "its TTL anew");
-    clock.advance(TICK);
-    claim(&store, &ask(1));
 }
 
 #[test]
@@ -382,31 +275,6 @@ async fn a_waiter_is_woken_when_a_lease_ends() {
         .await
         .expect("it does not wait for an owner that is lost")
         .unwrap();
-}
-
-#[actix_web::test]
-async fn operators_list_and_forget() {
-    let (store, clock) = store(MemoryLimits::default());
-    for n in 0..25 {
-        done(&store, n, b"x");
-    }
-    claim(&store, &ask(100));
-    let mut seen = Vec::new();
-    let mut after = None;
-    loop {
-        let page = store.list(after, 10).await.unwrap();
-        assert!(page.len() <= 10);
-        let Some(last) = page.last() else { break };
-        after = Some(last.id);
-        seen.extend(page.iter().map(|inspection| inspection.id));
-    }
-    assert_eq!(seen.len(), 26);
-    assert!(seen.is_sorted());
-    assert_eq!(store.forget(&id(3)).await.unwrap(), Forgotten::Removed);
-    assert_eq!(store.forget(&id(3)).await.unwrap(), Forgotten::Absent);
-    claim(&store, &ask(3));
-    clock.advance(TTL);
-    assert_eq!(store.forget(&id(4)).await.unwrap(), Forgotten::Absent, "expired");
 }
 
 #[actix_web::test]

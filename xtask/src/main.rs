@@ -32,7 +32,7 @@ fn test() -> Step {
     need_redis()?;
     cargo("formatting", &["fmt", "--all", "--check"])?;
     cargo("lints", &["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"])?;
-    for features in ["", "redis"] {
+    for features in ["", "redis", "testing"] {
         let name = format!("lints with features `{features}` alone");
         cargo(&name, &["clippy", "--lib", "--no-default-features", "--features", features, "--", "-D", "warnings"])?;
     }

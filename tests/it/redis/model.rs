@@ -18,6 +18,23 @@ for _, name in ipairs(redis.call('KEYS', '*')) do
   if left <= 0 then redis.call('DEL', name) else redis.call('PEXPIRE', name, string.format('%.0f', left)) end
 end";
 
+/// The suite that every store must pass.
+#[cfg(feature = "testing")]
+#[actix_web::test]
+async fn the_redis_store_is_acceptable() {
+    let redis = Redis::start();
+    actix_idempotency::testing::accept_store(async || {
+        redis::cmd("FLUSHALL").exec(&mut redis.connect()).unwrap();
+        let connection = std::cell::RefCell::new(redis.connect());
+        let advance = move |by: Duration| {
+            let millis = u64::try_from(by.as_millis()).unwrap();
+            redis::cmd("EVAL").arg(ADVANCE).arg(0).arg(millis).exec(&mut *connection.borrow_mut()).unwrap();
+        };
+        (store(&redis), advance)
+    })
+    .await;
+}
+
 #[test]
 fn the_redis_store_does_what_the_model_does() {
     let redis = Redis::start();

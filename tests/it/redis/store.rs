@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use actix_idempotency::{
-    Begin, BeginRequest, Claim, Completion, Fate, Fingerprint, Forgotten, Idempotency, Lock as _, Mode, OnUnknown,
-    OwnerToken, Principal, Record, RecordId, RecordState, RedisLock, RedisStore, Renewal, Settings, Storage, Store,
-    StoreError,
+    Begin, BeginRequest, Claim, Fingerprint, Forgotten, Idempotency, Lock as _, OwnerToken, Principal, Record,
+    RecordId, RedisLock, RedisStore, Settings, Storage, Store, StoreError,
 };
 use actix_web::rt::time::{sleep, timeout};
 use bytes::Bytes;
@@ -48,110 +47,6 @@ async fn eventually<T>(mut condition: impl AsyncFnMut() -> Option<T>) -> T {
         }
     };
     timeout(Duration::from_secs(10), wait).await.expect("it comes true")
-}
-
-#[actix_web::test]
-async fn the_life_of_a_record() {
-    let redis = Redis::start();
-    let store = store(&redis);
-    let request = ask(1);
-    let held = claim(&store, &request).await;
-    assert_eq!((held.attempt, held.taken_over), (1, false));
-    let again = claim(&store, &request).await;
-    assert_eq!((again.attempt, again.fence), (1, held.fence), "the same call once more");
-    assert!(matches!(store.begin(&ask(1)).await.unwrap(), Begin::InFlight { retry_after } if retry_after > SHORT));
-    let other = BeginRequest { fingerprint: Fingerprint::from_bytes([2; 32]), ..ask(1) };
-    assert!(matches!(store.begin(&other).await.unwrap(), Begin::Mismatch));
-    assert_eq!(store.renew(&held, TTL).await.unwrap(), Renewal::Extended);
-    assert_eq!(store.complete(&held, &record(7), TTL).await.unwrap(), Completion::Stored);
-    assert_eq!(store.complete(&held, &record(7), TTL).await.unwrap(), Completion::Stored);
-    assert!(matches!(store.begin(&ask(1)).await.unwrap(), Begin::Completed(r) if r == record(7)));
-    assert!(matches!(store.begin(&other).await.unwrap(), Begin::Mismatch));
-    assert_eq!(store.renew(&held, TTL).await.unwrap(), Renewal::Lost);
-    store.release(&held, Fate::Free).await.unwrap();
-    assert!(matches!(store.begin(&ask(1)).await.unwrap(), Begin::Completed(_)), "a completed record is not released");
-}
-
-#[actix_web::test]
-async fn a_lease_that_ends_is_taken_over_and_its_owner_refused() {
-    let redis = Redis::start();
-    let store = store(&redis);
-    let late = claim(&store, &BeginRequest { lease: SHORT, ..ask(1) }).await;
-    let taker = eventually(async || match store.begin(&ask(1)).await.unwrap() {
-        Begin::Fresh { claim, .. } => Some(claim),
-        Begin::InFlight { retry_after } => {
-            assert!(retry_after <= SHORT);
-            None
-        }
-        other => panic!("{other:?}"),
-    })
-    .await;
-    assert_eq!((taker.attempt, taker.taken_over), (2, true));
-    assert!(taker.fence > late.fence);
-    assert_eq!(store.complete(&late, &record(1), TTL).await.unwrap(), Completion::Superseded(None));
-    assert_eq!(store.renew(&late, TTL).await.unwrap(), Renewal::Lost);
-    store.release(&late, Fate::Free).await.unwrap();
-    assert_eq!(store.complete(&taker, &record(2), TTL).await.unwrap(), Completion::Stored);
-    assert_eq!(store.complete(&late, &record(1), TTL).await.unwrap(), Completion::Superseded(Some(record(2))));
-}
-
-#[actix_web::test]
-async fn a_lapsed_lease_that_nobody_took_still_accepts_its_owner_and_a_lost_record_is_restored() {
-    let redis = Redis::start();
-    let store = store(&redis);
-    let held = claim(&store, &BeginRequest { lease: Duration::from_millis(1), ..ask(1) }).await;
-    let lost = async || store.inspect(&held.id).await.unwrap().filter(|i| i.state == RecordState::OwnerLost);
-    eventually(lost).await;
-    assert_eq!(store.complete(&held, &record(1), TTL).await.unwrap(), Completion::Stored);
-    let held = claim(&store, &ask(2)).await;
-    redis::cmd("FLUSHALL").exec(&mut redis.connect()).unwrap();
-    assert_eq!(store.complete(&held, &record(1), TTL).await.unwrap(), Completion::Stored);
-    assert!(matches!(store.begin(&ask(2)).await.unwrap(), Begin::Completed(_)));
-}
-
-#[actix_web::test]
-async fn a_lost_owner_can_bar_the_key() {
-    let redis = Redis::start();
-    let store = store(&redis);
-    let rejecting = || BeginRequest { on_unknown: OnUnknown::Reject, ..ask(1) };
-    let held = claim(&store, &rejecting()).await;
-    store.release(&held, Fate::Unknown).await.unwrap();
-    assert!(matches!(store.begin(&rejecting()).await.unwrap(), Begin::OwnerLost));
-    assert_eq!(store.inspect(&held.id).await.unwrap().unwrap().state, RecordState::OwnerLost);
-    assert_eq!(store.forget(&held.id).await.unwrap(), Forgotten::Removed);
-    assert_eq!(store.forget(&held.id).await.unwrap(), Forgotten::Absent);
-    claim(&store, &rejecting()).await;
-    assert_eq!(store.forget(&held.id).await.unwrap(), Forgotten::InFlight);
-}
-
-#[actix_web::test]
-async fn manual_claims_keep_the_record_and_its_end_beneath() {
-    let redis = Redis::start();
-    let store = store(&redis);
-    let held = claim(&store, &ask(1)).await;
-    store.complete(&held, &record(1), TTL).await.unwrap();
-    let again = || BeginRequest { mode: Mode::Again, ..ask(1) };
-    let Begin::Fresh { claim: second, previous } = store.begin(&again()).await.unwrap() else { panic!() };
-    assert_eq!((previous, second.attempt, second.taken_over), (Some(record(1)), 2, false));
-    assert!(matches!(store.begin(&again()).await.unwrap(), Begin::InFlight { .. }));
-    store.release(&second, Fate::Free).await.unwrap();
-    let restored = store.inspect(&second.id).await.unwrap().unwrap();
-    assert_eq!((restored.state, restored.record), (RecordState::Completed, Some(record(1))));
-    assert!(restored.remaining <= TTL, "its end is what it was: {:?}", restored.remaining);
-    // A manual owner that is lost leaves the record to everybody else.
-    let lost = claim(&store, &BeginRequest { lease: Duration::from_millis(1), ..again() }).await;
-    let found = async || match store.begin(&ask(1)).await.unwrap() {
-        Begin::Completed(record) => Some(record),
-        Begin::InFlight { .. } => None,
-        other => panic!("{other:?}"),
-    };
-    assert_eq!(eventually(found).await, record(1));
-    assert!(store.inspect(&lost.id).await.unwrap().unwrap().remaining <= TTL);
-    let third = claim(&store, &again()).await;
-    assert_eq!(store.complete(&third, &record(3), TTL * 2).await.unwrap(), Completion::Stored);
-    let replaced = store.inspect(&third.id).await.unwrap().unwrap();
-    assert_eq!(replaced.record, Some(record(3)));
-    assert!(replaced.remaining > TTL, "its TTL anew");
 }
 
 #[actix_web::test]

@@ -1,0 +1,120 @@
+//! The suite that every store must pass.
+
+use std::{collections::HashMap, time::Duration};
+
+use actix_idempotency::{
+    Clock, ComposedStore, MemoryLimits, MemoryStore, Storage, StoreError, ThreadLock,
+    testing::{FaultyStore, accept_composed_store, accept_store},
+};
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+#[actix_web::test]
+async fn the_memory_store() {
+    accept_store(async || {
+        let clock = Clock::steered();
+        let store = MemoryStore::with_clock(MemoryLimits::default(), clock.clone());
+        (store, move |by| clock.advance(by))
+    })
+    .await;
+}
+
+#[actix_web::test]
+async fn a_store_that_could_fail_and_does_not() {
+    accept_store(async || {
+        let clock = Clock::steered();
+        let (store, _) = FaultyStore::new(MemoryStore::with_clock(MemoryLimits::default(), clock.clone()));
+        (store, move |by| clock.advance(by))
+    })
+    .await;
+}
+
+#[derive(Default)]
+struct Shelf {
+    values: Mutex<HashMap<String, (Duration, Bytes)>>,
+    now: std::sync::Arc<Mutex<Duration>>,
+}
+
+impl Storage for Shelf {
+    async fn get(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
+        let now = *self.now.lock();
+        Ok(self.values.lock().get(name).filter(|(ends, _)| now < *ends).map(|(_, value)| value.clone()))
+    }
+
+    async fn put(&self, name: &str, value: Bytes, ttl: Duration) -> Result<(), StoreError> {
+        let ends = *self.now.lock() + ttl;
+        self.values.lock().insert(name.to_owned(), (ends, value));
+        Ok(())
+    }
+
+    async fn remove(&self, name: &str) -> Result<bool, StoreError> {
+        Ok(self.values.lock().remove(name).is_some())
+    }
+}
+
+#[actix_web::test]
+async fn a_storage_with_a_lock() {
+    accept_composed_store(async || {
+        let (clock, shelf) = (Clock::steered(), Shelf::default());
+        let now = shelf.now.clone();
+        let store = ComposedStore::new(shelf, ThreadLock::with_clock(clock.clone()), "lock");
+        let advance = move |by| {
+            clock.advance(by);
+            *now.lock() += by;
+        };
+        (store, advance)
+    })
+    .await;
+}
+
+/// The suite must be able to fail: a store that forgets to compare the owner's token does.
+#[actix_web::test]
+#[should_panic(expected = "replaced")]
+async fn a_store_without_compare_and_set_is_caught() {
+    /// Lets anybody release.
+    struct Careless(MemoryStore, std::sync::Arc<Mutex<Option<actix_idempotency::Claim>>>);
+
+    use actix_idempotency::{
+        Begin, BeginRequest, Claim, Completion, Fate, Forgotten, Inspection, Record, RecordId, Renewal, Store,
+        StoreFuture,
+    };
+
+    impl Store for Careless {
+        fn begin<'a>(&'a self, request: &'a BeginRequest) -> StoreFuture<'a, Begin> {
+            StoreFuture::boxed(async move {
+                let answer = self.0.begin(request).await?;
+                if let Begin::Fresh { claim, .. } = &answer {
+                    *self.1.lock() = Some(claim.clone());
+                }
+                Ok(answer)
+            })
+        }
+        fn renew<'a>(&'a self, claim: &'a Claim, lease: Duration) -> StoreFuture<'a, Renewal> {
+            self.0.renew(claim, lease)
+        }
+        fn complete<'a>(&'a self, claim: &'a Claim, record: &'a Record, ttl: Duration) -> StoreFuture<'a, Completion> {
+            self.0.complete(claim, record, ttl)
+        }
+        fn release<'a>(&'a self, _: &'a Claim, fate: Fate) -> StoreFuture<'a, ()> {
+            StoreFuture::boxed(async move {
+                let owner = self.1.lock().clone().expect("somebody claimed");
+                self.0.release(&owner, fate).await
+            })
+        }
+        fn inspect<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<Inspection>> {
+            self.0.inspect(id)
+        }
+        fn forget<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Forgotten> {
+            self.0.forget(id)
+        }
+        fn list(&self, after: Option<RecordId>, limit: usize) -> StoreFuture<'_, Vec<Inspection>> {
+            self.0.list(after, limit)
+        }
+    }
+    accept_store(async || {
+        let clock = Clock::steered();
+        let store = MemoryStore::with_clock(MemoryLimits::default(), clock.clone());
+        (Careless(store, std::sync::Arc::default()), move |by| clock.advance(by))
+    })
+    .await;
+}
