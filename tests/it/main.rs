@@ -16,6 +16,8 @@ mod common;
 mod concurrency;
 mod connections;
 mod examples;
+#[cfg(feature = "testing")]
+mod faults;
 mod keys;
 mod memory;
 mod model;

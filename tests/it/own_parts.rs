@@ -11,39 +11,38 @@ use std::{
 };
 
 use actix_idempotency::{
-    Begin, BeginRequest, Claim, Clock, Completion, ComposedStore, Fate, Forgotten, Idempotency, IdempotencyKey,
-    Inspection, KeyEncoder, KeyRequest, MemoryLimits, MemoryStore, OnError, OwnerToken, Principal, Record, RecordId,
-    Renewal, Settings, Storage, Store, StoreError, StoreFuture, ThreadLock,
+    Begin, BeginRequest, Clock, Completion, ComposedStore, Fate, Forgotten, Idempotency, IdempotencyKey, KeyEncoder, KeyRequest, MemoryStore, OnError, OwnerToken, Principal, Record, RecordId,
+    Renewal, Settings, Storage, Store, StoreError, ThreadLock,
 };
-use actix_web::{App, HttpResponse, body::to_bytes, dev::ServiceRequest, http::StatusCode, rt, test, web};
+use actix_web::{App, HttpResponse, body::to_bytes, dev::ServiceRequest, rt, test, web};
 use bytes::Bytes;
 
-type Answer = (u16, bool, String);
+pub(crate) type Answer = (u16, bool, String);
 
 /// Serves one route in process and counts its runs.
-struct Harness {
-    idempotency: Idempotency,
+pub(crate) struct Harness {
+    pub(crate) idempotency: Idempotency,
     wrap: IdempotencyKey,
     runs: Arc<AtomicU32>,
 }
 
 impl Harness {
-    fn new(idempotency: Idempotency) -> Self {
+    pub(crate) fn new(idempotency: Idempotency) -> Self {
         Self { idempotency, wrap: IdempotencyKey::default(), runs: Arc::default() }
     }
 
-    fn of_store(store: impl Store, change: impl FnOnce(&mut Settings)) -> Self {
+    pub(crate) fn of_store(store: impl Store, change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = Settings::default();
         settings.storage.class = "own".into();
         change(&mut settings);
         Self::new(Idempotency::builder().settings(settings).store("own", store).build().unwrap())
     }
 
-    fn runs(&self) -> u32 {
+    pub(crate) fn runs(&self) -> u32 {
         self.runs.load(SeqCst)
     }
 
-    async fn send(&self, request: test::TestRequest) -> Answer {
+    pub(crate) async fn send(&self, request: test::TestRequest) -> Answer {
         let runs = self.runs.clone();
         let handler = move || {
             let n = runs.fetch_add(1, SeqCst) + 1;
@@ -60,20 +59,20 @@ impl Harness {
         (status, replay, String::from_utf8(body.to_vec()).unwrap())
     }
 
-    async fn post(&self, key: &str) -> Answer {
+    pub(crate) async fn post(&self, key: &str) -> Answer {
         self.send(post(key)).await
     }
 }
 
-fn post(key: &str) -> test::TestRequest {
+pub(crate) fn post(key: &str) -> test::TestRequest {
     test::TestRequest::post().uri("/").insert_header(("idempotency-key", key))
 }
 
-fn answer(status: u16, replay: bool, body: &str) -> Answer {
+pub(crate) fn answer(status: u16, replay: bool, body: &str) -> Answer {
     (status, replay, body.to_owned())
 }
 
-async fn eventually(mut condition: impl AsyncFnMut() -> bool) {
+pub(crate) async fn eventually(mut condition: impl AsyncFnMut() -> bool) {
     let wait = async {
         while !condition().await {
             rt::time::sleep(Duration::from_millis(5)).await;
@@ -217,162 +216,6 @@ async fn by_setting_requests_run_while_the_store_is_down() {
     shelf.down.store(true, SeqCst);
     assert_eq!(harness.post("k").await, answer(201, false, "1"));
     assert_eq!(harness.post("k").await, answer(201, false, "2"));
-}
-
-/// A memory store whose calls fail as told, before or after they were applied.
-#[derive(Clone)]
-struct Faulty {
-    store: Arc<MemoryStore>,
-    faults: Arc<Faults>,
-}
-
-#[derive(Default)]
-struct Faults {
-    /// So many calls are applied, and their answers lost.
-    lose_answers: AtomicU32,
-    /// So many calls are not applied.
-    fail: AtomicU32,
-    /// So many calls are applied, and never answered.
-    hang: AtomicU32,
-    renewals: AtomicU32,
-}
-
-impl Faulty {
-    fn new() -> Self {
-        Self { store: Arc::new(MemoryStore::new(MemoryLimits::default())), faults: Arc::default() }
-    }
-
-    fn call<'a, T: Send + Unpin + 'a>(
-        &'a self,
-        inner: impl FnOnce() -> StoreFuture<'a, T> + Send + 'a,
-    ) -> StoreFuture<'a, T> {
-        let take = |count: &AtomicU32| count.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok();
-        StoreFuture::boxed(async move {
-            if take(&self.faults.fail) {
-                return Err(StoreError::unavailable("refused"));
-            }
-            let answer = inner().await;
-            if take(&self.faults.lose_answers) {
-                return Err(StoreError::unavailable("the answer was lost"));
-            }
-            if take(&self.faults.hang) {
-                std::future::pending::<()>().await;
-            }
-            answer
-        })
-    }
-}
-
-impl Store for Faulty {
-    fn begin<'a>(&'a self, request: &'a BeginRequest) -> StoreFuture<'a, Begin> {
-        self.call(move || self.store.begin(request))
-    }
-    fn renew<'a>(&'a self, claim: &'a Claim, lease: Duration) -> StoreFuture<'a, Renewal> {
-        self.faults.renewals.fetch_add(1, SeqCst);
-        self.store.renew(claim, lease)
-    }
-    fn complete<'a>(&'a self, claim: &'a Claim, record: &'a Record, ttl: Duration) -> StoreFuture<'a, Completion> {
-        self.call(move || self.store.complete(claim, record, ttl))
-    }
-    fn release<'a>(&'a self, claim: &'a Claim, fate: Fate) -> StoreFuture<'a, ()> {
-        self.call(move || self.store.release(claim, fate))
-    }
-    fn inspect<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<Inspection>> {
-        self.store.inspect(id)
-    }
-    fn forget<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Forgotten> {
-        self.store.forget(id)
-    }
-    fn list(&self, after: Option<RecordId>, limit: usize) -> StoreFuture<'_, Vec<Inspection>> {
-        self.store.list(after, limit)
-    }
-}
-
-#[actix_web::test]
-async fn a_claim_whose_answer_was_lost_is_asked_for_again() {
-    let faulty = Faulty::new();
-    let harness = Harness::of_store(faulty.clone(), |_| {});
-    faulty.faults.lose_answers.store(1, SeqCst);
-    assert_eq!(harness.post("k").await, answer(201, false, "1"));
-    assert_eq!(harness.post("k").await, answer(409, true, "1"));
-}
-
-#[actix_web::test]
-async fn a_caller_that_gives_up_frees_its_claim_behind() {
-    let faulty = Faulty::new();
-    let harness = Harness::of_store(faulty.clone(), |settings| settings.storage.timeout = Duration::from_millis(50));
-    faulty.faults.hang.store(1, SeqCst);
-    assert_eq!(harness.post("k").await.0, 503, "the call was applied, and its answer never came");
-    assert_eq!(harness.runs(), 0);
-    eventually(async || harness.post("k").await.0 == 201).await;
-    assert_eq!(harness.runs(), 1);
-}
-
-#[actix_web::test]
-async fn a_request_dropped_while_it_asks_frees_the_claim_it_may_have() {
-    let faulty = Faulty::new();
-    let harness = Harness::of_store(faulty.clone(), |settings| settings.storage.timeout = Duration::from_secs(60));
-    faulty.faults.hang.store(1, SeqCst);
-    let dropped = rt::time::timeout(Duration::from_millis(30), harness.post("k")).await;
-    assert!(dropped.is_err(), "the call was applied, and its caller left");
-    eventually(async || harness.post("k").await.0 == 201).await;
-    assert_eq!(harness.runs(), 1);
-}
-
-/// A failed write after the handler turned a success into an error, or into a second run, elsewhere.
-#[actix_web::test]
-async fn a_write_that_fails_after_the_run_is_retried_behind() {
-    let faulty = Faulty::new();
-    let harness = Harness::of_store(faulty.clone(), |_| {});
-    let running = || harness.idempotency.running();
-    // The handler arms the faults: by then the claim is held. The first write and five retries fail.
-    let arm = faulty.faults.clone();
-    let app = App::new().app_data(web::Data::new(harness.idempotency.clone())).wrap(IdempotencyKey::default()).route(
-        "/",
-        web::post().to(move || {
-            arm.fail.store(6, SeqCst);
-            async { HttpResponse::Created().body("first") }
-        }),
-    );
-    let app = test::init_service(app).await;
-    let response = test::call_service(&app, post("k").to_request()).await;
-    assert_eq!(response.status(), StatusCode::CREATED, "the client gets its answer");
-    assert!(running() > 0, "shutdown waits for the write");
-    eventually(async || running() == 0).await;
-    assert_eq!(faulty.faults.fail.load(SeqCst), 0);
-    let (status, replay, body) = harness.post("k").await;
-    assert_eq!((status, replay, body.as_str()), (409, true, "first"));
-    assert_eq!(harness.runs(), 0);
-}
-
-/// A lease without renewal let the retry of a slow handler run a second time elsewhere.
-#[actix_web::test]
-async fn the_lease_of_a_live_owner_is_renewed_even_when_its_worker_is_blocked() {
-    let faulty = Faulty::new();
-    let mut settings = Settings::default();
-    settings.storage.class = "own".into();
-    settings.lock.lease = Duration::from_millis(120);
-    settings.lock.timeout = Duration::ZERO;
-    let idempotency = Idempotency::builder().settings(settings).store("own", faulty.clone()).build().unwrap();
-    let shared = idempotency.clone();
-    let blocked = std::thread::spawn(move || {
-        let handler = || async {
-            std::thread::sleep(Duration::from_millis(500));
-            HttpResponse::Created().body("slow")
-        };
-        rt::System::new().block_on(async {
-            let app = App::new().app_data(web::Data::new(shared)).wrap(IdempotencyKey::default());
-            let app = test::init_service(app.route("/", web::post().to(handler))).await;
-            test::call_service(&app, post("k").to_request()).await.status()
-        })
-    });
-    let harness = Harness::new(idempotency);
-    eventually(async || faulty.faults.renewals.load(SeqCst) > 0).await;
-    rt::time::sleep(Duration::from_millis(150)).await;
-    assert_eq!(harness.post("k").await.0, 423, "in flight beyond its first lease");
-    assert_eq!(blocked.join().unwrap(), StatusCode::CREATED);
-    assert_eq!(harness.post("k").await, answer(409, true, "slow"));
-    assert_eq!(harness.runs(), 0);
 }
 
 struct PerTenant;

@@ -1,0 +1,95 @@
+//! Store calls that fail, lose their answers or never end, at a chosen moment.
+
+use std::time::Duration;
+
+use actix_idempotency::{
+    Idempotency, IdempotencyKey, MemoryStore, Settings,
+    testing::{Call, Fault, FaultyStore},
+};
+use actix_web::{App, HttpResponse, http::StatusCode, rt, test, web};
+
+use crate::own_parts::{Harness, answer, eventually, post};
+
+#[actix_web::test]
+async fn a_claim_whose_answer_was_lost_is_asked_for_again() {
+    let (store, faults) = FaultyStore::new(MemoryStore::default());
+    let harness = Harness::of_store(store, |_| {});
+    faults.next(Call::Begin, Fault::LoseAnswer);
+    assert_eq!(harness.post("k").await, answer(201, false, "1"));
+    assert_eq!(harness.post("k").await, answer(409, true, "1"));
+}
+
+#[actix_web::test]
+async fn a_caller_that_gives_up_frees_its_claim_behind() {
+    let (store, faults) = FaultyStore::new(MemoryStore::default());
+    let harness = Harness::of_store(store, |settings| settings.storage.timeout = Duration::from_millis(50));
+    faults.next(Call::Begin, Fault::Hang);
+    assert_eq!(harness.post("k").await.0, 503, "the call was applied, and its answer never came");
+    assert_eq!(harness.runs(), 0);
+    eventually(async || harness.post("k").await.0 == 201).await;
+    assert_eq!(harness.runs(), 1);
+}
+
+#[actix_web::test]
+async fn a_request_dropped_while_it_asks_frees_the_claim_it_may_have() {
+    let (store, faults) = FaultyStore::new(MemoryStore::default());
+    let harness = Harness::of_store(store, |settings| settings.storage.timeout = Duration::from_secs(60));
+    faults.next(Call::Begin, Fault::Hang);
+    let dropped = rt::time::timeout(Duration::from_millis(30), harness.post("k")).await;
+    assert!(dropped.is_err(), "the call was applied, and its caller left");
+    eventually(async || harness.post("k").await.0 == 201).await;
+    assert_eq!(harness.runs(), 1);
+}
+
+/// A failed write after the handler turned a success into an error, or into a second run, elsewhere.
+#[actix_web::test]
+async fn a_write_that_fails_after_the_run_is_retried_behind() {
+    let (store, faults) = FaultyStore::new(MemoryStore::default());
+    let harness = Harness::of_store(store, |_| {});
+    let running = || harness.idempotency.running();
+    // The first write and five retries fail.
+    (0..6).for_each(|_| faults.next(Call::Complete, Fault::Fail));
+    let app = App::new()
+        .app_data(web::Data::new(harness.idempotency.clone()))
+        .wrap(IdempotencyKey::default())
+        .route("/", web::post().to(|| async { HttpResponse::Created().body("first") }));
+    let app = test::init_service(app).await;
+    let response = test::call_service(&app, post("k").to_request()).await;
+    assert_eq!(response.status(), StatusCode::CREATED, "the client gets its answer");
+    assert!(running() > 0, "shutdown waits for the write");
+    eventually(async || running() == 0).await;
+    assert_eq!(faults.left(), 0);
+    let (status, replay, body) = harness.post("k").await;
+    assert_eq!((status, replay, body.as_str()), (409, true, "first"));
+    assert_eq!(harness.runs(), 0);
+}
+
+/// A lease without renewal let the retry of a slow handler run a second time elsewhere.
+#[actix_web::test]
+async fn the_lease_of_a_live_owner_is_renewed_even_when_its_worker_is_blocked() {
+    let (store, faults) = FaultyStore::new(MemoryStore::default());
+    let mut settings = Settings::default();
+    settings.storage.class = "own".into();
+    settings.lock.lease = Duration::from_millis(120);
+    settings.lock.timeout = Duration::ZERO;
+    let idempotency = Idempotency::builder().settings(settings).store("own", store).build().unwrap();
+    let shared = idempotency.clone();
+    let blocked = std::thread::spawn(move || {
+        let handler = || async {
+            std::thread::sleep(Duration::from_millis(500));
+            HttpResponse::Created().body("slow")
+        };
+        rt::System::new().block_on(async {
+            let app = App::new().app_data(web::Data::new(shared)).wrap(IdempotencyKey::default());
+            let app = test::init_service(app.route("/", web::post().to(handler))).await;
+            test::call_service(&app, post("k").to_request()).await.status()
+        })
+    });
+    let harness = Harness::new(idempotency);
+    eventually(async || faults.calls(Call::Renew) > 0).await;
+    rt::time::sleep(Duration::from_millis(150)).await;
+    assert_eq!(harness.post("k").await.0, 423, "in flight beyond its first lease");
+    assert_eq!(blocked.join().unwrap(), StatusCode::CREATED);
+    assert_eq!(harness.post("k").await, answer(409, true, "slow"));
+    assert_eq!(harness.runs(), 0);
+}
