@@ -24,6 +24,7 @@ mod model;
 mod ordering;
 mod own_parts;
 mod policies;
+mod protocol;
 #[cfg(feature = "redis")]
 mod redis;
 mod replays;

@@ -58,7 +58,7 @@ pub(crate) enum Answer {
     Nothing,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Done {
     fingerprint: u8,
     token: u8,
@@ -67,7 +67,7 @@ struct Done {
     expires: u64,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Life {
     Claimed {
         fingerprint: u8,
@@ -82,7 +82,7 @@ enum Life {
 }
 
 /// A claim as its owner remembers it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Owner {
     id: u8,
     token: u8,
@@ -90,7 +90,7 @@ struct Owner {
     attempt: u32,
 }
 
-#[derive(Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Model {
     now: u64,
     records: BTreeMap<u8, Life>,
@@ -146,6 +146,24 @@ impl Model {
             }
             Step::Release { claim, fate } => self.with_owner(claim, |model, owner| model.release(owner, fate)),
         }
+    }
+
+    /// The store loses a record.
+    pub(crate) fn lose(&mut self, id: u8) {
+        self.records.remove(&id);
+    }
+
+    /// The response that is stored.
+    pub(crate) fn body(&self, id: u8) -> Option<u8> {
+        match self.records.get(&id) {
+            Some(Life::Done(done)) => Some(done.body),
+            _ => None,
+        }
+    }
+
+    /// How many claims were granted so far: the next one has this number.
+    pub(crate) fn granted(&self) -> u8 {
+        u8::try_from(self.owners.len()).expect("few")
     }
 
     fn with_owner(&mut self, claim: u8, f: impl FnOnce(&mut Self, Owner) -> Answer) -> Answer {

@@ -11,8 +11,9 @@ use std::{
 };
 
 use actix_idempotency::{
-    Begin, BeginRequest, Clock, Completion, ComposedStore, Fate, Forgotten, Idempotency, IdempotencyKey, KeyEncoder, KeyRequest, MemoryStore, OnError, OwnerToken, Principal, Record, RecordId,
-    Renewal, Settings, Storage, Store, StoreError, ThreadLock,
+    Begin, BeginRequest, Clock, Completion, ComposedStore, Fate, Forgotten, Idempotency, IdempotencyKey, KeyEncoder,
+    KeyRequest, MemoryStore, OnError, OwnerToken, Principal, Record, RecordId, Renewal, Settings, Storage, Store,
+    StoreError, ThreadLock,
 };
 use actix_web::{App, HttpResponse, body::to_bytes, dev::ServiceRequest, rt, test, web};
 use bytes::Bytes;
