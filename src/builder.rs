@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use actix_web::dev::ServiceRequest;
+use parking_lot::Mutex;
 
 use crate::{
     BasicKeyEncoder, CanonicalJsonEncoder, ComposedStore, ConfigError, DjangoKeyEncoder, Idempotency, KeyEncoder, Lock,
@@ -105,7 +106,8 @@ impl Builder {
             })
             .collect::<Result<_, ConfigError>>()?;
         let encoder = self.encoder_of_settings()?;
-        Ok(Idempotency::of(Shared { settings: self.settings, encoder, caches, principal: self.principal, operations }))
+        let (settings, principal, brought) = (self.settings, self.principal, Mutex::default());
+        Ok(Idempotency::of(Shared { settings, encoder, caches, principal, operations, brought }))
     }
 
     fn encoder_of_settings(&self) -> Result<Arc<dyn KeyEncoder>, ConfigError> {
@@ -159,7 +161,7 @@ impl Builder {
             #[cfg(feature = "redis")]
             "redis" => {
                 let timeout = self.settings.storage.timeout;
-                Ok(AnyLock(Arc::new(crate::RedisLock::new(&self.settings.lock.location, timeout)?)))
+                Ok(AnyLock(Arc::new(crate::RedisLock::new(self.settings.lock.location.clone(), timeout)?)))
             }
             #[cfg(not(feature = "redis"))]
             "redis" => Err(ConfigError::MissingFeature { setting: "lock.class", name: "redis", feature: "redis" }),
@@ -195,6 +197,17 @@ pub(crate) fn rules_of(settings: &Settings) -> Result<Rules, ConfigError> {
 fn warn_of_given_up_promises(settings: &Settings) {
     if !settings.lock.enable {
         tracing::warn!("lock.enable = false: duplicates may run side by side");
+    }
+    let shared =
+        settings.cache_names().into_iter().filter_map(|name| settings.cache(name)).find(|c| c.class != "memory");
+    if let Some(cache) = shared
+        && settings.lock.lease < cache.timeout * 4
+    {
+        tracing::warn!(
+            lease = ?settings.lock.lease,
+            timeout = ?cache.timeout,
+            "lock.lease is less than four times storage.timeout: one slow call can cost a live owner its lease"
+        );
     }
     if settings.lock.ttl.is_some() {
         tracing::warn!("lock.ttl is set: an operation that runs longer may be run again beside");

@@ -6,32 +6,44 @@
 use std::{
     cell::RefCell,
     collections::HashMap,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 use bb8_redis::{
     bb8,
     redis::{
-        Client, ErrorKind, FromRedisValue, RedisError, ScriptInvocation, ServerErrorKind,
+        Client, ErrorKind, FromRedisValue, IntoConnectionInfo as _, RedisError, ScriptInvocation, ServerErrorKind,
         aio::{ConnectionManager, ConnectionManagerConfig},
+        io::tcp::TcpSettings,
     },
 };
 
-use crate::{ConfigError, StoreError};
+use crate::{ConfigError, Location, StoreError};
 
 /// Connections per thread. Two, so that a large record does not hold up all others.
 const PER_THREAD: u32 = 2;
 
+/// So many calls in a row that got no answer make a connection suspect: the network may have lost it without a word.
+const SUSPECT: u32 = 3;
+
+/// How long a call is waited for behind, where nobody waits: large records travel slowly.
+pub(crate) const PATIENT: Duration = Duration::from_secs(10);
+
 /// A Redis, by its address.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Connections {
     manager: Manager,
     /// Tells the pools of one thread apart.
     id: u64,
+    /// Ends the pools of all threads when the last store goes.
+    alive: Arc<()>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct Manager {
     client: Client,
     timeout: Duration,
@@ -42,10 +54,11 @@ impl bb8::ManageConnection for Manager {
     type Error = RedisError;
 
     async fn connect(&self) -> Result<ConnectionManager, RedisError> {
-        // The manager connects by itself, again and again; a call meanwhile fails as soon as an attempt does.
+        // The manager reconnects by itself; a call meanwhile fails as soon as an attempt does. How long an answer may
+        // take is the caller's affair.
         let config = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(self.timeout))
-            .set_response_timeout(Some(self.timeout))
+            .set_response_timeout(Some(PATIENT))
             .set_number_of_retries(1)
             .set_min_delay(Duration::from_millis(1))
             .set_max_delay(Duration::from_millis(10));
@@ -53,7 +66,7 @@ impl bb8::ManageConnection for Manager {
     }
 
     async fn is_valid(&self, _: &mut ConnectionManager) -> Result<(), RedisError> {
-        // No ping: it would double the cost of every call. A broken connection shows when it is used, and heals.
+        // No ping: it would double the cost of every call. A broken connection shows when it is used.
         Ok(())
     }
 
@@ -62,17 +75,33 @@ impl bb8::ManageConnection for Manager {
     }
 }
 
+/// The connections of one thread.
+#[derive(Clone)]
+struct Pool {
+    connections: bb8::Pool<Manager>,
+    alive: Weak<()>,
+    /// Calls since the last answer that ended without one.
+    unanswered: Arc<AtomicU32>,
+}
+
+thread_local! {
+    static POOLS: RefCell<HashMap<u64, Pool>> = RefCell::default();
+}
+
 impl Connections {
     /// `location`: host, host:port or URL.
-    pub(crate) fn new(setting: &str, location: &str, timeout: Duration) -> Result<Self, ConfigError> {
+    pub(crate) fn new(setting: &str, location: &Location, timeout: Duration) -> Result<Self, ConfigError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let client = Client::open(url(location)).map_err(|error| ConfigError::InvalidValue {
+        let settings = TcpSettings::default().set_nodelay(true);
+        let info = url(location.as_str()).into_connection_info();
+        let client = info.and_then(|info| Client::open(info.set_tcp_settings(settings)));
+        let client = client.map_err(|error| ConfigError::InvalidValue {
             setting: setting.to_owned(),
             layer: "settings".into(),
-            value: without_password(location),
+            value: location.to_string(),
             accepted: format!("a host, host:port or redis:// URL ({error})"),
         })?;
-        Ok(Self { manager: Manager { client, timeout }, id: NEXT.fetch_add(1, Relaxed) })
+        Ok(Self { manager: Manager { client, timeout }, id: NEXT.fetch_add(1, Relaxed), alive: Arc::default() })
     }
 
     /// Runs a script. Must be called on a thread of a runtime; the future may not leave it.
@@ -80,56 +109,114 @@ impl Connections {
         &self,
         script: ScriptInvocation<'static>,
     ) -> impl Future<Output = Result<T, StoreError>> + Send + use<T> {
-        let pool = self.pool();
+        let (pool, id) = (self.pool(), self.id);
         async move {
-            let mut connection = connection(pool).await?;
-            script.invoke_async(&mut connection).await.map_err(of_redis)
+            let call = Underway { pool: &pool, id };
+            let mut connection = connection(&pool).await?;
+            let answer = script.invoke_async(&mut connection).await;
+            call.answered(answer.as_ref().err());
+            answer.map_err(of_redis)
         }
     }
 
     /// A connection of this thread.
     pub(crate) fn connection(&self) -> impl Future<Output = Result<ConnectionManager, StoreError>> + Send + use<> {
-        connection(self.pool())
+        let pool = self.pool();
+        async move { connection(&pool).await }
     }
 
-    fn pool(&self) -> bb8::Pool<Manager> {
-        thread_local! {
-            static POOLS: RefCell<HashMap<u64, bb8::Pool<Manager>>> = RefCell::default();
-        }
+    fn pool(&self) -> Pool {
         POOLS.with_borrow_mut(|pools| {
-            let make = || {
-                bb8::Pool::builder()
-                    .max_size(PER_THREAD)
-                    .test_on_check_out(false)
-                    .max_lifetime(None)
-                    .idle_timeout(None)
-                    .connection_timeout(self.manager.timeout)
-                    .build_unchecked(self.manager.clone())
-            };
-            pools.entry(self.id).or_insert_with(make).clone()
+            if let Some(pool) = pools.get(&self.id)
+                && pool.unanswered.load(Relaxed) < SUSPECT
+            {
+                return pool.clone();
+            }
+            // A good moment to look for pools of stores that are gone.
+            pools.retain(|_, pool| pool.alive.strong_count() > 0);
+            let connections = bb8::Pool::builder()
+                .max_size(PER_THREAD)
+                .min_idle(Some(PER_THREAD))
+                .test_on_check_out(false)
+                .max_lifetime(None)
+                .idle_timeout(None)
+                .connection_timeout(self.manager.timeout)
+                .build_unchecked(self.manager.clone());
+            let pool = Pool { connections, alive: Arc::downgrade(&self.alive), unanswered: Arc::default() };
+            pools.insert(self.id, pool.clone());
+            pool
         })
     }
 }
 
-/// Cloned out and given back at once: the pool is never what calls wait for.
-async fn connection(pool: bb8::Pool<Manager>) -> Result<ConnectionManager, StoreError> {
-    let pooled = pool.get().await.map_err(StoreError::unavailable)?;
-    Ok(pooled.clone())
+/// A call that has no answer yet. It may never get one, or be dropped by a caller that waits no longer.
+struct Underway<'a> {
+    pool: &'a Pool,
+    id: u64,
 }
 
-/// What an error of Redis means for a store.
-pub(crate) fn of_redis(error: RedisError) -> StoreError {
-    match error.code() {
-        Some("OOM") => StoreError::Full,
-        Some("WRONGTYPE") => StoreError::foreign("a value of another type"),
-        _ if error.kind() == ErrorKind::UnexpectedReturnType => StoreError::foreign("an answer of another shape"),
-        _ => StoreError::unavailable(error),
+impl Underway<'_> {
+    fn answered(self, error: Option<&RedisError>) {
+        if error.is_some_and(needs_another_connection) {
+            let unanswered = &self.pool.unanswered;
+            POOLS.with_borrow_mut(|pools| {
+                // Only this one: somebody may have put a new one in its place.
+                if pools.get(&self.id).is_some_and(|pool| Arc::ptr_eq(&pool.unanswered, unanswered)) {
+                    pools.remove(&self.id);
+                }
+            });
+        }
+        if !error.is_some_and(RedisError::is_timeout) {
+            self.pool.unanswered.store(0, Relaxed);
+            std::mem::forget(self);
+        }
     }
 }
 
-/// Whether an answer says that the caller may not ask.
+impl Drop for Underway<'_> {
+    fn drop(&mut self) {
+        self.pool.unanswered.fetch_add(1, Relaxed);
+    }
+}
+
+/// Errors that stay with a connection: the manager reconnects after a lost connection only, and keeps for ever what the
+/// handshake said; a server that became a replica keeps its connections.
+fn needs_another_connection(error: &RedisError) -> bool {
+    match error.kind() {
+        ErrorKind::Io => false,
+        ErrorKind::Server(kind) => {
+            !matches!(kind, ServerErrorKind::ResponseError | ServerErrorKind::NoScript | ServerErrorKind::NoPerm)
+        }
+        ErrorKind::Extension => matches!(error.code(), Some("NOAUTH" | "WRONGPASS")),
+        _ => true,
+    }
+}
+
+/// Cloned out and given back at once: the pool is never what calls wait for.
+async fn connection(pool: &Pool) -> Result<ConnectionManager, StoreError> {
+    let pooled = pool.connections.get().await.map_err(StoreError::unavailable)?;
+    Ok(pooled.clone())
+}
+
+/// What an error of Redis means for a store. Redis 6.2 wraps what a script ran into.
+pub(crate) fn of_redis(error: RedisError) -> StoreError {
+    let detail = error.detail().unwrap_or_default();
+    let says = |code: &str| error.code() == Some(code) || detail.contains(&format!("-{code} "));
+    if says("OOM") {
+        StoreError::Full
+    } else if says("WRONGTYPE") {
+        StoreError::foreign("a value of another type")
+    } else if error.kind() == ErrorKind::UnexpectedReturnType {
+        StoreError::foreign("an answer of another shape")
+    } else {
+        StoreError::unavailable(error)
+    }
+}
+
+/// Whether an answer says that the caller may not ask, or that there is no such question.
 pub(crate) fn is_denied(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
+        || error.detail().is_some_and(|detail| detail.starts_with("unknown command"))
 }
 
 /// `host` and `host:port` as URLs, as Django's setting has them.
@@ -137,11 +224,9 @@ fn url(location: &str) -> String {
     if location.contains("://") { location.to_owned() } else { format!("redis://{location}/") }
 }
 
-/// For messages.
-fn without_password(location: &str) -> String {
-    match (location.find("://"), location.rfind('@')) {
-        (Some(scheme), Some(at)) if scheme < at => format!("{}…{}", &location[..scheme + 3], &location[at..]),
-        _ => location.to_owned(),
+impl std::fmt::Debug for Connections {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Connections")
     }
 }
 
@@ -153,10 +238,12 @@ mod tests {
     fn locations_are_hosts_or_urls() {
         let timeout = Duration::from_secs(1);
         for location in ["localhost", "localhost:6379", "redis://h:1/2", "redis://user:secret@h/0", "127.0.0.1:1"] {
-            assert!(Connections::new("s", location, timeout).is_ok(), "{location}");
+            assert!(Connections::new("s", &location.into(), timeout).is_ok(), "{location}");
         }
-        for location in ["http://h", "redis://user:secret@h:port/0"] {
-            let error = Connections::new("caches.default.location", location, timeout).unwrap_err().to_string();
+        for location in
+            ["http://h", "redis://user:secret@h:port/0", "user:secret@h:port", "redis+unix:relative?pass=secret"]
+        {
+            let error = Connections::new("caches.default.location", &location.into(), timeout).unwrap_err().to_string();
             assert!(error.contains("caches.default.location") && !error.contains("secret"), "{error}");
         }
     }

@@ -7,10 +7,11 @@ use std::{
 };
 
 use actix_web::dev::ServiceRequest;
+use parking_lot::Mutex;
 
 use crate::{
-    Builder, ConfigError, Forgotten, Inspection, KeyEncoder, Principal, RecordId, Settings, StoreError, claim::Cache,
-    fingerprint::Digest, operations::Operations,
+    Builder, ConfigError, Forgotten, Inspection, KeyEncoder, Principal, RecordId, Settings, Store, StoreError,
+    background, claim::Cache, fingerprint::Digest, operations::Operations,
 };
 
 /// Finds the principal of a request; see [`Builder::principal`].
@@ -46,6 +47,8 @@ pub(crate) struct Shared {
     pub(crate) caches: BTreeMap<String, Arc<Cache>>,
     pub(crate) principal: Option<PrincipalFn>,
     pub(crate) operations: Arc<Operations>,
+    /// Over stores that wraps brought with them: one per store, whichever worker asks.
+    pub(crate) brought: Mutex<Vec<Arc<Cache>>>,
 }
 
 impl Idempotency {
@@ -85,7 +88,17 @@ impl Idempotency {
             tracing::warn!(
                 "no `web::Data<Idempotency>` in app data: using one for the whole process, from layered settings"
             );
-            Self::builder().settings(Settings::load()?).build()
+            let made = Self::builder().settings(Settings::load()?).build()?;
+            // Nobody waits for the check: a request has come already.
+            let checked = made.clone();
+            if checked.0.caches.values().any(|cache| cache.store.leases()) {
+                background::spawn(async move {
+                    if let Err(error) = checked.check().await {
+                        tracing::error!(%error, "a store did not pass its check");
+                    }
+                });
+            }
+            Ok(made)
         };
         PROCESS.get_or_init(|| make().map_err(Arc::new)).clone()
     }
@@ -189,6 +202,18 @@ impl Idempotency {
         limit: usize,
     ) -> Result<Vec<Inspection>, StoreError> {
         self.operated(cache)?.store.list(after, limit).await
+    }
+
+    /// The cache over a store that a wrap brought with it.
+    pub(crate) fn cache_of(&self, name: &str, store: &Arc<dyn Store>) -> Arc<Cache> {
+        let mut brought = self.0.brought.lock();
+        let known = brought.iter().find(|cache| cache.name == name && Arc::ptr_eq(&cache.store, store));
+        if let Some(known) = known {
+            return known.clone();
+        }
+        let cache = Cache::new(name.to_owned(), store.clone(), self.0.operations.clone());
+        brought.push(cache.clone());
+        cache
     }
 
     fn operated(&self, cache: &str) -> Result<&Arc<Cache>, StoreError> {

@@ -54,8 +54,8 @@ pub use self::{
     principal::Principal,
     record::{Record, StoredResponse, UnreadableRecord},
     settings::{
-        AtStart, Limits, LockSettings, Methods, OnDisconnect, OnError, OnFull, OnUnknown, ParseStatusesError, Profile,
-        Scope, Settings, SettingsLoader, Statuses, StorageSettings,
+        AtStart, Limits, Location, LockSettings, Methods, OnDisconnect, OnError, OnFull, OnUnknown, ParseStatusesError,
+        Profile, Scope, Settings, SettingsLoader, Statuses, StorageSettings,
     },
     storage::Storage,
     store::{

@@ -50,7 +50,7 @@ pub(crate) fn redis() {
             }
         };
         let mut settings = Settings::default().storage;
-        settings.location = url;
+        settings.location = url.into();
         settings.timeout = Duration::from_secs(10);
         let store = RedisStore::new("default", &settings).expect("a store");
         let (begin, complete) = (

@@ -1,6 +1,6 @@
 //! A claim in the hands of a running operation. It ends in exactly one way: completed, released, or given up.
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -24,6 +24,8 @@ enum State {
     Claimed(Claim),
     /// Runs without one (`lock.enable = false`).
     Unlocked(Question),
+    /// The key is to be free, whatever happens to this future.
+    Releasing(Claim),
     /// The response is known and must reach the store, whatever happens to this future.
     Completing(Claim, Record),
     Ended,
@@ -34,7 +36,8 @@ impl Held {
         let since = Instant::now();
         let upkeep = cache.store.leases().then(|| {
             let until = since + terms.renewed_for.unwrap_or(terms.lease);
-            (cache.keeper.keep(&claim, &terms), cache.local.hold(&claim, until))
+            let holding = cache.local.hold(&claim, until);
+            (cache.keeper.keep(&claim, &terms, holding.end()), holding)
         });
         Self { cache, terms, state: State::Claimed(claim), since, upkeep }
     }
@@ -46,7 +49,7 @@ impl Held {
     /// The claim, unless the operation runs without one.
     pub(crate) fn claim(&self) -> Option<&Claim> {
         match &self.state {
-            State::Claimed(claim) | State::Completing(claim, _) => Some(claim),
+            State::Claimed(claim) | State::Completing(claim, _) | State::Releasing(claim) => Some(claim),
             State::Unlocked(_) | State::Ended => None,
         }
     }
@@ -89,13 +92,11 @@ impl Held {
     /// can do that within `storage.timeout`.
     pub(crate) async fn release(mut self) {
         self.warn_of_ceiling();
-        if let State::Claimed(claim) = &self.state {
-            let released = bounded(self.cache.store.release(claim, Fate::Free), self.terms.timeout).await;
-            if released.is_ok() {
-                self.state = State::Ended;
-            } else {
-                self.end(Fate::Free);
-            }
+        let State::Claimed(claim) = std::mem::replace(&mut self.state, State::Ended) else { return };
+        self.state = State::Releasing(claim.clone());
+        let released = bounded(self.cache.store.release(&claim, Fate::Free), self.terms.timeout).await;
+        if released.is_ok() {
+            self.state = State::Ended;
         }
     }
 
@@ -107,11 +108,12 @@ impl Held {
     fn end(&mut self, fate: Fate) {
         match std::mem::replace(&mut self.state, State::Ended) {
             State::Claimed(claim) => {
-                let released = matches!(self.cache.store.release(&claim, fate).try_ready(), Ok(Ok(())));
+                let released = matches!(self.cache.store.release(&claim, fate).try_ready(), Ok(Ok(_)));
                 if !released {
                     self.cache.release_behind(claim, fate, &self.terms);
                 }
             }
+            State::Releasing(claim) => self.cache.release_behind(claim, Fate::Free, &self.terms),
             State::Completing(claim, record) => self.complete_behind(claim, record),
             State::Unlocked(_) | State::Ended => {}
         }
@@ -135,7 +137,9 @@ impl Held {
         let (cache, terms, upkeep) = (self.cache.clone(), self.terms.clone(), self.upkeep.take());
         let running: Running = cache.operations.track();
         background::spawn(async move {
-            let write = || bounded(cache.store.complete(&claim, &record, terms.ttl), terms.timeout);
+            // Nobody waits: a large record over a slow link has its time.
+            let patient = terms.timeout.max(Duration::from_secs(10));
+            let write = || bounded(cache.store.complete(&claim, &record, terms.ttl), patient);
             match retry(terms.retry_for, write).await {
                 Ok(completion) => drop(superseded(&claim, completion)),
                 Err(error) => tracing::error!(

@@ -7,11 +7,11 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{FutureExt as _, future::join_all};
+use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
-use super::{Terms, bounded};
+use super::{Terms, bounded, local::End};
 use crate::{Claim, OwnerToken, Renewal, Store, StoreError, background};
 
 pub(super) struct LeaseKeeper {
@@ -40,6 +40,7 @@ struct Lease {
     timeout: Duration,
     due: Instant,
     until: Instant,
+    end: End,
 }
 
 /// A claim whose lease is renewed until this is dropped.
@@ -54,15 +55,16 @@ impl LeaseKeeper {
     }
 
     /// `None` when the lease is a ceiling.
-    pub(super) fn keep(&self, claim: &Claim, terms: &Terms) -> Option<Keeping> {
+    pub(super) fn keep(&self, claim: &Claim, terms: &Terms, end: End) -> Option<Keeping> {
         let renewed_for = terms.renewed_for?;
         let now = Instant::now();
         // At a third of the lease, so that two renewals may fail.
         let due = now + terms.lease / 3;
-        let lease =
-            Lease { claim: claim.clone(), length: terms.lease, timeout: terms.timeout, due, until: now + renewed_for };
+        let (claim, length, timeout, until) = (claim.clone(), terms.lease, terms.timeout, now + renewed_for);
+        let token = claim.token;
+        let lease = Lease { claim, length, timeout, due, until, end };
         let mut leases = self.kept.leases.lock();
-        leases.claims.insert(claim.token, lease);
+        leases.claims.insert(token, lease);
         match leases.next_round {
             None => {
                 leases.next_round = Some(due);
@@ -71,7 +73,7 @@ impl LeaseKeeper {
             Some(next) if due < next => self.kept.sooner.notify_one(),
             Some(_) => {}
         }
-        Some(Keeping { kept: self.kept.clone(), token: claim.token })
+        Some(Keeping { kept: self.kept.clone(), token })
     }
 }
 
@@ -89,8 +91,10 @@ async fn go_round(store: Arc<dyn Store>, kept: Weak<Kept>) {
             () = tokio::time::sleep_until(next) => {}
             () = kept.sooner.notified() => continue,
         }
-        let due = kept.leases.lock().due(Instant::now());
-        join_all(due.iter().map(|lease| renew(&store, &kept, lease))).await;
+        // Each by itself: one slow answer must not make others late.
+        for lease in kept.leases.lock().take_due(Instant::now()) {
+            tokio::spawn(renew(store.clone(), kept.clone(), lease));
+        }
     }
 }
 
@@ -100,7 +104,8 @@ impl Leases {
         self.next_round
     }
 
-    fn due(&mut self, now: Instant) -> Vec<Lease> {
+    /// What is due. It is due again soon, should its renewal not be heard of.
+    fn take_due(&mut self, now: Instant) -> Vec<Lease> {
         self.claims.retain(|_, lease| {
             let ended = now >= lease.until;
             if ended {
@@ -108,26 +113,45 @@ impl Leases {
             }
             !ended
         });
-        self.claims.values().filter(|lease| now >= lease.due).cloned().collect()
+        let due = self.claims.values_mut().filter(|lease| now >= lease.due);
+        due.map(|lease| {
+            lease.due = now + lease.timeout + lease.length / 12;
+            lease.clone()
+        })
+        .collect()
     }
 }
 
-async fn renew(store: &Arc<dyn Store>, kept: &Kept, lease: &Lease) {
+async fn renew(store: Arc<dyn Store>, kept: Arc<Kept>, lease: Lease) {
     let call = async { bounded(store.renew(&lease.claim, lease.length), lease.timeout).await };
     // A store that panics must not end the renewals of all others.
     let renewal = AssertUnwindSafe(call).catch_unwind().await;
     let renewal = renewal.unwrap_or_else(|_| Err(StoreError::unavailable("the store panicked")));
-    let claims = &mut kept.leases.lock().claims;
-    let Some(kept) = claims.get_mut(&lease.claim.token) else { return };
-    match renewal {
-        Ok(Renewal::Extended) => kept.due = Instant::now() + kept.length / 3,
+    let pause = match renewal {
+        Ok(Renewal::Extended) => lease.length / 3,
         Ok(Renewal::Lost) => {
             tracing::warn!(record = ?lease.claim.id, "lease lost while the operation runs: its response will be refused");
-            claims.remove(&lease.claim.token);
+            lease.end.lose();
+            kept.leases.lock().claims.remove(&lease.claim.token);
+            return;
+        }
+        // Nobody else owns it. The owner's completion restores the record.
+        Ok(Renewal::Gone) => {
+            tracing::warn!(record = ?lease.claim.id, "the store lost the record of a running operation");
+            lease.length / 3
         }
         Err(error) => {
             tracing::warn!(%error, record = ?lease.claim.id, "a lease could not be renewed yet");
-            kept.due = Instant::now() + kept.length / 12;
+            lease.length / 12
+        }
+    };
+    let mut leases = kept.leases.lock();
+    let due = Instant::now() + pause;
+    if let Some(renewed) = leases.claims.get_mut(&lease.claim.token) {
+        renewed.due = due;
+        // The next round was planned without knowing of this answer.
+        if leases.next_round.is_some_and(|next| due < next) {
+            kept.sooner.notify_one();
         }
     }
 }

@@ -74,6 +74,7 @@ pub(crate) enum Claimed {
 }
 
 /// An answer, or where the first request runs.
+#[expect(clippy::large_enum_variant, reason = "one per request, taken apart at once")]
 enum Asked {
     Answer(Claimed),
     InFlight(InFlight),
@@ -137,7 +138,12 @@ impl Cache {
         let mut until = None;
         let mut seat = None;
         for round in 0.. {
-            let in_flight = match self.ask(&request, terms).await? {
+            let asked = match self.ask(&request, terms).await {
+                // Somebody ran a moment ago: a store that has gone silent since is no leave to run beside them.
+                Err(StoreError::Unavailable(_) | StoreError::TimedOut(_)) if round > 0 => return Ok(Claimed::InFlight),
+                asked => asked?,
+            };
+            let in_flight = match asked {
                 Asked::Answer(claimed) => return Ok(claimed),
                 Asked::InFlight(_) if terms.wait.is_zero() => return Ok(Claimed::InFlight),
                 Asked::InFlight(in_flight) => in_flight,
@@ -225,9 +231,11 @@ impl Cache {
             Err(call) => call,
         };
         let mut underway = Underway { cache: self, terms, request, answered: false };
+        let mut tries = 1;
         let twice = async {
             match call.await {
                 Err(StoreError::Unavailable(error)) => {
+                    tries += 1;
                     tracing::debug!(error = &*error, record = ?request.id, "begin failed; once more with the same token");
                     self.store.begin(request).await
                 }
@@ -238,23 +246,41 @@ impl Cache {
             Ok(answer) => answer,
             Err(_) => Err(StoreError::TimedOut(terms.timeout)),
         };
-        underway.answered = !matches!(answer, Err(StoreError::TimedOut(_) | StoreError::Unavailable(_)));
+        // A first refusal is one; after an answer that was lost nobody knows.
+        underway.answered = answer.is_ok() || (tries == 1 && matches!(answer, Err(StoreError::Full)));
         answer
     }
 
     /// Frees a claim on the background thread, again and again until the lease would have ended.
     fn release_behind(self: &Arc<Self>, claim: Claim, fate: Fate, terms: &Terms) {
-        if self.releases.fetch_add(1, Relaxed) >= MAX_RELEASES {
-            self.releases.fetch_sub(1, Relaxed);
-            tracing::warn!(record = ?claim.id, "too many claims wait to be freed; this one ends with its lease");
-            return;
-        }
-        let (cache, timeout, limit) = (self.clone(), terms.timeout, terms.lease.min(terms.retry_for));
+        let Some(behind) = Behind::enter(self, &claim) else { return };
+        let (timeout, limit) = (terms.timeout, terms.lease.min(terms.retry_for));
+        // Shutdown waits for it: nobody else frees this claim.
+        let running = self.operations.track();
         background::spawn(async move {
-            let freed = retry(limit, || bounded(cache.store.release(&claim, fate), timeout)).await;
-            cache.releases.fetch_sub(1, Relaxed);
+            let freed = retry(limit, || bounded(behind.cache.store.release(&claim, fate), timeout)).await;
             if let Err(error) = freed {
                 tracing::warn!(error = %error, record = ?claim.id, "a claim could not be freed; it ends with its lease");
+            }
+            drop(running);
+        });
+    }
+
+    /// Frees what a question may have claimed without its caller learning of it. The question itself may reach the store
+    /// after the release did; so it is asked for a few times more.
+    fn give_up_behind(self: &Arc<Self>, request: &BeginRequest, terms: &Terms) {
+        let claim = request.gives_up();
+        let Some(behind) = Behind::enter(self, &claim) else { return };
+        let (timeout, lease) = (terms.timeout, terms.lease);
+        background::spawn(async move {
+            let start = Instant::now();
+            for pause in [Duration::ZERO, Duration::from_millis(300), Duration::from_secs(1), Duration::from_secs(4)] {
+                tokio::time::sleep(pause).await;
+                let left = lease.saturating_sub(start.elapsed());
+                let freed = retry(left, || bounded(behind.cache.store.release(&claim, Fate::Free), timeout)).await;
+                if !matches!(freed, Ok(false)) {
+                    return;
+                }
             }
         });
     }
@@ -274,8 +300,30 @@ struct Underway<'a> {
 impl Drop for Underway<'_> {
     fn drop(&mut self) {
         if !self.answered {
-            self.cache.release_behind(self.request.gives_up(), Fate::Free, self.terms);
+            self.cache.give_up_behind(self.request, self.terms);
         }
+    }
+}
+
+/// The right to free a claim behind.
+struct Behind {
+    cache: Arc<Cache>,
+}
+
+impl Behind {
+    fn enter(cache: &Arc<Cache>, claim: &Claim) -> Option<Self> {
+        let behind = Self { cache: cache.clone() };
+        if cache.releases.fetch_add(1, Relaxed) < MAX_RELEASES {
+            return Some(behind);
+        }
+        tracing::warn!(record = ?claim.id, "too many claims wait to be freed; this one ends with its lease");
+        None
+    }
+}
+
+impl Drop for Behind {
+    fn drop(&mut self) {
+        self.cache.releases.fetch_sub(1, Relaxed);
     }
 }
 

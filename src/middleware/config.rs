@@ -52,7 +52,7 @@ impl Config {
         }
         settings.check()?;
         let cache = match &plan.store {
-            Some(store) => Cache::new(declared.name.clone(), store.clone(), shared.operations.clone()),
+            Some(store) => idempotency.cache_of(&declared.name, store),
             None => declared.clone(),
         };
         let link =

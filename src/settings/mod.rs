@@ -1,6 +1,7 @@
 //! What can be set, its defaults by profile, and how layers of it are loaded.
 
 mod load;
+mod location;
 mod statuses;
 mod table;
 mod value;
@@ -11,6 +12,7 @@ use actix_web::http::{Method, StatusCode, header::HeaderName};
 
 pub use self::{
     load::SettingsLoader,
+    location::Location,
     statuses::{ParseStatusesError, Statuses},
 };
 use crate::{ConfigError, Syntax, record::MAX_RECORD};
@@ -94,7 +96,7 @@ pub struct StorageSettings {
     /// `namespace`: keeps services that share a store apart.
     pub namespace: String,
     /// `location` of a networked store.
-    pub location: String,
+    pub location: Location,
     /// `store_on_statuses`: other statuses free the key.
     pub store_on_statuses: Statuses,
     /// `ttl` of a record, from completion.
@@ -128,7 +130,7 @@ pub struct LockSettings {
     /// `class`: `auto`, or for a custom storage `thread`, `redis` or a registered name.
     pub class: String,
     /// `location` of a redis lock: host, host:port or URL.
-    pub location: String,
+    pub location: Location,
     /// `name`: the prefix of lock keys.
     pub name: String,
     /// `ttl`: `None` holds a claim until it is released; a value is a hard ceiling, after which it is forced free.

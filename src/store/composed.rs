@@ -150,8 +150,11 @@ impl Store for ComposedStore {
         })
     }
 
-    fn release<'a>(&'a self, claim: &'a Claim, _fate: Fate) -> StoreFuture<'a, ()> {
-        StoreFuture::boxed(async move { self.lock().release(&self.lock_name(&claim.id), claim.token).await })
+    fn release<'a>(&'a self, claim: &'a Claim, _fate: Fate) -> StoreFuture<'a, bool> {
+        StoreFuture::boxed(async move {
+            self.lock().release(&self.lock_name(&claim.id), claim.token).await?;
+            Ok(true)
+        })
     }
 
     fn inspect<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<Inspection>> {

@@ -47,8 +47,9 @@ pub trait Store: Send + Sync + 'static {
     /// Stores the response: also when the lease lapsed but nobody took over, and when the record got lost.
     fn complete<'a>(&'a self, claim: &'a Claim, record: &'a Record, ttl: Duration) -> StoreFuture<'a, Completion>;
 
-    /// Gives the claim up; a completed record beneath it is restored. Not being the owner any more is no error.
-    fn release<'a>(&'a self, claim: &'a Claim, fate: Fate) -> StoreFuture<'a, ()>;
+    /// Gives the claim up; a completed record beneath it is restored. `false`: it was not this owner's (any more), or not
+    /// yet. A store that can't tell answers `true`.
+    fn release<'a>(&'a self, claim: &'a Claim, fate: Fate) -> StoreFuture<'a, bool>;
 
     /// Waits until the record of `id` may have changed, `at_most` that long. May wake early.
     ///
@@ -202,8 +203,10 @@ impl fmt::Debug for OwnerToken {
 pub enum Renewal {
     /// The lease was extended.
     Extended,
-    /// Somebody else owns the record, or it is gone.
+    /// Somebody else owns the record, or completed it.
     Lost,
+    /// The record is gone. Its owner can still complete it.
+    Gone,
 }
 
 /// The answer of [`Store::complete`].

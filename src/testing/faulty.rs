@@ -127,7 +127,7 @@ impl<S: Store> Store for FaultyStore<S> {
         self.call(Call::Complete, move || self.store.complete(claim, record, ttl))
     }
 
-    fn release<'a>(&'a self, claim: &'a Claim, fate: Fate) -> StoreFuture<'a, ()> {
+    fn release<'a>(&'a self, claim: &'a Claim, fate: Fate) -> StoreFuture<'a, bool> {
         self.call(Call::Release, move || self.store.release(claim, fate))
     }
 

@@ -95,7 +95,7 @@ async fn a_store_without_compare_and_set_is_caught() {
         fn complete<'a>(&'a self, claim: &'a Claim, record: &'a Record, ttl: Duration) -> StoreFuture<'a, Completion> {
             self.0.complete(claim, record, ttl)
         }
-        fn release<'a>(&'a self, _: &'a Claim, fate: Fate) -> StoreFuture<'a, ()> {
+        fn release<'a>(&'a self, _: &'a Claim, fate: Fate) -> StoreFuture<'a, bool> {
             StoreFuture::boxed(async move {
                 let owner = self.1.lock().clone().expect("somebody claimed");
                 self.0.release(&owner, fate).await

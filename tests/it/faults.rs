@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use actix_idempotency::{
-    Idempotency, IdempotencyKey, MemoryStore, Settings,
+    Begin, BeginRequest, Claim, Completion, Fate, Forgotten, Idempotency, IdempotencyKey, Inspection, MemoryStore,
+    OnError, Principal, Record, RecordId, Renewal, Settings, Store, StoreError, StoreFuture,
     testing::{Call, Fault, FaultyStore},
 };
 use actix_web::{App, HttpResponse, http::StatusCode, rt, test, web};
@@ -17,6 +18,54 @@ async fn a_claim_whose_answer_was_lost_is_asked_for_again() {
     faults.next(Call::Begin, Fault::LoseAnswer);
     assert_eq!(harness.post("k").await, answer(201, false, "1"));
     assert_eq!(harness.post("k").await, answer(409, true, "1"));
+}
+
+#[actix_web::test]
+async fn a_store_that_falls_silent_while_somebody_runs_is_no_leave_to_run_beside_them() {
+    let (store, faults) = FaultyStore::new(MemoryStore::default());
+    // The first request's claim is of another process: this one's own claims would not be asked for.
+    let mut harness = Harness::of_store(store, |settings| {
+        settings.storage.on_error = OnError::Run;
+        settings.lock.timeout = Duration::from_millis(200);
+    });
+    let id = harness.idempotency.record_id("default", &Principal::anonymous(), "k");
+    harness.wrap = harness.wrap.store(std::sync::Arc::new(Elsewhere(id, faults)));
+    assert_eq!(harness.post("k").await.0, 423);
+    assert_eq!(harness.runs(), 0);
+}
+
+/// Says once that somebody runs, then nothing any more.
+struct Elsewhere(RecordId, actix_idempotency::testing::Faults);
+
+impl Store for Elsewhere {
+    fn begin<'a>(&'a self, request: &'a BeginRequest) -> StoreFuture<'a, Begin> {
+        assert_eq!(request.id, self.0);
+        let first = self.1.left() == 0;
+        self.1.next(Call::Begin, Fault::Fail);
+        StoreFuture::ready(if first {
+            Ok(Begin::InFlight { retry_after: Duration::from_millis(10) })
+        } else {
+            Err(StoreError::unavailable("silent"))
+        })
+    }
+    fn renew<'a>(&'a self, _: &'a Claim, _: Duration) -> StoreFuture<'a, Renewal> {
+        StoreFuture::ready(Ok(Renewal::Lost))
+    }
+    fn complete<'a>(&'a self, _: &'a Claim, _: &'a Record, _: Duration) -> StoreFuture<'a, Completion> {
+        StoreFuture::ready(Ok(Completion::Superseded(None)))
+    }
+    fn release<'a>(&'a self, _: &'a Claim, _: Fate) -> StoreFuture<'a, bool> {
+        StoreFuture::ready(Ok(true))
+    }
+    fn inspect<'a>(&'a self, _: &'a RecordId) -> StoreFuture<'a, Option<Inspection>> {
+        StoreFuture::ready(Ok(None))
+    }
+    fn forget<'a>(&'a self, _: &'a RecordId) -> StoreFuture<'a, Forgotten> {
+        StoreFuture::ready(Ok(Forgotten::Absent))
+    }
+    fn list(&self, _: Option<RecordId>, _: usize) -> StoreFuture<'_, Vec<Inspection>> {
+        StoreFuture::ready(Ok(Vec::new()))
+    }
 }
 
 #[actix_web::test]

@@ -194,7 +194,9 @@ impl Model {
             }
             Some(Life::Claimed { beneath: Some(_), .. }) if mode == Mode::Once => (1, false, None),
             Some(Life::Claimed { .. }) if on_unknown == OnUnknown::Reject => return Answer::OwnerLost,
-            Some(Life::Claimed { attempt, beneath, .. }) => (attempt + 1, true, beneath),
+            Some(Life::Claimed { attempt, beneath, .. }) => {
+                (attempt + 1, true, beneath.filter(|done| now < done.expires))
+            }
         };
         let previous = beneath.as_ref().map(|done| done.body).filter(|_| mode == Mode::Again);
         let kept_until = (lease_ends + KEEP).max(beneath.as_ref().map_or(0, |done| done.expires));

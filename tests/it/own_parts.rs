@@ -23,7 +23,7 @@ pub(crate) type Answer = (u16, bool, String);
 /// Serves one route in process and counts its runs.
 pub(crate) struct Harness {
     pub(crate) idempotency: Idempotency,
-    wrap: IdempotencyKey,
+    pub(crate) wrap: IdempotencyKey,
     runs: Arc<AtomicU32>,
 }
 

@@ -5,7 +5,7 @@ use std::{sync::LazyLock, time::Duration};
 use bb8_redis::redis::Script;
 
 use super::Lock;
-use crate::{ConfigError, OwnerToken, StoreError, connections::Connections};
+use crate::{ConfigError, Location, OwnerToken, StoreError, connections::Connections};
 
 static ACQUIRE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("acquire.lua")));
 static RENEW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("renew.lua")));
@@ -26,8 +26,8 @@ impl RedisLock {
     ///
     /// # Errors
     /// [`ConfigError::InvalidValue`] for a location that is no address of a Redis.
-    pub fn new(location: &str, timeout: Duration) -> Result<Self, ConfigError> {
-        Ok(Self { connections: Connections::new("lock.location", location, timeout)? })
+    pub fn new(location: impl Into<Location>, timeout: Duration) -> Result<Self, ConfigError> {
+        Ok(Self { connections: Connections::new("lock.location", &location.into(), timeout)? })
     }
 
     fn run(

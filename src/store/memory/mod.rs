@@ -179,10 +179,11 @@ impl Store for MemoryStore {
         StoreFuture::ready(Ok(completion))
     }
 
-    fn release<'a>(&'a self, claim: &'a Claim, fate: Fate) -> StoreFuture<'a, ()> {
-        let waiters = self.with(&claim.id, |shard, now| shard.release(claim, fate, now));
-        shard::wake(waiters);
-        StoreFuture::ready(Ok(()))
+    fn release<'a>(&'a self, claim: &'a Claim, fate: Fate) -> StoreFuture<'a, bool> {
+        let released = self.with(&claim.id, |shard, now| shard.release(claim, fate, now));
+        let was_owner = released.is_some();
+        shard::wake(released.flatten());
+        StoreFuture::ready(Ok(was_owner))
     }
 
     fn changed<'a>(&'a self, id: &'a RecordId, _round: u32, at_most: Duration) -> StoreFuture<'a, ()> {

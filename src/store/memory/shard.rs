@@ -159,6 +159,7 @@ impl Shard {
         if request.on_unknown == OnUnknown::Reject {
             return Some(Begin::OwnerLost);
         }
+        entry.beneath.take_if(|done| now >= done.expires).inspect(|done| self.bytes -= done.cost());
         entry.token = request.token;
         entry.attempt = entry.attempt.saturating_add(1);
         entry.fence = next_fence(&mut self.last_fence, now);
@@ -190,6 +191,7 @@ impl Shard {
     }
 
     pub(super) fn renew(&mut self, claim: &Claim, lease: Duration, now: Micros) -> Renewal {
+        let gone = self.done(&claim.id, now).is_none();
         match self.in_flight.get_mut(&claim.id) {
             Some(entry) if entry.token == claim.token => {
                 let keep = entry.kept_until.saturating_sub(entry.lease_ends);
@@ -197,6 +199,7 @@ impl Shard {
                 entry.kept_until = entry.lease_ends.saturating_add(keep);
                 Renewal::Extended
             }
+            None if gone => Renewal::Gone,
             _ => Renewal::Lost,
         }
     }
@@ -233,15 +236,16 @@ impl Shard {
         (Completion::Stored, waiters)
     }
 
-    pub(super) fn release(&mut self, claim: &Claim, fate: Fate, now: Micros) -> Waiters {
+    /// `None`: the claim is not this owner's.
+    pub(super) fn release(&mut self, claim: &Claim, fate: Fate, now: Micros) -> Option<Waiters> {
         let entry = self.in_flight.get_mut(&claim.id).filter(|entry| entry.token == claim.token)?;
-        match fate {
+        Some(match fate {
             Fate::Free => self.uncover(&claim.id),
             Fate::Unknown => {
                 entry.lease_ends = now;
                 entry.waiters.take()
             }
-        }
+        })
     }
 
     /// Removes a claim and restores the completed record beneath it, if that has not expired.

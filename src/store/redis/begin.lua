@@ -31,6 +31,7 @@ if not version then
   return claim(1, 0, 0)
 end
 if version ~= '1' then return {'C'} end
+if not (owner and fingerprint and attempt and fence and (state == 'D' or lease_ends)) then return {'C'} end
 if fingerprint ~= ARGV[2] then return {'M'} end
 
 if state == 'I' and owner ~= ARGV[1] and lease_ends <= now and ARGV[5] == 'once' and beneath_ends then
@@ -40,6 +41,7 @@ if state == 'I' and owner ~= ARGV[1] and lease_ends <= now and ARGV[5] == 'once'
     beneath_ends = nil
     return claim(1, fence, 0)
   end
+  redis.call('HDEL', KEYS[1], '_') -- as in complete.lua
   redis.call('HSET', KEYS[1], 's', 'D', 'o', redis.call('HGET', KEYS[1], 'p'))
   redis.call('HDEL', KEYS[1], 'l', 'e', 'p', 't')
   redis.call('PEXPIREAT', KEYS[1], string.format('%.0f', beneath_ends))
@@ -49,7 +51,9 @@ end
 if state == 'D' then
   if ARGV[5] == 'once' then return {'R', redis.call('HGET', KEYS[1], 'r')} end
   -- The record stays beneath the claim, with its own end and owner.
-  beneath_ends = now + redis.call('PTTL', KEYS[1])
+  local left = redis.call('PTTL', KEYS[1])
+  if left < 0 then left = ARGV[4] end
+  beneath_ends = now + left
   redis.call('HSET', KEYS[1], 'e', string.format('%.0f', beneath_ends), 'p', owner)
   return claim(attempt + 1, fence, 0)
 end
@@ -62,4 +66,8 @@ if owner == ARGV[1] then
 end
 if lease_ends > now then return {'P', lease_ends - now} end
 if ARGV[6] == 'reject' then return {'X'} end
+if beneath_ends and beneath_ends <= now then
+  redis.call('HDEL', KEYS[1], 'r', 'e', 'p')
+  beneath_ends = nil
+end
 return claim(attempt + 1, fence, 1)

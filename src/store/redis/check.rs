@@ -5,7 +5,7 @@ use std::time::Duration;
 use bb8_redis::redis;
 
 use super::{RedisStore, StoreError};
-use crate::{AtStart, connections::is_denied};
+use crate::{AtStart, RecordId, connections::is_denied};
 
 impl RedisStore {
     /// Refuses what would break promises, or warns of it.
@@ -14,7 +14,7 @@ impl RedisStore {
             Ok(Some(info)) => info,
             Ok(None) => {
                 tracing::warn!("this Redis does not tell its settings: see to it that maxmemory-policy is noeviction");
-                return Ok(());
+                return self.inspected(RecordId::from_bytes([0; 32])).await.map(drop);
             }
             Err(error) if self.on_unreachable == AtStart::Warn => {
                 tracing::warn!(
@@ -39,13 +39,25 @@ impl RedisStore {
             }
             tracing::warn!("{danger}");
         }
+        if policy.is_empty() {
+            tracing::warn!("this Redis does not tell its maxmemory-policy: see to it that it is noeviction");
+        }
+        if said("cluster_enabled") == "1" {
+            return Err(StoreError::unavailable("this Redis is a cluster: the client speaks to one primary"));
+        }
+        let version = said("redis_version");
+        let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or(u32::MAX));
+        if !version.is_empty() && (numbers.next(), numbers.next()) < (Some(6), Some(2)) {
+            return Err(StoreError::unavailable(format!("this Redis is {version}: 6.2 is the oldest that will do")));
+        }
         if said("role") == "slave" {
             return Err(StoreError::unavailable("this Redis is a replica: claims need a primary"));
         }
         if said("aof_enabled") == "0" {
             tracing::warn!("this Redis has no append-only file: if it dies, claims and responses are lost");
         }
-        Ok(())
+        // Scripts are what everything else is made of.
+        self.inspected(RecordId::from_bytes([0; 32])).await.map(drop)
     }
 
     /// `None`: it may not be asked.

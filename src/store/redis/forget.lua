@@ -3,5 +3,5 @@
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local r = redis.call('HMGET', KEYS[1], 's', 'l')
-if r[1] == 'I' and tonumber(r[2]) > now then return 2 end
+if r[1] == 'I' and r[2] and tonumber(r[2]) > now then return 2 end
 return redis.call('DEL', KEYS[1])

@@ -156,8 +156,14 @@ impl Store for RedisStore {
     fn renew<'a>(&'a self, claim: &'a Claim, lease: Duration) -> StoreFuture<'a, Renewal> {
         let mut script = RENEW.key(self.name(&claim.id));
         script.arg(claim.token.as_bytes()).arg(millis(lease));
-        let renewed = self.connections.run::<bool>(script);
-        StoreFuture::boxed(async move { Ok(if renewed.await? { Renewal::Extended } else { Renewal::Lost }) })
+        let renewed = self.connections.run::<u8>(script);
+        StoreFuture::boxed(async move {
+            Ok(match renewed.await? {
+                0 => Renewal::Gone,
+                1 => Renewal::Extended,
+                _ => Renewal::Lost,
+            })
+        })
     }
 
     fn complete<'a>(&'a self, claim: &'a Claim, record: &'a Record, ttl: Duration) -> StoreFuture<'a, Completion> {
@@ -180,11 +186,10 @@ impl Store for RedisStore {
         })
     }
 
-    fn release<'a>(&'a self, claim: &'a Claim, fate: Fate) -> StoreFuture<'a, ()> {
+    fn release<'a>(&'a self, claim: &'a Claim, fate: Fate) -> StoreFuture<'a, bool> {
         let mut script = RELEASE.key(self.name(&claim.id));
         script.arg(claim.token.as_bytes()).arg(if fate == Fate::Unknown { "unknown" } else { "free" });
-        let released = self.connections.run::<bool>(script);
-        StoreFuture::boxed(async move { released.await.map(drop) })
+        StoreFuture::boxed(self.connections.run::<bool>(script))
     }
 
     fn changed<'a>(&'a self, id: &'a RecordId, _round: u32, at_most: Duration) -> StoreFuture<'a, ()> {

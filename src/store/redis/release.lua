@@ -1,6 +1,7 @@
 -- Gives a claim up.
 -- KEYS[1] the record
 -- ARGV: 1 token, 2 free | unknown
+redis.call('HDEL', KEYS[1], '_') -- as in complete.lua
 local r = redis.call('HMGET', KEYS[1], 's', 'o', 'e', 'p')
 if r[1] ~= 'I' or r[2] ~= ARGV[1] then return 0 end
 if ARGV[2] == 'unknown' then

@@ -1,9 +1,10 @@
--- Extends a lease.
+-- Extends a lease: 1. The record is gone: 0. It is somebody else's: 2.
 -- KEYS[1] the record
 -- ARGV: 1 token, 2 lease in ms
 redis.call('HDEL', KEYS[1], '_') -- as in complete.lua
 local r = redis.call('HMGET', KEYS[1], 's', 'o', 'l')
-if r[1] ~= 'I' or r[2] ~= ARGV[1] then return 0 end
+if not r[1] then return 0 end
+if r[1] ~= 'I' or r[2] ~= ARGV[1] or not r[3] then return 2 end
 local time = redis.call('TIME')
 local ends = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[2]
 -- How long the claim stays visible after its lease does not change.

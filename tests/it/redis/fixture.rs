@@ -72,6 +72,11 @@ impl Redis {
         up
     }
 
+    /// What it is started with from now on.
+    pub(super) fn arguments(&mut self, arguments: &[&str]) {
+        self.arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+    }
+
     pub(super) fn run_again(&mut self) {
         assert!(self.try_run(), "redis-server runs again on its port");
     }

@@ -81,6 +81,45 @@ fn by_setting_requests_run_while_redis_is_down() {
     }
 }
 
+#[test]
+fn a_redis_that_comes_back_without_its_password_and_is_mended_needs_no_restart() {
+    let (mut redis, log) = (Redis::start_with(&["--requirepass", "secret"]), RunLog::new());
+    let url = format!("redis://:secret@127.0.0.1:{}/0", redis.port);
+    let server = redis.server(&log, &[("IDEMPOTENCY_KEY__STORAGE__LOCATION", &url)]);
+    assert_eq!(server.post("/items", &fresh_key()).status, 201);
+    redis.kill();
+    // With another password the handshake itself is refused, which a connection keeps in mind.
+    redis.arguments(&["--requirepass", "another"]);
+    redis.run_again();
+    answers_503_quickly(&server);
+    redis.kill();
+    redis.arguments(&["--requirepass", "secret"]);
+    redis.run_again();
+    recovers(&server);
+}
+
+#[test]
+fn a_manual_claim_over_a_record_is_released_at_maxmemory() {
+    let (redis, log) = (Redis::start(), RunLog::new());
+    let server = redis.server(
+        &log,
+        &[("IDEMPOTENCY_KEY__STORAGE__STORE_ON_STATUSES", "200,201"), ("IDEMPOTENCY_KEY__MANUAL", "/stream")],
+    );
+    // Stored first; then the same request fails half way, which releases the claim over the record.
+    let key = fresh_key();
+    assert_eq!(server.post("/manual", &key).status, 201);
+    redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("1").exec(&mut redis.connect()).unwrap();
+    let again: serde_json::Value = server.post("/manual", &key).json();
+    assert_eq!(
+        again["type"].as_str().map(|kind| kind.ends_with("store-unavailable")),
+        Some(true),
+        "a new claim is refused"
+    );
+    redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("0").exec(&mut redis.connect()).unwrap();
+    let again: serde_json::Value = server.post("/manual", &key).json();
+    assert_eq!(again["exists"], true, "the record is as it was");
+}
+
 /// A failed write after the handler turned a success into an error, or a second run, elsewhere.
 #[test]
 fn redis_gone_after_the_run_the_client_gets_its_answer_and_the_write_is_made_later() {

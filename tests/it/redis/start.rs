@@ -43,6 +43,8 @@ fn a_wrong_password_and_a_replica_are_refused() {
     let redis = Redis::start_with(&["--requirepass", "secret"]);
     let text = says(&redis, &[]);
     assert!(text.contains("NOAUTH") || text.contains("uthentication"), "{text}");
+    let cluster = Redis::start_with(&["--cluster-enabled", "yes"]);
+    assert!(says(&cluster, &[]).contains("cluster"));
     let replica = Redis::start_with(&["--replicaof", "127.0.0.1", "1"]);
     assert!(says(&replica, &[]).contains("replica"));
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use actix_idempotency::{
-    Begin, BeginRequest, Claim, Fingerprint, Forgotten, Idempotency, Lock as _, OwnerToken, Principal, Record,
-    RecordId, RedisLock, RedisStore, Settings, Storage, Store, StoreError,
+    Begin, BeginRequest, Claim, Fate, Fingerprint, Forgotten, Idempotency, Lock as _, Mode, OwnerToken, Principal,
+    Record, RecordId, RecordState, RedisLock, RedisStore, Settings, Storage, Store, StoreError,
 };
 use actix_web::rt::time::{sleep, timeout};
 use bytes::Bytes;
@@ -16,7 +16,7 @@ const SHORT: Duration = Duration::from_millis(150);
 
 pub(super) fn store(redis: &Redis) -> RedisStore {
     let mut settings = Settings::default().storage;
-    settings.location = redis.url();
+    settings.location = redis.url().into();
     // The machine may be busy.
     settings.timeout = Duration::from_secs(10);
     RedisStore::new("default", &settings).unwrap()
@@ -49,12 +49,42 @@ async fn eventually<T>(mut condition: impl AsyncFnMut() -> Option<T>) -> T {
     timeout(Duration::from_secs(10), wait).await.expect("it comes true")
 }
 
+/// Releases write, and must pass where maxmemory denies new claims.
+#[actix_web::test]
+async fn releases_pass_at_maxmemory() {
+    let redis = Redis::start();
+    let store = store(&redis);
+    let first = claim(&store, &ask(1)).await;
+    store.complete(&first, &record(1), TTL).await.unwrap();
+    let over = claim(&store, &BeginRequest { mode: Mode::Again, ..ask(1) }).await;
+    let lost = claim(&store, &ask(2)).await;
+    redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("1").exec(&mut redis.connect()).unwrap();
+    assert!(matches!(store.begin(&ask(3)).await, Err(StoreError::Full)));
+    assert!(store.release(&over, Fate::Free).await.unwrap());
+    assert!(store.release(&lost, Fate::Unknown).await.unwrap());
+    assert!(!store.release(&over, Fate::Free).await.unwrap(), "not its claim any more");
+    assert!(matches!(store.begin(&ask(1)).await.unwrap(), Begin::Completed(r) if r == record(1)));
+    assert_eq!(store.inspect(&lost.id).await.unwrap().unwrap().state, RecordState::OwnerLost);
+}
+
+#[actix_web::test]
+async fn what_an_operator_persisted_is_not_lost_by_a_manual_claim() {
+    let redis = Redis::start();
+    let store = store(&redis);
+    let first = claim(&store, &ask(1)).await;
+    store.complete(&first, &record(1), TTL).await.unwrap();
+    redis::cmd("PERSIST").arg(&redis.names()[0]).exec(&mut redis.connect()).unwrap();
+    let over = claim(&store, &BeginRequest { mode: Mode::Again, ..ask(1) }).await;
+    store.release(&over, Fate::Free).await.unwrap();
+    assert!(matches!(store.begin(&ask(1)).await.unwrap(), Begin::Completed(_)));
+}
+
 #[actix_web::test]
 async fn operators_list_inspect_and_forget() {
     let redis = Redis::start();
     let mut settings = Settings::default();
     settings.storage.class = "redis".into();
-    settings.storage.location = redis.url();
+    settings.storage.location = redis.url().into();
     settings.storage.namespace = "a*b".into();
     settings.storage.timeout = Duration::from_secs(10);
     let idempotency = Idempotency::builder().settings(settings.clone()).build().unwrap();
@@ -90,7 +120,7 @@ async fn operators_list_inspect_and_forget() {
 async fn a_lock_per_name_with_owner_end_and_renewal() {
     let redis = Redis::start();
     // As Django spells the location.
-    let lock = RedisLock::new(&format!("127.0.0.1:{}", redis.port), Duration::from_secs(10)).unwrap();
+    let lock = RedisLock::new(format!("127.0.0.1:{}", redis.port), Duration::from_secs(10)).unwrap();
     let (a, b) = (OwnerToken::random(), OwnerToken::random());
     assert!(lock.acquire("k", a, TTL).await.unwrap());
     assert!(lock.acquire("k", a, TTL).await.unwrap(), "repeatable with the same token");
@@ -126,10 +156,10 @@ async fn lock_class_redis_serves_custom_storages() {
     let mut settings = Settings::default();
     settings.storage.class = "nothing".into();
     settings.lock.class = "redis".into();
-    settings.lock.location = redis.url();
+    settings.lock.location = redis.url().into();
     settings.lock.name = "TheirLock".into();
     let idempotency = Idempotency::builder().settings(settings).storage("nothing", Nothing).build().unwrap();
-    let lock = RedisLock::new(&redis.url(), Duration::from_secs(10)).unwrap();
+    let lock = RedisLock::new(redis.url(), Duration::from_secs(10)).unwrap();
     let id = ask(1).id;
     let name = format!("TheirLock:{id}");
     assert!(lock.acquire(&name, OwnerToken::random(), TTL).await.unwrap());
