@@ -1,30 +1,30 @@
 //! From a question ("may this request run?") to a held claim, and from a held claim to a stored response. The calls to
 //! the store are bounded and repeated here, so that stores need not.
 
+mod behind;
 mod held;
 mod keeper;
 mod local;
+mod terms;
 mod waiting;
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::AtomicUsize},
     time::Duration,
 };
 
 use tokio::{sync::futures::OwnedNotified, time::Instant};
 
-pub(crate) use self::held::Held;
 use self::{
+    behind::Underway,
     keeper::LeaseKeeper,
     local::{LocalClaims, Look},
     waiting::WaitingRoom,
 };
+pub(crate) use self::{held::Held, terms::Terms};
 use crate::{
-    Begin, BeginRequest, Claim, Fate, Fingerprint, LockSettings, Mode, OnUnknown, OwnerToken, Record, RecordId,
-    Settings, Store, StoreError, StoreFuture, background, operations::Operations,
+    Begin, BeginRequest, Fingerprint, Mode, OwnerToken, Record, RecordId, Store, StoreError, StoreFuture,
+    operations::Operations,
 };
 
 /// A store under its name, with those who wait for it and those who hold its claims.
@@ -44,23 +44,6 @@ pub(crate) struct Question {
     pub(crate) id: RecordId,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) mode: Mode,
-}
-
-/// The terms on which a claim is held; an excerpt of the settings.
-#[derive(Clone, Debug)]
-pub(crate) struct Terms {
-    /// How long a claim lasts in the store.
-    lease: Duration,
-    /// For how long the lease is renewed; `None`: it is a hard ceiling.
-    renewed_for: Option<Duration>,
-    /// `lock.enable`.
-    exclusive: bool,
-    pub(crate) wait: Duration,
-    max_waiters: usize,
-    on_unknown: OnUnknown,
-    ttl: Duration,
-    timeout: Duration,
-    retry_for: Duration,
 }
 
 /// The answer to a question.
@@ -85,34 +68,6 @@ enum InFlight {
     Here(OwnedNotified),
     /// Its lease ends then, if it is not renewed.
     Elsewhere(Duration),
-}
-
-impl Terms {
-    /// `settings.storage` must be those of the cache.
-    pub(crate) fn new(settings: &Settings, store: &dyn Store) -> Self {
-        let LockSettings { ttl, lease, enable, timeout, max_waiters, .. } = settings.lock;
-        // What is for ever in a setting is a century here, so that it can be added to the time of day.
-        let century = |duration: Duration| duration.min(Duration::from_secs(100 * 366 * 24 * 60 * 60));
-        let (ttl, lease, timeout) = (ttl.map(century), century(lease), century(timeout));
-        let max_run = century(settings.limits.max_run);
-        let (lease, renewed_for) = match ttl {
-            Some(ceiling) => (ceiling, None),
-            None if store.leases() => (lease, Some(max_run)),
-            // Without renewal the claim lasts as long as renewals would have kept it.
-            None => (max_run, Some(max_run)),
-        };
-        Self {
-            lease,
-            renewed_for,
-            exclusive: enable,
-            wait: timeout,
-            max_waiters,
-            on_unknown: settings.on_unknown,
-            ttl: settings.storage.ttl,
-            timeout: century(settings.storage.timeout),
-            retry_for: century(settings.storage.retry_for),
-        }
-    }
 }
 
 impl Cache {
@@ -250,81 +205,6 @@ impl Cache {
         underway.answered = answer.is_ok() || (tries == 1 && matches!(answer, Err(StoreError::Full)));
         answer
     }
-
-    /// Frees a claim on the background thread, again and again until the lease would have ended.
-    fn release_behind(self: &Arc<Self>, claim: Claim, fate: Fate, terms: &Terms) {
-        let Some(behind) = Behind::enter(self, &claim) else { return };
-        let (timeout, limit) = (terms.timeout, terms.lease.min(terms.retry_for));
-        // Shutdown waits for it: nobody else frees this claim.
-        let running = self.operations.track();
-        background::spawn(async move {
-            let freed = retry(limit, || bounded(behind.cache.store.release(&claim, fate), timeout)).await;
-            if let Err(error) = freed {
-                tracing::warn!(error = %error, record = ?claim.id, "a claim could not be freed; it ends with its lease");
-            }
-            drop(running);
-        });
-    }
-
-    /// Frees what a question may have claimed without its caller learning of it. The question itself may reach the store
-    /// after the release did; so it is asked for a few times more.
-    fn give_up_behind(self: &Arc<Self>, request: &BeginRequest, terms: &Terms) {
-        let claim = request.gives_up();
-        let Some(behind) = Behind::enter(self, &claim) else { return };
-        let (timeout, lease) = (terms.timeout, terms.lease);
-        background::spawn(async move {
-            let start = Instant::now();
-            for pause in [Duration::ZERO, Duration::from_millis(300), Duration::from_secs(1), Duration::from_secs(4)] {
-                tokio::time::sleep(pause).await;
-                let left = lease.saturating_sub(start.elapsed());
-                let freed = retry(left, || bounded(behind.cache.store.release(&claim, Fate::Free), timeout)).await;
-                if !matches!(freed, Ok(false)) {
-                    return;
-                }
-            }
-        });
-    }
-}
-
-/// Claims that wait to be freed behind, at most. An outage must not be followed by a stampede.
-const MAX_RELEASES: usize = 1024;
-
-/// A question that is under way. Whoever leaves before the answer may own a claim without knowing.
-struct Underway<'a> {
-    cache: &'a Arc<Cache>,
-    terms: &'a Terms,
-    request: &'a BeginRequest,
-    answered: bool,
-}
-
-impl Drop for Underway<'_> {
-    fn drop(&mut self) {
-        if !self.answered {
-            self.cache.give_up_behind(self.request, self.terms);
-        }
-    }
-}
-
-/// The right to free a claim behind.
-struct Behind {
-    cache: Arc<Cache>,
-}
-
-impl Behind {
-    fn enter(cache: &Arc<Cache>, claim: &Claim) -> Option<Self> {
-        let behind = Self { cache: cache.clone() };
-        if cache.releases.fetch_add(1, Relaxed) < MAX_RELEASES {
-            return Some(behind);
-        }
-        tracing::warn!(record = ?claim.id, "too many claims wait to be freed; this one ends with its lease");
-        None
-    }
-}
-
-impl Drop for Behind {
-    fn drop(&mut self) {
-        self.cache.releases.fetch_sub(1, Relaxed);
-    }
 }
 
 impl Question {
@@ -338,13 +218,6 @@ impl Question {
             mode: self.mode,
             on_unknown: terms.on_unknown,
         }
-    }
-}
-
-impl BeginRequest {
-    /// The claim that this request may have been granted without its caller learning of it.
-    fn gives_up(&self) -> Claim {
-        Claim { id: self.id, fingerprint: self.fingerprint, token: self.token, attempt: 0, fence: 0, taken_over: false }
     }
 }
 

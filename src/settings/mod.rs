@@ -1,5 +1,7 @@
 //! What can be set, its defaults by profile, and how layers of it are loaded.
 
+mod check;
+mod choices;
 mod load;
 mod location;
 mod statuses;
@@ -10,12 +12,14 @@ use std::{collections::BTreeMap, time::Duration};
 
 use actix_web::http::{Method, StatusCode, header::HeaderName};
 
+pub(crate) use self::choices::is_safe;
 pub use self::{
+    choices::{AtStart, Methods, OnDisconnect, OnError, OnFull, OnUnknown, Profile, Scope},
     load::SettingsLoader,
     location::Location,
     statuses::{ParseStatusesError, Statuses},
 };
-use crate::{ConfigError, Syntax, record::MAX_RECORD};
+use crate::{ConfigError, Syntax};
 
 /// Everything that can be set. [`Settings::load`] reads it from layers; later ones win: the profile's defaults, a file,
 /// the environment; what code sets on the result comes last.
@@ -157,94 +161,6 @@ pub struct Limits {
     pub drain_timeout: Duration,
 }
 
-/// Which defaults; setting `profile`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Profile {
-    /// As django-idempotency-key documents them.
-    #[default]
-    Default,
-    /// As draft-ietf-httpapi-idempotency-key-header-07 recommends.
-    Ietf,
-    /// As clients written for Stripe expect.
-    Stripe,
-}
-
-/// Which methods are protected; setting `methods`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Methods {
-    /// All but GET, HEAD, OPTIONS, TRACE, QUERY and CONNECT.
-    Unsafe,
-    /// These.
-    List(Vec<Method>),
-}
-
-/// What one key of one principal means; setting `scope`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Scope {
-    /// One operation, wherever it is sent: on another path it is a mismatch.
-    #[default]
-    Principal,
-    /// An operation per method and path.
-    Endpoint,
-}
-
-/// What to do after an owner was lost while it ran; setting `on_unknown`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum OnUnknown {
-    /// The next request runs again.
-    #[default]
-    Rerun,
-    /// 409 `outcome-unknown` until an operator forgets the key. Covers panics and cancelled runs too.
-    Reject,
-}
-
-/// What to do when the client leaves while the handler runs; setting `on_disconnect`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum OnDisconnect {
-    /// The operation finishes, and its response is stored for the retry.
-    #[default]
-    Finish,
-    /// The operation is dropped, as actix does by itself, and the key freed.
-    Cancel,
-}
-
-/// What a full memory store does; setting `storage.on_full`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum OnFull {
-    /// Gives up the oldest bodies over `max_bytes`, the oldest records past `min_retention` over `max_entries`; then 503.
-    #[default]
-    Shrink,
-    /// 503 for new keys; nothing is evicted.
-    Reject,
-}
-
-/// What to do when the store can't answer before the run; setting `storage.on_error`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum OnError {
-    /// 503 with Retry-After.
-    #[default]
-    Reject,
-    /// The handler runs unprotected: gives up *fail closed*.
-    Run,
-}
-
-/// What to do about a danger that is seen at start; settings `storage.on_evicting` and `storage.on_unreachable`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum AtStart {
-    /// The server does not start.
-    #[default]
-    Reject,
-    /// It starts, and the log says what may happen.
-    Warn,
-}
-
 impl Default for Settings {
     /// The profile `default`.
     fn default() -> Self {
@@ -358,120 +274,4 @@ impl Settings {
         }
         names
     }
-
-    /// Whether the settings make sense, one by one and together. Layers are checked as they are read; this is for what
-    /// code changed.
-    ///
-    /// # Errors
-    /// The first thing that is wrong.
-    pub fn check(&self) -> Result<(), ConfigError> {
-        let invalid = |setting: &str, value: String, accepted: &str| ConfigError::InvalidValue {
-            setting: setting.into(),
-            layer: "code".into(),
-            value,
-            accepted: accepted.into(),
-        };
-        if let Some(url) = &self.docs_url
-            && !table::is_absolute(url)
-        {
-            return Err(invalid("docs_url", url.clone(), "an absolute URL"));
-        }
-        if let Methods::List(methods) = &self.methods {
-            if methods.is_empty() {
-                return Err(invalid("methods", String::new(), "`unsafe`, or at least one method"));
-            }
-            let is_lower = |method: &Method| method.as_str().bytes().any(|b| b.is_ascii_lowercase());
-            if let Some(method) = methods.iter().find(|method| is_safe(method) || is_lower(method)) {
-                return Err(invalid(
-                    "methods",
-                    method.to_string(),
-                    "`unsafe`, or methods that are not safe, in capitals",
-                ));
-            }
-        }
-        let statuses = [
-            ("conflict_status_code", self.conflict_status_code),
-            ("mismatch_status_code", Some(self.mismatch_status_code)),
-            ("in_flight_status_code", Some(self.in_flight_status_code)),
-        ];
-        for (setting, status) in statuses {
-            if status.is_some_and(|status| !may_carry_body(status)) {
-                return Err(invalid(setting, status.map(|s| s.to_string()).unwrap_or_default(), table::STATUS));
-            }
-        }
-        for (setting, status) in &statuses[1..] {
-            if status.is_some_and(|status| status.as_u16() < 400) {
-                return Err(invalid(setting, status.map(|s| s.to_string()).unwrap_or_default(), "400 to 599"));
-            }
-        }
-        let caches = self.caches.iter().map(|(name, cache)| (format!("caches.{name}"), cache));
-        for (section, storage) in caches.chain([("storage".to_owned(), &self.storage)]) {
-            for (setting, value, least, most) in [
-                ("max_entries", storage.max_entries, 1, usize::MAX),
-                ("max_bytes", storage.max_bytes, 1, usize::MAX),
-                ("max_response_body", storage.max_response_body, 0, MAX_RECORD / 2),
-            ] {
-                if !(least..=most).contains(&value) {
-                    let accepted = format!("{least} to {most}");
-                    return Err(invalid(&format!("{section}.{setting}"), value.to_string(), &accepted));
-                }
-            }
-            for (setting, value) in [("ttl", storage.ttl), ("timeout", storage.timeout)] {
-                if value < Duration::from_millis(1) {
-                    return Err(invalid(&format!("{section}.{setting}"), "0".into(), "at least 1ms"));
-                }
-            }
-        }
-        if self.cache(&self.storage.cache_name).is_none() {
-            return Err(ConfigError::UnknownCache {
-                name: self.storage.cache_name.clone(),
-                known: self.cache_names().join(", "),
-            });
-        }
-        for (setting, value) in [
-            ("lock.lease", Some(self.lock.lease)),
-            ("lock.ttl", self.lock.ttl),
-            ("limits.max_run", Some(self.limits.max_run)),
-        ] {
-            if value.is_some_and(|value| value < Duration::from_millis(1)) {
-                return Err(invalid(setting, "0".into(), "at least 1ms"));
-            }
-        }
-        for (setting, value) in
-            [("max_key_length", self.max_key_length), ("limits.max_in_flight", self.limits.max_in_flight)]
-        {
-            if value == 0 {
-                return Err(invalid(setting, "0".into(), "at least 1"));
-            }
-        }
-        let redis_over_memory = self.lock.class == "redis"
-            && self.cache_names().iter().any(|name| self.cache(name).is_some_and(|cache| cache.class == "memory"));
-        if redis_over_memory {
-            return Err(ConfigError::Combination(
-                "`lock.class = redis` over `storage.class = memory`: claims would be shared, but each process would have \
-                 its own records. Use `storage.class = redis`, or a storage that all processes share"
-                    .into(),
-            ));
-        }
-        Ok(())
-    }
-}
-
-/// Methods that RFC 9110 and its extensions define as safe, and CONNECT, which has no operation to protect.
-pub(crate) fn is_safe(method: &Method) -> bool {
-    matches!(method.as_str(), "GET" | "HEAD" | "OPTIONS" | "TRACE" | "QUERY" | "CONNECT")
-}
-
-impl Methods {
-    pub(crate) fn protect(&self, method: &Method) -> bool {
-        match self {
-            Self::Unsafe => !is_safe(method),
-            Self::List(methods) => methods.contains(method),
-        }
-    }
-}
-
-/// Whether a replay or a problem can have this status.
-fn may_carry_body(status: StatusCode) -> bool {
-    (200..600).contains(&status.as_u16()) && !matches!(status.as_u16(), 204 | 205 | 304)
 }

@@ -6,7 +6,8 @@ use actix_web::http::{Method, StatusCode, Uri, header::HeaderName};
 
 use super::{
     AtStart, Methods, OnDisconnect, OnError, OnFull, OnUnknown, Profile, Scope, Settings, Statuses, StorageSettings,
-    is_safe, may_carry_body,
+    check::may_carry_body,
+    is_safe,
     value::{self, Given},
 };
 use crate::Syntax;

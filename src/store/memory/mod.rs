@@ -1,5 +1,6 @@
 //! The embedded default store: one process, no disk, bounded.
 
+mod bounds;
 mod shard;
 
 use std::{

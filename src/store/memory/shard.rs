@@ -12,7 +12,7 @@ use tokio::sync::{Notify, futures::OwnedNotified};
 
 use super::{MemoryLimits, PreHashed, end, left};
 use crate::{
-    Fingerprint, OnFull, OnUnknown, Record, RecordId,
+    Fingerprint, OnUnknown, Record, RecordId,
     clock::Micros,
     store::{
         Begin, BeginRequest, Claim, Completion, Fate, Forgotten, Inspection, Mode, OwnerToken, RecordState, Renewal,
@@ -24,21 +24,21 @@ use crate::{
 const UPKEEP: usize = 288;
 
 /// How many due records one call frees at most.
-const SWEEP_BATCH: usize = 64;
+pub(super) const SWEEP_BATCH: usize = 64;
 
 pub(super) struct Shard {
-    limits: MemoryLimits,
+    pub(super) limits: MemoryLimits,
     /// Claims. Never evicted.
     in_flight: HashMap<RecordId, InFlight, PreHashed>,
     /// Completed records in the order of their completion. Bodies are given up in this order...
-    whole: LruCache<RecordId, Done, PreHashed>,
+    pub(super) whole: LruCache<RecordId, Done, PreHashed>,
     /// ...which moves a record here. So these are older than those of `whole`, and the first to be evicted.
-    bare: LruCache<RecordId, Done, PreHashed>,
+    pub(super) bare: LruCache<RecordId, Done, PreHashed>,
     /// The part of `bytes` that is in `bare`.
-    bare_bytes: usize,
+    pub(super) bare_bytes: usize,
     /// Ends of TTLs, soonest first. An entry counts only if its record still ends then.
     expiry: BinaryHeap<Reverse<(Micros, RecordId)>>,
-    bytes: usize,
+    pub(super) bytes: usize,
     last_fence: u64,
 }
 
@@ -58,17 +58,22 @@ struct InFlight {
 }
 
 #[derive(Clone)]
-struct Done {
+pub(super) struct Done {
     token: OwnerToken,
     fingerprint: Fingerprint,
     attempt: u32,
-    completed: Micros,
+    pub(super) completed: Micros,
     expires: Micros,
-    record: Record,
+    pub(super) record: Record,
 }
 
 impl Done {
-    fn cost(&self) -> usize {
+    /// The record with its body given up.
+    pub(super) fn without_body(self) -> Self {
+        Self { record: self.record.with_body(None), ..self }
+    }
+
+    pub(super) fn cost(&self) -> usize {
         self.record.as_bytes().len() + UPKEEP
     }
 }
@@ -320,7 +325,7 @@ impl Shard {
         more
     }
 
-    fn expire(&mut self, now: Micros, at_most: usize) -> bool {
+    pub(super) fn expire(&mut self, now: Micros, at_most: usize) -> bool {
         for _ in 0..at_most {
             match self.expiry.peek() {
                 Some(Reverse((due, _))) if *due <= now => {}
@@ -351,7 +356,7 @@ impl Shard {
         self.peek_done(id).filter(|done| now < done.expires)
     }
 
-    fn take_done(&mut self, id: &RecordId) -> Option<Done> {
+    pub(super) fn take_done(&mut self, id: &RecordId) -> Option<Done> {
         let done = self.whole.pop(id).or_else(|| self.take_bare(id))?;
         self.bytes -= done.cost();
         Some(done)
@@ -368,62 +373,6 @@ impl Shard {
         self.take_done(&id);
         self.bytes += done.cost();
         self.whole.put(id, done);
-    }
-
-    /// Room for one more claim, or the store is full.
-    fn make_room(&mut self, now: Micros) -> Result<(), StoreError> {
-        let full = |shard: &Self| {
-            shard.len() >= shard.limits.max_entries
-                || (shard.bytes >= shard.limits.max_bytes
-                    && (shard.limits.on_full == OnFull::Reject || shard.whole.is_empty()))
-        };
-        while full(self) && self.expire(now, SWEEP_BATCH) {}
-        while full(self) {
-            if self.limits.on_full == OnFull::Reject || !self.evict_oldest(now) {
-                return Err(StoreError::Full);
-            }
-        }
-        Ok(())
-    }
-
-    /// After a completion: back under `max_bytes`, if giving up can do it.
-    fn shrink(&mut self, now: Micros) {
-        while self.bytes > self.limits.max_bytes {
-            // Bodies have half of the room at least, as long as there is anything old to evict.
-            let shrinks = self.limits.on_full == OnFull::Shrink;
-            if shrinks && self.bare_bytes > self.limits.max_bytes / 2 && self.evict_oldest(now) {
-                continue;
-            }
-            let gives_up = match self.limits.on_full {
-                OnFull::Shrink => self.whole.pop_lru(),
-                // Nothing older may go: the newcomer itself does without a body.
-                OnFull::Reject => self.whole.peek_mru().map(|(id, _)| *id).and_then(|id| self.whole.pop_entry(&id)),
-            };
-            let Some((id, done)) = gives_up else {
-                while self.bytes > self.limits.max_bytes && self.evict_oldest(now) {}
-                return;
-            };
-            self.bytes -= done.cost();
-            let done = Done { record: done.record.with_body(None), ..done };
-            self.bytes += done.cost();
-            self.bare_bytes += done.cost();
-            self.bare.put(id, done);
-            if self.limits.on_full == OnFull::Reject {
-                return;
-            }
-        }
-    }
-
-    /// Evicts the oldest record, if it was kept for `min_retention`.
-    fn evict_oldest(&mut self, now: Micros) -> bool {
-        let oldest = self.bare.peek_lru().or_else(|| self.whole.peek_lru());
-        let Some((&id, done)) = oldest else { return false };
-        if now < end(done.completed, self.limits.min_retention) {
-            return false;
-        }
-        tracing::debug!(record = ?id, "evicted a completed record before its TTL: the store is full");
-        self.take_done(&id);
-        true
     }
 }
 

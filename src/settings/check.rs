@@ -1,0 +1,112 @@
+//! What makes no sense, in one setting or in several together.
+
+use std::time::Duration;
+
+use actix_web::http::{Method, StatusCode};
+
+use super::{Methods, Settings, choices::is_safe, table};
+use crate::{ConfigError, record::MAX_RECORD};
+
+impl Settings {
+    /// Whether the settings make sense, one by one and together. Layers are checked as they are read; this is for what
+    /// code changed.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let invalid = |setting: &str, value: String, accepted: &str| ConfigError::InvalidValue {
+            setting: setting.into(),
+            layer: "code".into(),
+            value,
+            accepted: accepted.into(),
+        };
+        if let Some(url) = &self.docs_url
+            && !table::is_absolute(url)
+        {
+            return Err(invalid("docs_url", url.clone(), "an absolute URL"));
+        }
+        if let Methods::List(methods) = &self.methods {
+            if methods.is_empty() {
+                return Err(invalid("methods", String::new(), "`unsafe`, or at least one method"));
+            }
+            let is_lower = |method: &Method| method.as_str().bytes().any(|b| b.is_ascii_lowercase());
+            if let Some(method) = methods.iter().find(|method| is_safe(method) || is_lower(method)) {
+                return Err(invalid(
+                    "methods",
+                    method.to_string(),
+                    "`unsafe`, or methods that are not safe, in capitals",
+                ));
+            }
+        }
+        let statuses = [
+            ("conflict_status_code", self.conflict_status_code),
+            ("mismatch_status_code", Some(self.mismatch_status_code)),
+            ("in_flight_status_code", Some(self.in_flight_status_code)),
+        ];
+        for (setting, status) in statuses {
+            if status.is_some_and(|status| !may_carry_body(status)) {
+                return Err(invalid(setting, status.map(|s| s.to_string()).unwrap_or_default(), table::STATUS));
+            }
+        }
+        for (setting, status) in &statuses[1..] {
+            if status.is_some_and(|status| status.as_u16() < 400) {
+                return Err(invalid(setting, status.map(|s| s.to_string()).unwrap_or_default(), "400 to 599"));
+            }
+        }
+        let caches = self.caches.iter().map(|(name, cache)| (format!("caches.{name}"), cache));
+        for (section, storage) in caches.chain([("storage".to_owned(), &self.storage)]) {
+            for (setting, value, least, most) in [
+                ("max_entries", storage.max_entries, 1, usize::MAX),
+                ("max_bytes", storage.max_bytes, 1, usize::MAX),
+                ("max_response_body", storage.max_response_body, 0, MAX_RECORD / 2),
+            ] {
+                if !(least..=most).contains(&value) {
+                    let accepted = format!("{least} to {most}");
+                    return Err(invalid(&format!("{section}.{setting}"), value.to_string(), &accepted));
+                }
+            }
+            for (setting, value) in [("ttl", storage.ttl), ("timeout", storage.timeout)] {
+                if value < Duration::from_millis(1) {
+                    return Err(invalid(&format!("{section}.{setting}"), "0".into(), "at least 1ms"));
+                }
+            }
+        }
+        if self.cache(&self.storage.cache_name).is_none() {
+            return Err(ConfigError::UnknownCache {
+                name: self.storage.cache_name.clone(),
+                known: self.cache_names().join(", "),
+            });
+        }
+        for (setting, value) in [
+            ("lock.lease", Some(self.lock.lease)),
+            ("lock.ttl", self.lock.ttl),
+            ("limits.max_run", Some(self.limits.max_run)),
+        ] {
+            if value.is_some_and(|value| value < Duration::from_millis(1)) {
+                return Err(invalid(setting, "0".into(), "at least 1ms"));
+            }
+        }
+        for (setting, value) in
+            [("max_key_length", self.max_key_length), ("limits.max_in_flight", self.limits.max_in_flight)]
+        {
+            if value == 0 {
+                return Err(invalid(setting, "0".into(), "at least 1"));
+            }
+        }
+        let redis_over_memory = self.lock.class == "redis"
+            && self.cache_names().iter().any(|name| self.cache(name).is_some_and(|cache| cache.class == "memory"));
+        if redis_over_memory {
+            return Err(ConfigError::Combination(
+                "`lock.class = redis` over `storage.class = memory`: claims would be shared, but each process would have \
+                 its own records. Use `storage.class = redis`, or a storage that all processes share"
+                    .into(),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Whether a replay or a problem can have this status.
+pub(super) fn may_carry_body(status: StatusCode) -> bool {
+    (200..600).contains(&status.as_u16()) && !matches!(status.as_u16(), 204 | 205 | 304)
+}
