@@ -1,9 +1,11 @@
 //! What this project does to itself: `cargo xtask test`, `cargo xtask bench`.
 
+mod chaos;
+
 use std::{
     env,
     process::{Command, ExitCode, Stdio},
-    time::Instant,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 type Step = Result<(), String>;
@@ -13,8 +15,10 @@ fn main() -> ExitCode {
     let done = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["test"] => test(),
         ["bench", ref rest @ ..] => bench(rest),
+        ["chaos", ref rest @ ..] => chaos(rest),
         _ => Err("cargo xtask test: everything that this project checks\n\
-                  cargo xtask bench [NAME]: the benchmarks, as ratios to bare actix"
+                  cargo xtask bench [NAME]: the benchmarks, as ratios to bare actix\n\
+                  cargo xtask chaos [--minutes N] [--seed S]: crashes and a bad network, for 2 minutes"
             .into()),
     };
     match done {
@@ -39,6 +43,7 @@ fn test() -> Step {
     with_variable("documentation", &["doc", "--no-deps", "--all-features"], ("RUSTDOCFLAGS", "-D warnings"))?;
     // The tests drive them as processes.
     cargo("examples", &["build", "--all-features", "--examples"])?;
+    run_chaos(Duration::from_secs(120), 1)?;
     // Last and with nothing behind, so that the run ends with the test runner's own lines.
     println!("== tests");
     succeed("tests", Command::new(env!("CARGO")).args(["test", "--all-features", "--no-fail-fast"]))
@@ -49,6 +54,26 @@ fn bench(arguments: &[&str]) -> Step {
     let mut all = vec!["bench", "--all-features", "--bench", "ratios", "--"];
     all.extend(arguments);
     cargo("benchmarks", &all)
+}
+
+fn chaos(arguments: &[&str]) -> Step {
+    need_redis()?;
+    let mut minutes = 2.0;
+    let mut seed = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |now| now.as_secs());
+    for pair in arguments.chunks(2) {
+        match *pair {
+            ["--minutes", n] => minutes = n.parse().map_err(|_| format!("--minutes takes a number, not `{n}`"))?,
+            ["--seed", s] => seed = s.parse().map_err(|_| format!("--seed takes a whole number, not `{s}`"))?,
+            _ => return Err(format!("chaos: what is `{}`?", pair.join(" "))),
+        }
+    }
+    cargo("examples", &["build", "--all-features", "--examples"])?;
+    run_chaos(Duration::from_secs_f64(minutes * 60.0), seed)
+}
+
+fn run_chaos(length: Duration, seed: u64) -> Step {
+    println!("== chaos");
+    chaos::run(length, seed).map_err(|broken| format!("chaos, seed {seed}: {broken}"))
 }
 
 fn cargo(what: &str, arguments: &[&str]) -> Step {

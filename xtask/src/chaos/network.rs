@@ -1,0 +1,81 @@
+//! The way to Redis: a proxy under a weather that changes.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{Shutdown, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, Ordering::SeqCst},
+    },
+    thread,
+    time::Duration,
+};
+
+use super::random::Random;
+
+const CLEAR: u8 = 0;
+/// Every piece comes late.
+const SLOW: u8 = 1;
+/// Connections are cut, between and within messages.
+const CUTTING: u8 = 2;
+/// Nothing passes; for less than a lease lasts.
+const STALLED: u8 = 3;
+
+pub(crate) struct Network {
+    pub(crate) port: u16,
+    weather: Arc<AtomicU8>,
+}
+
+impl Network {
+    pub(crate) fn start(redis: u16) -> Result<Self, String> {
+        let listener = TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
+        let port = listener.local_addr().map_err(|error| error.to_string())?.port();
+        let weather = Arc::new(AtomicU8::new(CLEAR));
+        let sky = weather.clone();
+        thread::spawn(move || {
+            for (n, client) in (0..).zip(listener.incoming().flatten()) {
+                let Ok(server) = TcpStream::connect(("127.0.0.1", redis)) else { continue };
+                let _ = (client.set_nodelay(true), server.set_nodelay(true));
+                pump(&client, &server, sky.clone(), Random::new(n * 2));
+                pump(&server, &client, sky.clone(), Random::new(n * 2 + 1));
+            }
+        });
+        Ok(Self { port, weather })
+    }
+
+    /// Changes the weather until told to stop; then it is clear.
+    pub(crate) fn weather(&self, mut random: Random, stop: Arc<AtomicBool>) -> thread::JoinHandle<()> {
+        let sky = self.weather.clone();
+        thread::spawn(move || {
+            while !stop.load(SeqCst) {
+                // Never stalled twice in a row: that could last longer than a lease.
+                let choices = if sky.load(SeqCst) == STALLED { 4 } else { 5 };
+                sky.store([CLEAR, CLEAR, SLOW, CUTTING, STALLED][random.index(choices)], SeqCst);
+                thread::sleep(Duration::from_millis(100 + random.below(900)));
+            }
+            sky.store(CLEAR, SeqCst);
+        })
+    }
+}
+
+fn pump(from: &TcpStream, to: &TcpStream, sky: Arc<AtomicU8>, mut random: Random) {
+    let (Ok(mut from), Ok(mut to)) = (from.try_clone(), to.try_clone()) else { return };
+    thread::spawn(move || {
+        let mut buffer = [0; 16 * 1024];
+        while let Ok(length @ 1..) = from.read(&mut buffer) {
+            while sky.load(SeqCst) == STALLED {
+                thread::sleep(Duration::from_millis(10));
+            }
+            let mut piece = &buffer[..length];
+            match sky.load(SeqCst) {
+                SLOW => thread::sleep(Duration::from_millis(random.below(60))),
+                CUTTING if random.percent(20) => piece = &piece[..random.index(length)],
+                _ => {}
+            }
+            if to.write_all(piece).is_err() || piece.len() < length {
+                break;
+            }
+        }
+        let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+    });
+}

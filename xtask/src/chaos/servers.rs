@@ -1,0 +1,154 @@
+//! The processes: one redis-server and several conformance servers that log their runs.
+
+use std::{
+    env, fs,
+    io::{BufRead as _, BufReader},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::Mutex,
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+/// Longer than the network ever stalls.
+const LEASE: &str = "5";
+
+pub(crate) struct Redis {
+    child: Child,
+    pub(crate) port: u16,
+}
+
+impl Redis {
+    pub(crate) fn start() -> Result<Self, String> {
+        let free = TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
+        let port = free.local_addr().map_err(|error| error.to_string())?.port();
+        drop(free);
+        let mut command = Command::new("redis-server");
+        command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
+        let child = command.stdout(Stdio::null()).spawn().map_err(|error| format!("redis-server: {error}"))?;
+        let redis = Self { child, port };
+        let start = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            if start.elapsed() > Duration::from_secs(10) {
+                return Err("redis-server does not listen".into());
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(redis)
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = (self.child.kill(), self.child.wait());
+    }
+}
+
+pub(crate) struct Servers {
+    redis: u16,
+    pub(crate) log: PathBuf,
+    running: Vec<Mutex<Server>>,
+    /// Process ids, and when they were killed.
+    killed: Mutex<Vec<(u32, u128)>>,
+}
+
+struct Server {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Servers {
+    pub(crate) fn start(n: usize, redis: u16) -> Result<Self, String> {
+        let log = env::temp_dir().join(format!("chaos-{}.log", std::process::id()));
+        let _ = fs::remove_file(&log);
+        let mut servers = Self { redis, log, running: Vec::new(), killed: Mutex::default() };
+        for _ in 0..n {
+            let server = servers.launch()?;
+            servers.running.push(Mutex::new(server));
+        }
+        Ok(servers)
+    }
+
+    fn launch(&self) -> Result<Server, String> {
+        let mut command = Command::new(binary()?);
+        command
+            .current_dir(env::temp_dir())
+            .env("ADDR", "127.0.0.1:0")
+            .env("RUN_LOG", &self.log)
+            .env("IDEMPOTENCY_KEY__STORAGE__CLASS", "redis")
+            .env("IDEMPOTENCY_KEY__STORAGE__LOCATION", format!("redis://127.0.0.1:{}/0", self.redis))
+            .env("IDEMPOTENCY_KEY__STORAGE__ON_UNREACHABLE", "warn")
+            .env("IDEMPOTENCY_KEY__CONFLICT_STATUS_CODE", "none")
+            .env("IDEMPOTENCY_KEY__LOCK__LEASE", LEASE)
+            .env("IDEMPOTENCY_KEY__LOCK__TIMEOUT", "1");
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().map_err(|e| e.to_string())?;
+        let stdout = child.stdout.take().ok_or("no output")?;
+        for line in BufReader::new(stdout).lines() {
+            if let Some(address) = line.map_err(|e| e.to_string())?.strip_prefix("listening on ") {
+                return Ok(Server { child, address: address.parse().map_err(|_| "no address")? });
+            }
+        }
+        let _ = (child.kill(), child.wait());
+        Err("a server ended before it listened".into())
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.running.len()
+    }
+
+    pub(crate) fn address(&self, n: usize) -> SocketAddr {
+        self.running[n].lock().unwrap_or_else(std::sync::PoisonError::into_inner).address
+    }
+
+    /// Kills one without a word, and starts another in its place.
+    pub(crate) fn replace(&self, n: usize) -> Result<(), String> {
+        let mut server = self.running[n].lock().map_err(|_| "poisoned")?;
+        let _ = server.child.kill();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        self.killed.lock().map_err(|_| "poisoned")?.push((server.child.id(), now));
+        let _ = server.child.wait();
+        // The start check may meet bad weather.
+        for _ in 0..20 {
+            if let Ok(new) = self.launch() {
+                *server = new;
+                return Ok(());
+            }
+        }
+        Err("20 tries".into())
+    }
+
+    /// When a process was killed, if it was.
+    pub(crate) fn killed(&self, pid: u32) -> Option<u128> {
+        let killed = self.killed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        killed.iter().find(|(id, _)| *id == pid).map(|(_, when)| *when)
+    }
+
+    /// The largest resident size of a server, in MiB.
+    pub(crate) fn memory(&self) -> usize {
+        let resident = |server: &Mutex<Server>| {
+            let pid = server.try_lock().ok()?.child.id();
+            let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+            statm.split(' ').nth(1)?.parse::<usize>().ok()
+        };
+        self.running.iter().filter_map(resident).max().unwrap_or(0) / 256
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        for server in &self.running {
+            if let Ok(mut server) = server.lock() {
+                let _ = (server.child.kill(), server.child.wait());
+            }
+        }
+        let _ = fs::remove_file(&self.log);
+    }
+}
+
+/// The built example beside this program's own binary.
+fn binary() -> Result<PathBuf, String> {
+    let mut path = env::current_exe().map_err(|error| error.to_string())?;
+    path.pop();
+    Ok(path.join("examples").join("conformance"))
+}

@@ -1,0 +1,65 @@
+//! What happened to each key, by the log of runs: one line at the start of a run, one at its end.
+
+use std::{collections::BTreeMap, fs};
+
+use super::{Key, client, servers::Servers};
+
+#[derive(Debug)]
+struct Run {
+    pid: u32,
+    start: u128,
+    end: Option<u128>,
+}
+
+pub(crate) fn of(keys: &[Key], servers: &Servers, memory: &[usize]) -> Result<(), String> {
+    let runs = runs(&fs::read_to_string(&servers.log).map_err(|error| error.to_string())?)?;
+    let (mut all, mut again) = (0, 0);
+    for key in keys {
+        let of_key = runs.get(&key.name).map(Vec::as_slice).unwrap_or_default();
+        all += of_key.len();
+        again += of_key.len().saturating_sub(1);
+        if !of_key.iter().any(|run| run.end.is_some()) {
+            return Err(format!("{} was answered, and no run of it ended: {of_key:?}", key.name));
+        }
+        for (first, second) in of_key.iter().zip(of_key.iter().skip(1)) {
+            // Only a killed process may be followed by another run, and only after it was killed.
+            if servers.killed(first.pid).is_none_or(|killed| second.start < killed) {
+                return Err(format!("{} ran twice while its owner lived: {of_key:?}", key.name));
+            }
+        }
+    }
+    // Every key still gives its answer, at every server: nothing is locked, nothing was lost.
+    for key in keys.iter().rev().take(200) {
+        for server in 0..servers.count() {
+            let body = client::until_answered_by(servers.address(server), &key.path, &key.name)?;
+            if body != key.body {
+                return Err(format!("{} gives another answer at the end", key.name));
+            }
+        }
+    }
+    let half = memory.len() / 2;
+    let most = |part: &[usize]| part.iter().copied().max().unwrap_or(0);
+    let (early, late) = (most(&memory[..half]), most(&memory[half..]));
+    if late > early * 2 + 50 {
+        return Err(format!("memory grows: {early} MiB, then {late} MiB"));
+    }
+    println!("chaos: {} keys, {all} runs, {again} of them after a killed owner; at most {late} MiB", keys.len());
+    Ok(())
+}
+
+fn runs(log: &str) -> Result<BTreeMap<String, Vec<Run>>, String> {
+    let mut runs: BTreeMap<String, Vec<Run>> = BTreeMap::new();
+    for line in log.lines() {
+        let parts: Vec<&str> = line.split(' ').collect();
+        let [what, when, pid, _method, _path, key] = parts[..] else { return Err(format!("log line: {line}")) };
+        let (when, pid) = (when.parse().map_err(|_| line)?, pid.parse().map_err(|_| line)?);
+        let of_key = runs.entry(key.to_owned()).or_default();
+        if what == "start" {
+            of_key.push(Run { pid, start: when, end: None });
+        } else {
+            let run = of_key.iter_mut().rev().find(|run| run.pid == pid && run.end.is_none());
+            run.ok_or_else(|| format!("an end without a start: {line}"))?.end = Some(when);
+        }
+    }
+    Ok(runs)
+}
