@@ -29,7 +29,10 @@ use crate::{Claim, Key, Policy, StoredResponse};
 /// }
 /// ```
 #[derive(Clone, Default)]
-pub struct IdempotencyInfo(Rc<Inner>);
+pub struct IdempotencyInfo(
+    /// `None`: the request passes this instance, and there is nothing to know.
+    Option<Rc<Inner>>,
+);
 
 #[derive(Default)]
 struct Inner {
@@ -70,7 +73,7 @@ impl IdempotencyInfo {
     /// The key of a protected request.
     #[must_use]
     pub fn key(&self) -> Option<&Key> {
-        self.0.granted.get().map(|granted| &granted.key)
+        self.granted().map(|granted| &granted.key)
     }
 
     /// Whether the key was completed before. Only manual handlers run then.
@@ -82,7 +85,7 @@ impl IdempotencyInfo {
     /// The response that is stored for the key. Only manual handlers find one.
     #[must_use]
     pub fn response(&self) -> Option<&StoredResponse> {
-        self.0.granted.get()?.previous.as_ref()
+        self.granted()?.previous.as_ref()
     }
 
     /// How often this key was claimed, from 1: more than 1 after a lost owner, and in manual handlers that run again.
@@ -105,46 +108,71 @@ impl IdempotencyInfo {
     }
 
     fn claim(&self) -> Option<&Claim> {
-        self.0.granted.get()?.claim.as_ref()
+        self.granted()?.claim.as_ref()
+    }
+
+    fn granted(&self) -> Option<&Granted> {
+        self.0.as_ref()?.granted.get()
+    }
+
+    /// Of a request about which the router is asked, or that this instance governs.
+    pub(crate) fn asking() -> Self {
+        Self(Some(Rc::default()))
     }
 
     /// Fills in what the decision gave. Once per request.
     pub(crate) fn grant(&self, key: Key, claim: Option<Claim>, previous: Option<StoredResponse>) {
-        let granted = self.0.granted.set(Granted { key, claim, previous });
-        debug_assert!(granted.is_ok(), "a request is granted once");
+        if let Some(inner) = &self.0 {
+            let granted = inner.granted.set(Granted { key, claim, previous });
+            debug_assert!(granted.is_ok(), "a request is granted once");
+        }
     }
 
     pub(crate) fn stage(&self) -> Stage {
-        self.0.stage.get()
+        self.0.as_ref().map_or(Stage::Passed, |inner| inner.stage.get())
     }
 
     pub(crate) fn set_stage(&self, stage: Stage) {
-        self.0.stage.set(stage);
+        if let Some(inner) = &self.0 {
+            inner.stage.set(stage);
+        }
     }
 
     /// A route guard speaks. The one reached last, which is the innermost, counts.
     pub(crate) fn declare(&self, policy: Policy) {
-        self.0.guard.set(Some(policy));
+        if let Some(inner) = &self.0 {
+            inner.guard.set(Some(policy));
+        }
         self.declare_late(policy);
     }
 
     /// An instance or a guard was reached after the decision: the most that it can do is keep the answer out of the store.
     pub(crate) fn declare_late(&self, policy: Policy) {
-        if matches!(self.stage(), Stage::Governing | Stage::Running) {
-            self.0.late_exempt.set(policy == Policy::Exempt);
+        if let Some(inner) = &self.0
+            && matches!(inner.stage.get(), Stage::Governing | Stage::Running)
+        {
+            inner.late_exempt.set(policy == Policy::Exempt);
         }
     }
 
     pub(crate) fn declared(&self) -> Option<Policy> {
-        self.0.guard.get()
+        self.0.as_ref()?.guard.get()
     }
 
     pub(crate) fn is_late_exempt(&self) -> bool {
-        self.0.late_exempt.get()
+        self.0.as_ref().is_some_and(|inner| inner.late_exempt.get())
     }
 
-    pub(crate) fn accept_encoding(&self) -> &RefCell<Vec<HeaderValue>> {
-        &self.0.accept_encoding
+    /// Keeps `Accept-Encoding` lines for an instance further inside.
+    pub(crate) fn keep_accept_encoding(&self, lines: impl Iterator<Item = HeaderValue>) {
+        if let Some(inner) = &self.0 {
+            inner.accept_encoding.borrow_mut().extend(lines);
+        }
+    }
+
+    /// The `Accept-Encoding` lines that the instance outside took away.
+    pub(crate) fn take_accept_encoding(&self) -> Vec<HeaderValue> {
+        self.0.as_ref().map(|inner| inner.accept_encoding.take()).unwrap_or_default()
     }
 }
 

@@ -107,13 +107,13 @@ pub(super) fn take_accept_encoding(request: &mut ServiceRequest, info: &Idempote
     // Only where there is something to take: `headers_mut` must not be called while anybody holds the request.
     if request.headers().contains_key(header::ACCEPT_ENCODING) {
         let taken = request.headers_mut().remove(header::ACCEPT_ENCODING);
-        info.accept_encoding().borrow_mut().extend(taken);
+        info.keep_accept_encoding(taken);
     }
 }
 
 /// Undoes [`take_accept_encoding`] of the instance outside.
 pub(super) fn give_accept_encoding_back(request: &mut ServiceRequest, outer: &IdempotencyInfo) {
-    for taken in outer.accept_encoding().borrow_mut().drain(..) {
+    for taken in outer.take_accept_encoding() {
         request.headers_mut().append(header::ACCEPT_ENCODING, taken);
     }
 }

@@ -117,14 +117,14 @@ where
             _ => {}
         }
 
-        let info = IdempotencyInfo::default();
-        request.extensions_mut().insert(info.clone());
         let policy = config.policy(&request, outer.is_none());
         let unprotected = !config.settings.methods.protect(request.method());
         if unprotected || (policy == Policy::Exempt && !self.has_inside) {
-            info.set_stage(Stage::Passed);
+            request.extensions_mut().insert(IdempotencyInfo::default());
             return CallFuture::passing(self.service.call(request));
         }
+        let info = IdempotencyInfo::asking();
+        request.extensions_mut().insert(info.clone());
 
         let settings = &config.settings;
         let key = Key::of_request(request.headers(), &settings.header, settings.syntax, settings.max_key_length);
