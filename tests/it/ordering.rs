@@ -3,7 +3,7 @@
 
 use std::{
     cell::Cell,
-    future::Future,
+    future::{Future, poll_fn},
     rc::Rc,
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
@@ -14,9 +14,11 @@ use actix_idempotency::{
     ExemptIdempotencyKey, Idempotency, IdempotencyInfo, IdempotencyKey, Policy, Principal, StoreResponse, guard,
 };
 use actix_service::{IntoServiceFactory as _, ServiceFactory as _};
+use actix_session::{Session, SessionExt as _, SessionMiddleware, storage::CookieSessionStore};
 use actix_web::{
     App, Error, HttpMessage as _, HttpResponse,
     body::{MessageBody, to_bytes},
+    cookie,
     dev::{AppConfig, Service, ServiceRequest, ServiceResponse},
     http::{StatusCode, header},
     middleware::{Compress, DefaultHeaders, ErrorHandlers, Logger, Next, NormalizePath, from_fn},
@@ -24,6 +26,7 @@ use actix_web::{
     test::{TestRequest, init_service},
     web,
 };
+use futures_util::stream;
 
 const MARKER: &str = "idempotent-replayed";
 
@@ -464,4 +467,104 @@ fn without_set_up_the_pair_uses_one_store_for_the_process() {
     };
     send_one();
     send_one();
+}
+
+#[test]
+fn sessions_go_outside_and_may_name_the_principal() {
+    alone(|| async {
+        let key = cookie::Key::from(&[7; 64]);
+        let session = SessionMiddleware::builder(CookieSessionStore::default(), key).cookie_secure(false).build();
+        let user = |request: &ServiceRequest| {
+            let user = request.get_session().get::<String>("user").ok()??;
+            Some(Principal::new(user))
+        };
+        let log_in = |session: Session, user: web::Path<String>| async move {
+            session.insert("user", user.as_str()).unwrap();
+            HttpResponse::Ok().finish()
+        };
+        let pay = |session: Session| async move {
+            session.insert("paid", true).unwrap();
+            HttpResponse::Created().body("paid")
+        };
+        let app = app!(
+            .wrap(IdempotencyKey::default().principal(user).exempt("/login/{user}"))
+            .wrap(session)
+            .route("/login/{user}", web::post().to(log_in))
+            .route("/pay", web::post().to(pay))
+        );
+        for user in ["alice", "bob"] {
+            let (_, headers, _) = send(&app, post(&format!("/login/{user}"), None)).await;
+            let cookie = headers.get("set-cookie").unwrap().to_str().unwrap().split(';').next().unwrap().to_owned();
+            let pay = || post("/pay", Some("k")).insert_header(("cookie", cookie.clone()));
+            let (status, headers, _) = send(&app, pay()).await;
+            assert_eq!(
+                (status.as_u16(), headers.contains_key("set-cookie")),
+                (201, true),
+                "{user}: a key of one's own"
+            );
+            let (status, headers, body) = send(&app, pay()).await;
+            assert_eq!((status.as_u16(), headers.contains_key("set-cookie"), &body[..]), (409, false, &b"paid"[..]));
+        }
+    });
+}
+
+/// Tells when it is dropped.
+struct Told(Rc<Cell<bool>>);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        self.0.set(true);
+    }
+}
+
+#[test]
+fn an_event_stream_ends_with_its_client_and_is_not_run_again() {
+    alone(|| async {
+        let (runs, dropped) = (Runs::default(), Rc::new(Cell::new(false)));
+        let (count, tell) = (runs.clone(), dropped.clone());
+        let handler = move || {
+            count.next();
+            let told = Told(tell.clone());
+            let events = stream::repeat_with(move || {
+                let _ = &told;
+                Ok::<_, Error>(web::Bytes::from_static(b"data: x\n\n"))
+            });
+            async move { HttpResponse::Ok().content_type("text/event-stream; charset=utf-8").streaming(events) }
+        };
+        let app = app!(.wrap(IdempotencyKey::default()).route("/", web::post().to(handler)));
+        let response = app.call(post("/", Some("k")).to_request()).await.unwrap();
+        let mut body = Box::pin(response.into_body());
+        for _ in 0..3 {
+            let piece = poll_fn(|cx| body.as_mut().poll_next(cx)).await.unwrap();
+            assert_eq!(piece.map_err(|_| ()).unwrap(), "data: x\n\n", "passed on as it is");
+        }
+        assert_eq!(send(&app, post("/", Some("k"))).await.0, 423, "in flight while its client listens");
+        drop(body);
+        let (status, headers, body) = send(&app, post("/", Some("k"))).await;
+        assert_eq!((status.as_u16(), headers.get("idempotency-body").unwrap().to_str().unwrap()), (409, "omitted"));
+        assert!(body.is_empty() && dropped.get(), "not read on without its client");
+        assert_eq!(runs.0.get(), 1);
+    });
+}
+
+#[test]
+fn an_upgrade_passes_untouched_and_is_not_stored() {
+    alone(|| async {
+        let runs = Runs::default();
+        let count = runs.clone();
+        let handler = move || {
+            count.next();
+            async {
+                HttpResponse::SwitchingProtocols()
+                    .upgrade("chat")
+                    .streaming(stream::empty::<Result<web::Bytes, Error>>())
+            }
+        };
+        let app = app!(.wrap(IdempotencyKey::default()).route("/", web::post().to(handler)));
+        for n in 1..=2 {
+            let (status, headers, _) = send(&app, post("/", Some("k"))).await;
+            assert_eq!((status.as_u16(), headers.get("upgrade").unwrap().to_str().unwrap()), (101, "chat"));
+            assert_eq!(runs.0.get(), n);
+        }
+    });
 }
