@@ -86,3 +86,23 @@ impl Drop for Running {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[actix_web::test]
+    async fn after_closing_nothing_starts_and_what_runs_is_waited_for() {
+        let operations = Operations::new(2);
+        let (first, second) = (operations.start().unwrap(), operations.start().unwrap());
+        assert_eq!(operations.start().unwrap_err(), Problem::Overloaded);
+        drop(second);
+        operations.close();
+        assert_eq!(operations.start().unwrap_err(), Problem::ShuttingDown);
+        let behind = operations.track();
+        assert!(!operations.idle(Duration::from_millis(10)).await);
+        let idle = actix_web::rt::spawn(operations.idle(Duration::from_secs(10)));
+        drop((first, behind));
+        assert!(idle.await.unwrap());
+    }
+}

@@ -108,7 +108,10 @@ impl Held {
     fn end(&mut self, fate: Fate) {
         match std::mem::replace(&mut self.state, State::Ended) {
             State::Claimed(claim) => {
-                let released = matches!(self.cache.store.release(&claim, fate).try_ready(), Ok(Ok(_)));
+                // A store in this process frees it here and now. Others are not called from a drop, which may happen
+                // where no runtime is left.
+                let store = &self.cache.store;
+                let released = !store.leases() && matches!(store.release(&claim, fate).try_ready(), Ok(Ok(_)));
                 if !released {
                     self.cache.release_behind(claim, fate, &self.terms);
                 }
