@@ -128,3 +128,49 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     server.run().await?;
     Ok(())
 }
+
+/// How a service of yours can be tested: `cargo test --example payments --features testing`.
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use actix_idempotency::{
+        MemoryStore, Settings,
+        testing::{Call, Fault, FaultyStore, storm},
+    };
+    use actix_web::test::{TestRequest, init_service};
+
+    use super::*;
+
+    fn order() -> TestRequest {
+        let order = serde_json::json!({ "amount": 100, "currency": "EUR" });
+        TestRequest::post().uri("/charges").insert_header(("idempotency-key", "order-17")).set_json(order)
+    }
+
+    async fn charged_after_a_storm(idempotency: Idempotency) -> usize {
+        let ledger = web::Data::new(Ledger::default());
+        let app = App::new()
+            .app_data(web::Data::new(idempotency))
+            .app_data(ledger.clone())
+            .wrap(IdempotencyKey::default())
+            .configure(routes);
+        let answers = storm(&init_service(app).await, 20, order).await;
+        assert_eq!(answers.iter().filter(|answer| answer.ran()).count(), 1);
+        ledger.with(|charges| charges.len())
+    }
+
+    #[actix_web::test]
+    async fn twenty_retries_at_once_charge_once() {
+        assert_eq!(charged_after_a_storm(Idempotency::in_memory()).await, 1);
+    }
+
+    #[actix_web::test]
+    async fn nor_do_they_when_the_store_loses_its_answers() {
+        let (store, faults) = FaultyStore::new(MemoryStore::default());
+        faults.next(Call::Begin, Fault::LoseAnswer);
+        faults.next(Call::Complete, Fault::LoseAnswer);
+        let mut settings = Settings::default();
+        settings.storage.class = "faulty".into();
+        let idempotency =
+            Idempotency::builder().settings(settings).store("faulty", store).build().expect("sound settings");
+        assert_eq!(charged_after_a_storm(idempotency).await, 1);
+    }
+}

@@ -24,6 +24,7 @@ mod record;
 mod settings;
 mod storage;
 mod store;
+mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
 

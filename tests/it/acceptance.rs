@@ -6,8 +6,12 @@ use actix_idempotency::{
     Clock, ComposedStore, MemoryLimits, MemoryStore, Storage, StoreError, ThreadLock,
     testing::{FaultyStore, accept_composed_store, accept_store},
 };
+use actix_idempotency::{Fate, Mode, OnUnknown};
 use bytes::Bytes;
 use parking_lot::Mutex;
+use proptest::{prelude::*, test_runner::TestRunner};
+
+use crate::model::{Answer, Model, Step, Subject, steps};
 
 #[actix_web::test]
 async fn the_memory_store() {
@@ -65,6 +69,60 @@ async fn a_storage_with_a_lock() {
         (store, advance)
     })
     .await;
+}
+
+/// The random sequences, as far as such a combination can follow: one payload, and leases that hold.
+#[test]
+fn a_storage_with_a_lock_does_what_the_model_does() {
+    let runtime = actix_web::rt::System::new();
+    let mut runner = TestRunner::new(ProptestConfig::with_cases(2000));
+    let played = runner.run(&steps(), |steps| {
+        let (clock, shelf) = (Clock::steered(), Shelf::default());
+        let now = shelf.now.clone();
+        let store = ComposedStore::new(shelf, ThreadLock::with_clock(clock.clone()), "lock");
+        let mut advance = |by| {
+            clock.advance(by);
+            *now.lock() += by;
+        };
+        let mut subject = Subject::new(&store, 0, &mut advance);
+        runtime.block_on(async {
+            let mut model = Model::default();
+            for (n, step) in steps.iter().enumerate() {
+                let step = match *step {
+                    Step::Begin { id, token, .. } => {
+                        // Its promises end with a lock's lease, so none ends here.
+                        let lease = 1000;
+                        // A token is of one request, and so of one mode.
+                        let mode = if token > 1 { Mode::Again } else { Mode::Once };
+                        Step::Begin { id, token, lease, mode, fingerprint: 0, on_unknown: OnUnknown::Rerun }
+                    }
+                    Step::Renew { claim, .. } => Step::Renew { claim, lease: 1000 },
+                    // The same owner always says the same.
+                    Step::Complete { claim, ttl, .. } => Step::Complete { claim, ttl, body: model.token(claim) },
+                    Step::Release { claim, .. } => Step::Release { claim, fate: Fate::Free },
+                    Step::Forget { .. } | Step::Inspect { .. } => continue,
+                    step @ Step::Advance { .. } => step,
+                };
+                let (expected, answered) = (model.step(step), subject.step(step).await);
+                let alike = match (&expected, &answered) {
+                    // A repeated call does not find what has expired meanwhile.
+                    (Answer::Fresh { previous, .. }, Answer::Fresh { previous: got, .. }) => got.is_none() || previous == got,
+                    // What is stored answers, also while it is run over.
+                    (Answer::InFlight, Answer::Completed(_))
+                    | (Answer::Renewed(_), Answer::Renewed(_))
+                    // A call that is repeated finds what it stored beneath another's claim.
+                    | (Answer::Superseded(None), Answer::Stored)
+                    | (Answer::Superseded(_), Answer::Superseded(_)) => true,
+                    _ => expected == answered,
+                };
+                prop_assert!(alike, "at step {n}: {step:?}: the model says {expected:?}, the store {answered:?}");
+            }
+            Ok(())
+        })
+    });
+    if let Err(failure) = played {
+        panic!("{failure}");
+    }
 }
 
 /// The suite must be able to fail: a store that forgets to compare the owner's token does.

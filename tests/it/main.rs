@@ -20,6 +20,7 @@ mod examples;
 mod faults;
 mod keys;
 mod memory;
+mod misuse;
 mod model;
 mod ordering;
 mod own_parts;

@@ -148,6 +148,11 @@ impl Model {
         }
     }
 
+    /// Whose claim has this number.
+    pub(crate) fn token(&self, claim: u8) -> u8 {
+        if self.owners.is_empty() { 0 } else { self.owners[claim as usize % self.owners.len()].token }
+    }
+
     /// The store loses a record.
     pub(crate) fn lose(&mut self, id: u8) {
         self.records.remove(&id);

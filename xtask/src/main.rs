@@ -3,7 +3,7 @@
 mod chaos;
 
 use std::{
-    env,
+    env, fs,
     process::{Command, ExitCode, Stdio},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -41,8 +41,10 @@ fn test() -> Step {
         cargo(&name, &["clippy", "--lib", "--no-default-features", "--features", features, "--", "-D", "warnings"])?;
     }
     with_variable("documentation", &["doc", "--no-deps", "--all-features"], ("RUSTDOCFLAGS", "-D warnings"))?;
+    schedules()?;
     // The tests drive them as processes.
     cargo("examples", &["build", "--all-features", "--examples"])?;
+    fuzz()?;
     run_chaos(Duration::from_secs(120), 1)?;
     // Last and with nothing behind, so that the run ends with the test runner's own lines.
     println!("== tests");
@@ -54,6 +56,32 @@ fn bench(arguments: &[&str]) -> Step {
     let mut all = vec!["bench", "--all-features", "--bench", "ratios", "--"];
     all.extend(arguments);
     cargo("benchmarks", &all)
+}
+
+/// The fuzz targets for a moment, without a fuzzer's instruments: any toolchain can do that. Real fuzzing is cargo-fuzz's.
+fn fuzz() -> Step {
+    if !succeeds(Command::new("c++").arg("--version")) {
+        return Err("missing: c++, which libFuzzer is built with; install a C++ compiler (g++ or clang)".into());
+    }
+    let target = ["--manifest-path", "fuzz/Cargo.toml", "--target-dir", "target/fuzz"];
+    cargo("fuzz targets", &[&["build"][..], &target].concat())?;
+    let finds = env::temp_dir().join(format!("fuzz-{}", std::process::id()));
+    for name in ["key", "record", "settings", "json"] {
+        let found = finds.join(name);
+        fs::create_dir_all(&found).map_err(|error| format!("{}: {error}", found.display()))?;
+        let mut command = Command::new(format!("target/fuzz/debug/{name}"));
+        // What it finds goes to the first folder, what it starts from is in the second.
+        command.args(["-runs=100000", "-max_len=1000", "-verbosity=0"]).arg(&found).arg(format!("fuzz/seeds/{name}"));
+        run(&format!("fuzz {name}"), command.stderr(Stdio::null()))?;
+    }
+    let _ = fs::remove_dir_all(finds);
+    Ok(())
+}
+
+/// Schedules of the memory store: built apart, since another mutex is put into it.
+fn schedules() -> Step {
+    let arguments = ["test", "--test", "schedules", "--target-dir", "target/shuttle"];
+    with_variable("schedules", &arguments, ("RUSTFLAGS", "--cfg shuttle"))
 }
 
 fn chaos(arguments: &[&str]) -> Step {

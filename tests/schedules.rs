@@ -1,0 +1,133 @@
+//! Schedules of the memory store and its wake-ups, explored by shuttle. Built and run by `cargo xtask test`, with
+//! `--cfg shuttle`, which puts shuttle's mutex into the store.
+#![cfg(shuttle)]
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use actix_idempotency::{
+    Begin, BeginRequest, Claim, Completion, Fate, Fingerprint, MemoryLimits, MemoryStore, OwnerToken, Record, RecordId,
+    Store,
+};
+use futures_util::FutureExt as _;
+use shuttle::{future, thread};
+
+const TTL: Duration = Duration::from_secs(3600);
+const ITERATIONS: usize = 5_000;
+
+fn ask() -> BeginRequest {
+    BeginRequest::new(RecordId::from_bytes([1; 32]), Fingerprint::from_bytes([1; 32]), OwnerToken::random())
+}
+
+fn record(n: u8) -> Record {
+    Record::from_bytes(vec![1, 251, 201, 0, 0, 1, 1, n].into()).unwrap()
+}
+
+async fn fresh(store: &MemoryStore, request: &BeginRequest) -> Option<Claim> {
+    match store.begin(request).await.unwrap() {
+        Begin::Fresh { claim, .. } => Some(claim),
+        _ => None,
+    }
+}
+
+/// A request as the middleware makes it: asks, waits while another runs, asks again. Whether it ran.
+async fn request(store: &MemoryStore, ran: &AtomicUsize, n: u8) -> Record {
+    let request = ask();
+    for round in 0.. {
+        match store.begin(&request).await.unwrap() {
+            Begin::Fresh { claim, .. } => {
+                ran.fetch_add(1, SeqCst);
+                thread::yield_now();
+                assert_eq!(store.complete(&claim, &record(n), TTL).await.unwrap(), Completion::Stored);
+                return record(n);
+            }
+            Begin::Completed(record) => return record,
+            Begin::InFlight { .. } => store.changed(&request.id, round, TTL).await.unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+    unreachable!("it ends with an answer")
+}
+
+/// Elsewhere a waiter that registered between the look-up and the completion slept for ever: shuttle tells of a deadlock.
+#[test]
+fn of_concurrent_requests_one_runs_and_all_get_its_answer() {
+    shuttle::check_random(
+        || {
+            let store = Arc::new(MemoryStore::new(MemoryLimits::default()));
+            let ran = Arc::new(AtomicUsize::new(0));
+            let threads: Vec<_> = (0..3)
+                .map(|n| {
+                    let (store, ran) = (store.clone(), ran.clone());
+                    thread::spawn(move || future::block_on(request(&store, &ran, n)))
+                })
+                .collect();
+            let answers: Vec<Record> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+            assert_eq!(ran.load(SeqCst), 1);
+            assert!(answers.iter().all(|answer| *answer == answers[0]));
+        },
+        ITERATIONS,
+    );
+}
+
+#[test]
+fn a_released_claim_wakes_a_waiter_who_then_runs() {
+    shuttle::check_random(
+        || {
+            let store = Arc::new(MemoryStore::new(MemoryLimits::default()));
+            let claim = future::block_on(fresh(&store, &ask())).unwrap();
+            let ran = Arc::new(AtomicUsize::new(0));
+            let waiters: Vec<_> = (0..2)
+                .map(|n| {
+                    let (store, ran) = (store.clone(), ran.clone());
+                    thread::spawn(move || future::block_on(request(&store, &ran, n)))
+                })
+                .collect();
+            let released = thread::spawn({
+                let store = store.clone();
+                move || future::block_on(store.release(&claim, Fate::Free)).unwrap()
+            });
+            assert!(released.join().unwrap());
+            waiters.into_iter().for_each(|waiter| drop(waiter.join().unwrap()));
+            assert_eq!(ran.load(SeqCst), 1);
+        },
+        ITERATIONS,
+    );
+}
+
+#[test]
+fn a_waiter_that_gives_up_leaves_the_others_their_wake_up() {
+    shuttle::check_random(
+        || {
+            let store = Arc::new(MemoryStore::new(MemoryLimits::default()));
+            let claim = future::block_on(fresh(&store, &ask())).unwrap();
+            let ran = Arc::new(AtomicUsize::new(0));
+            let stays = thread::spawn({
+                let (store, ran) = (store.clone(), ran.clone());
+                move || future::block_on(request(&store, &ran, 1))
+            });
+            let leaves = thread::spawn({
+                let store = store.clone();
+                move || {
+                    future::block_on(async {
+                        let id = ask().id;
+                        let mut waiting = Box::pin(store.changed(&id, 0, TTL));
+                        let _ = waiting.as_mut().now_or_never();
+                        // Dropped while it waits.
+                    });
+                }
+            });
+            future::block_on(store.complete(&claim, &record(9), TTL)).unwrap();
+            leaves.join().unwrap();
+            assert_eq!(stays.join().unwrap(), record(9));
+            assert_eq!(ran.load(SeqCst), 0);
+        },
+        ITERATIONS,
+    );
+}
