@@ -18,11 +18,11 @@ mod connections;
 mod examples;
 #[cfg(feature = "testing")]
 mod faults;
+mod in_process;
 mod keys;
 mod memory;
 mod misuse;
 mod model;
-mod ordering;
 mod own_parts;
 mod policies;
 mod protocol;
