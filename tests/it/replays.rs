@@ -169,6 +169,39 @@ fn everything_of_the_request_is_in_the_fingerprint() {
     }
 }
 
+/// Elsewhere only the first megabyte was looked at.
+#[test]
+fn all_of_a_large_body_is_in_the_fingerprint() {
+    let server = Server::start(&[]);
+    let key = fresh_key();
+    let mut body = vec![b'x'; (2 << 20) - 1];
+    assert_eq!(server.send(Request::post("/echo").key(&key).body(body.clone())).status, 200);
+    assert!(server.send(Request::post("/echo").key(&key).body(body.clone())).is_replay());
+    *body.last_mut().unwrap() = b'y';
+    server.send(Request::post("/echo").key(&key).body(body)).is_problem(422, "key-reused");
+}
+
+/// Elsewhere a client that sent the header in which state was passed hung the server.
+#[test]
+fn no_request_header_but_the_key_means_anything() {
+    let server = Server::start(&[]);
+    for path in ["/items", "/required", "/guarded/required"] {
+        let key = fresh_key();
+        let request = || {
+            Request::post(path)
+                .key(&key)
+                .header("Idempotent-Replayed", "true")
+                .header("Idempotency-Body", "omitted")
+                .header("Idempotency-Key-Exists", "1")
+                .header("X-Idempotency-Status", "completed")
+        };
+        let first = server.send(request());
+        assert_eq!((first.status, first.is_replay()), (201, false));
+        let again = server.send(request());
+        assert_eq!((again.status, again.is_replay(), &again.body), (409, true, &first.body));
+    }
+}
+
 #[test]
 fn another_payload_is_refused_while_the_first_runs() {
     let server = Server::start(&[]);
