@@ -49,6 +49,17 @@ async fn eventually<T>(mut condition: impl AsyncFnMut() -> Option<T>) -> T {
     timeout(Duration::from_secs(10), wait).await.expect("it comes true")
 }
 
+#[actix_web::test]
+async fn a_lease_does_not_end_before_its_time() {
+    let redis = Redis::start();
+    let store = store(&redis);
+    let lease = Duration::from_millis(200);
+    let start = std::time::Instant::now();
+    claim(&store, &BeginRequest { lease, ..ask(1) }).await;
+    eventually(async || matches!(store.begin(&ask(1)).await.unwrap(), Begin::Fresh { .. }).then_some(())).await;
+    assert!(start.elapsed() >= lease, "{:?}", start.elapsed());
+}
+
 /// Releases write, and must pass where maxmemory denies new claims.
 #[actix_web::test]
 async fn releases_pass_at_maxmemory() {

@@ -13,7 +13,7 @@ struct Run {
 
 pub(crate) fn of(keys: &[Key], servers: &Servers, memory: &[usize]) -> Result<(), String> {
     let runs = runs(&fs::read_to_string(&servers.log).map_err(|error| error.to_string())?)?;
-    let (mut all, mut again) = (0, 0);
+    let (mut all, mut again, mut window) = (0, 0, 0);
     for key in keys {
         let of_key = runs.get(&key.name).map(Vec::as_slice).unwrap_or_default();
         all += of_key.len();
@@ -21,6 +21,14 @@ pub(crate) fn of(keys: &[Key], servers: &Servers, memory: &[usize]) -> Result<()
         if !of_key.iter().any(|run| run.end.is_some()) {
             return Err(format!("{} was answered, and no run of it ended: {of_key:?}", key.name));
         }
+        // A process that is killed after it answered and before its response reached Redis: the one case that is documented
+        // as a second run with another answer. Everybody else's answers are equal.
+        let ended = of_key.iter().filter(|run| run.end.is_some()).count();
+        if key.answers.len() > ended {
+            let answers: Vec<_> = key.answers.iter().map(|answer| String::from_utf8_lossy(answer)).collect();
+            return Err(format!("{} has more answers than runs that ended: {answers:?}, {of_key:?}", key.name));
+        }
+        window += usize::from(key.answers.len() > 1);
         for (first, second) in of_key.iter().zip(of_key.iter().skip(1)) {
             // Only a killed process may be followed by another run, and only after it was killed.
             if servers.killed(first.pid).is_none_or(|killed| second.start < killed) {
@@ -32,7 +40,7 @@ pub(crate) fn of(keys: &[Key], servers: &Servers, memory: &[usize]) -> Result<()
     for key in keys.iter().rev().take(200) {
         for server in 0..servers.count() {
             let body = client::until_answered_by(servers.address(server), &key.path, &key.name)?;
-            if body != key.body {
+            if !key.answers.contains(&body) {
                 return Err(format!("{} gives another answer at the end", key.name));
             }
         }
@@ -43,7 +51,11 @@ pub(crate) fn of(keys: &[Key], servers: &Servers, memory: &[usize]) -> Result<()
     if late > early * 2 + 50 {
         return Err(format!("memory grows: {early} MiB, then {late} MiB"));
     }
-    println!("chaos: {} keys, {all} runs, {again} of them after a killed owner; at most {late} MiB", keys.len());
+    println!(
+        "chaos: {} keys, {all} runs, {again} of them after a killed owner, {window} of these after it had answered; at most \
+         {late} MiB",
+        keys.len()
+    );
     Ok(())
 }
 
