@@ -31,6 +31,13 @@ pub(crate) fn run(length: Duration, seed: u64) -> Result<(), String> {
     let redis = servers::Redis::start()?;
     let network = Network::start(redis.port)?;
     let servers = Arc::new(Servers::start(SERVERS, network.port)?);
+    let outcome = storm(&network, &servers, length, seed);
+    // Threads that a failure left behind may hold on to the servers.
+    servers.stop();
+    outcome
+}
+
+fn storm(network: &Network, servers: &Arc<Servers>, length: Duration, seed: u64) -> Result<(), String> {
     let (stop, next_key) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
 
     let workers: Vec<_> = (0..KEYS_AT_ONCE)
@@ -57,7 +64,7 @@ pub(crate) fn run(length: Duration, seed: u64) -> Result<(), String> {
     for worker in workers {
         keys.extend(worker.join().map_err(|_| "a worker died")??);
     }
-    verdict::of(&keys, &servers, &memory)
+    verdict::of(&keys, servers, &memory)
 }
 
 /// What the clients of one key got.

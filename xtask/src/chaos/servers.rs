@@ -118,6 +118,15 @@ impl Servers {
         Err("20 tries".into())
     }
 
+    /// Ends them all.
+    pub(crate) fn stop(&self) {
+        for server in &self.running {
+            let mut server = server.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let _ = (server.child.kill(), server.child.wait());
+        }
+        let _ = fs::remove_file(&self.log);
+    }
+
     /// When a process was killed, if it was.
     pub(crate) fn killed(&self, pid: u32) -> Option<u128> {
         let killed = self.killed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -132,17 +141,6 @@ impl Servers {
             statm.split(' ').nth(1)?.parse::<usize>().ok()
         };
         self.running.iter().filter_map(resident).max().unwrap_or(0) / 256
-    }
-}
-
-impl Drop for Servers {
-    fn drop(&mut self) {
-        for server in &self.running {
-            if let Ok(mut server) = server.lock() {
-                let _ = (server.child.kill(), server.child.wait());
-            }
-        }
-        let _ = fs::remove_file(&self.log);
     }
 }
 
