@@ -252,7 +252,9 @@ impl<B: MessageBody + 'static> Tape<B> {
                 Some(body) => self.bare.with_body(Some(&body)),
                 None => self.bare.clone(),
             };
-            self.storing = Some(Box::pin(async move { drop(held.complete(record).await) }));
+            // Begun here, not at its first poll: from now on the record is stored, whatever becomes of this body.
+            let completing = held.complete(record);
+            self.storing = Some(Box::pin(async move { drop(completing.await) }));
         }
     }
 
