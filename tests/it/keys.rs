@@ -110,6 +110,19 @@ fn the_connection_stays_usable_after_a_refusal() {
     assert_eq!(connection.send(&Request::post("/items").key(&fresh_key()).body("x")).status, 201);
 }
 
+/// More than buffers hold: an answer to a body that nobody reads would cost the connection.
+#[test]
+fn the_connection_stays_usable_after_a_refusal_with_a_large_body() {
+    let server = Server::start(&[]);
+    let mut connection = server.connect();
+    let large = vec![b'x'; 1 << 20];
+    for n in 0..3 {
+        connection.send(&Request::post("/items").body(large.clone())).is_problem(400, "missing-key");
+        connection.send(&Request::post("/items").key("\"").body(large.clone())).is_problem(400, "invalid-key");
+        assert_eq!(connection.send(&Request::post("/items").key(&fresh_key())).status, 201, "{n}");
+    }
+}
+
 #[test]
 fn a_key_is_never_echoed() {
     let server = Server::start(&[]);

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Mutex, time::Instant};
 
 use super::fixture::Redis;
-use crate::common::{Request, RunLog, Server, at_once, fresh_key};
+use crate::common::{Request, RunLog, Server, at_once, eventually, fresh_key};
 
 #[test]
 fn of_duplicates_over_three_processes_one_runs() {
@@ -64,6 +64,36 @@ fn a_duplicate_on_another_process_is_answered_soon_after_completion() {
     }
     // The machine may be busy; what counts is that polling does not add more than it says.
     assert!(best <= 50, "{best} ms late at best");
+}
+
+#[test]
+fn when_the_one_who_polls_leaves_another_goes_on() {
+    let (redis, log) = (Redis::start(), RunLog::new());
+    let patient = [("IDEMPOTENCY_KEY__LOCK__TIMEOUT", "15")];
+    let servers: Vec<Server> = (0..2).map(|_| redis.server(&log, &patient)).collect();
+    let looks = || -> u64 {
+        let info: String = redis::cmd("INFO").arg("commandstats").query(&mut redis.connect()).unwrap();
+        let line = info.lines().find_map(|line| line.strip_prefix("cmdstat_hmget:calls="));
+        line.and_then(|line| line.split(',').next()?.parse().ok()).unwrap_or(0)
+    };
+    let more_looks = |n: u64| {
+        let before = looks();
+        eventually("looks", || if looks() >= before + n { Ok(()) } else { Err(looks() - before) });
+    };
+    let request = Request::post("/slow?ms=2500").key(&fresh_key());
+    let mut first = servers[0].connect();
+    first.write(&request.bytes());
+    log.wait_for("start", 1);
+    let start = Instant::now();
+    let (mut leaves, mut stays) = (servers[1].connect(), servers[1].connect());
+    leaves.write(&request.bytes());
+    more_looks(5);
+    stays.write(&request.bytes());
+    more_looks(5);
+    leaves.reset();
+    assert_eq!(first.reply().status, 200);
+    assert!(stays.reply().is_replay());
+    assert!(start.elapsed().as_secs() < 12, "woken by the completion, not by the end of its patience");
 }
 
 #[test]
