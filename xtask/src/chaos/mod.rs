@@ -10,6 +10,7 @@ mod servers;
 mod verdict;
 
 use std::{
+    fs,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
@@ -34,6 +35,10 @@ pub(crate) fn run(length: Duration, seed: u64) -> Result<(), String> {
     let outcome = storm(&network, &servers, length, seed);
     // Threads that a failure left behind may hold on to the servers.
     servers.stop();
+    match &outcome {
+        Ok(()) => drop(fs::remove_file(&servers.log)),
+        Err(_) => println!("chaos: the log of all runs is {}", servers.log.display()),
+    }
     outcome
 }
 

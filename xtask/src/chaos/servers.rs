@@ -124,7 +124,6 @@ impl Servers {
             let mut server = server.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             let _ = (server.child.kill(), server.child.wait());
         }
-        let _ = fs::remove_file(&self.log);
     }
 
     /// When a process was killed, if it was.
