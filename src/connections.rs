@@ -30,7 +30,7 @@ const PER_THREAD: u32 = 2;
 const SUSPECT: u32 = 3;
 
 /// How long a call is waited for behind, where nobody waits: large records travel slowly.
-pub(crate) const PATIENT: Duration = Duration::from_secs(10);
+const PATIENT: Duration = Duration::from_secs(10);
 
 /// A Redis, by its address.
 #[derive(Clone)]
