@@ -1,14 +1,19 @@
 //! What this project does to itself: `cargo xtask test`, `cargo xtask bench`.
 
 mod chaos;
+mod command;
+mod needs;
 
 use std::{
     env, fs,
     process::{Command, ExitCode, Stdio},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-type Step = Result<(), String>;
+use self::{
+    command::{Step, cargo, run, succeed, succeeds, with_variable},
+    needs::{need_component, need_redis},
+};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -102,75 +107,4 @@ fn chaos(arguments: &[&str]) -> Step {
 fn run_chaos(length: Duration, seed: u64) -> Step {
     println!("== chaos");
     chaos::run(length, seed).map_err(|broken| format!("chaos, seed {seed}: {broken}"))
-}
-
-fn cargo(what: &str, arguments: &[&str]) -> Step {
-    run(what, Command::new(env!("CARGO")).args(arguments))
-}
-
-fn with_variable(what: &str, arguments: &[&str], (name, value): (&str, &str)) -> Step {
-    run(what, Command::new(env!("CARGO")).args(arguments).env(name, value))
-}
-
-fn run(what: &str, command: &mut Command) -> Step {
-    println!("== {what}");
-    let start = Instant::now();
-    succeed(what, command)?;
-    println!("== {what}: {} s", start.elapsed().as_secs());
-    Ok(())
-}
-
-fn succeed(what: &str, command: &mut Command) -> Step {
-    let status = command.status().map_err(|error| format!("{what}: {command:?}: {error}"))?;
-    if status.success() { Ok(()) } else { Err(format!("{what} failed: {command:?}")) }
-}
-
-fn succeeds(command: &mut Command) -> bool {
-    command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
-}
-
-/// A part of the toolchain, installed where `rustup` can.
-fn need_component(subcommand: &str, component: &str) -> Step {
-    let there = || succeeds(Command::new(env!("CARGO")).args([subcommand, "--version"]));
-    if there() || (succeeds(Command::new("rustup").args(["component", "add", component])) && there()) {
-        return Ok(());
-    }
-    Err(format!("missing: `cargo {subcommand}`; install it with `rustup component add {component}`"))
-}
-
-/// A real redis-server, which the tests start themselves on free ports.
-fn need_redis() -> Step {
-    let there = || succeeds(Command::new("redis-server").arg("--version"));
-    if there() {
-        return Ok(());
-    }
-    let sudo: &[&str] = if succeeds(Command::new("sudo").args(["-n", "true"])) { &["sudo", "-n"] } else { &[] };
-    let managers: [&[&str]; 5] = [
-        &["apt-get", "install", "-y", "redis-server"],
-        &["dnf", "install", "-y", "redis"],
-        &["apk", "add", "redis"],
-        &["pacman", "-S", "--noconfirm", "redis"],
-        &["brew", "install", "redis"],
-    ];
-    for manager in managers {
-        let prefix = if manager[0] == "brew" { &[][..] } else { sudo };
-        let whole = |arguments: &[&str]| {
-            let words: Vec<&str> = prefix.iter().chain(arguments).copied().collect();
-            let mut command = Command::new(words[0]);
-            command.args(&words[1..]).env("DEBIAN_FRONTEND", "noninteractive");
-            command
-        };
-        if !succeeds(Command::new(manager[0]).arg("--version")) {
-            continue;
-        }
-        println!("== installing redis-server with {}", manager[0]);
-        if manager[0] == "apt-get" {
-            // A new machine has no package lists.
-            succeeds(&mut whole(&["apt-get", "update"]));
-        }
-        if succeeds(&mut whole(manager)) && there() {
-            return Ok(());
-        }
-    }
-    Err("missing: redis-server. The tests start one of their own; install it with your system's package manager".into())
 }
