@@ -1,15 +1,16 @@
 //! A small payments API: the main job of this crate.
 //!
-//! `cargo run --example payments`, then the curl lines that it prints. `ADDR` moves it from 127.0.0.1:8080. Settings come
-//! from `idempotency.toml` and the environment, so it runs on Redis without a change of code.
+//! `cargo run --example payments`, then the page that it serves, or the curl lines that it prints. `ADDR` moves it from
+//! 127.0.0.1:8080. Settings come from `idempotency.toml` and the environment, so it runs on Redis without a change of code.
 
 use std::{
     env,
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use actix_idempotency::{Idempotency, IdempotencyInfo, IdempotencyKey};
-use actix_web::{App, HttpResponse, HttpServer, web};
+use actix_web::{App, HttpResponse, HttpServer, http::header::ContentType, rt::time::sleep, web};
 use serde::{Deserialize, Serialize};
 
 #[derive(Deserialize)]
@@ -36,6 +37,9 @@ impl Ledger {
     }
 }
 
+/// How long the bank takes to answer.
+const BANK: Duration = Duration::from_millis(300);
+
 /// Nothing here knows of idempotency: the middleware sees to it that this runs once per key.
 async fn charge(ledger: web::Data<Ledger>, order: web::Json<Order>) -> HttpResponse {
     let Order { amount, currency } = order.into_inner();
@@ -44,6 +48,8 @@ async fn charge(ledger: web::Data<Ledger>, order: web::Json<Order>) -> HttpRespo
         charges.push(charge.clone());
         charge
     });
+    // The money has moved, and nobody has been told yet: now clients lose patience, and connections break.
+    sleep(BANK).await;
     HttpResponse::Created().insert_header(("location", format!("/charges/{}", charge.id))).json(charge)
 }
 
@@ -76,11 +82,22 @@ async fn webhook() -> HttpResponse {
     HttpResponse::NoContent().finish()
 }
 
+/// Shows what the keys are good for.
+async fn page() -> HttpResponse {
+    HttpResponse::Ok().content_type(ContentType::html()).body(include_str!("page.html"))
+}
+
 fn routes(config: &mut web::ServiceConfig) {
+    // For the page, which pays with and without a key. Duplicates wait until the bank has answered the first.
+    let checkout = IdempotencyKey::default().optional().configure(|settings| {
+        settings.lock.timeout = Duration::from_secs(2);
+    });
     config
+        .route("/", web::get().to(page))
         .route("/charges", web::get().to(charges))
         .route("/charges", web::post().to(charge))
         .route("/webhooks/bank", web::post().to(webhook))
+        .service(web::resource("/checkout").wrap(checkout).route(web::post().to(charge)))
         .service(web::resource("/quotes").wrap(IdempotencyKey::default().optional()).route(web::post().to(quote)))
         .service(
             web::resource("/charges/{id}/refund")
@@ -93,6 +110,7 @@ fn greet(address: &str) {
     let post = format!("curl -si http://{address}/charges -H 'Content-Type: application/json'");
     println!("listening on {address}");
     println!();
+    println!("# To see it, in a browser: http://{address}/");
     println!("# A first answer. Run it twice: the second time is a replay, with the same charge.");
     println!(r#"{post} -H 'Idempotency-Key: order-17' -d '{{"amount":100,"currency":"EUR"}}'"#);
     println!("# Another payload under the same key is refused.");
