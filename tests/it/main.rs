@@ -24,6 +24,7 @@ mod memory;
 mod misuse;
 mod model;
 mod own_parts;
+mod pages;
 mod policies;
 mod protocol;
 #[cfg(feature = "redis")]

@@ -12,7 +12,7 @@ use std::{
 
 use self::{
     command::{Step, cargo, run, succeed, succeeds, with_variable},
-    needs::{need_component, need_redis},
+    needs::{need_browser, need_component, need_redis},
 };
 
 fn main() -> ExitCode {
@@ -39,6 +39,7 @@ fn test() -> Step {
     need_component("fmt", "rustfmt")?;
     need_component("clippy", "clippy")?;
     need_redis()?;
+    need_browser()?;
     cargo("formatting", &["fmt", "--all", "--check"])?;
     cargo("lints", &["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"])?;
     for features in ["", "redis", "testing"] {

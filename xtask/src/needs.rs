@@ -19,6 +19,12 @@ pub(crate) fn need_redis() -> Step {
         .map_err(|missing| format!("{missing}. The tests start one of their own"))
 }
 
+/// A browser and its driver, by which the tests see the pages.
+pub(crate) fn need_browser() -> Step {
+    need_program("chromium", &Packages { debian: &["chromium"], others: &["chromium"] })?;
+    need_program("chromedriver", &Packages { debian: &["chromium-driver"], others: &["chromedriver"] })
+}
+
 /// What a program comes in.
 struct Packages {
     /// For `apt-get`.

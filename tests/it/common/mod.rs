@@ -1,5 +1,6 @@
 //! A server process to drive, and a client that shows every byte.
 
+mod browser;
 mod client;
 mod server;
 
@@ -11,6 +12,7 @@ use std::{
 };
 
 pub(crate) use self::{
+    browser::Browser,
     client::{Connection, Reply, Request},
     server::{Server, binary, signal},
 };
