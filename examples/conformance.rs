@@ -1,6 +1,6 @@
 //! A server that any HTTP test, in any language, can drive. Settings come from `idempotency.toml` and the environment;
 //! its own variables are ADDR (127.0.0.1:8080), WORKERS (2), MIDDLEWARE (`required` or `exempt`: what wraps the App) and
-//! `RUN_LOG` (a file to which each run appends a `start` and an `end` line).
+//! `RUN_LOG` (a file to which each run appends a `start` and an `end` line). Operators' pages are under `/admin`.
 //!
 //! `cargo run --release --example conformance`
 
@@ -329,6 +329,7 @@ async fn serve() -> Result<(), Box<dyn std::error::Error>> {
         let wrap = IdempotencyKey::default().exempt("/ruled/exempt");
         let exempt = ExemptIdempotencyKey::default();
         app.configure(routes)
+            .service(web::scope("/admin").service(idempotency.admin_scope()))
             .wrap(actix_web::middleware::Condition::new(required, wrap))
             .wrap(actix_web::middleware::Condition::new(!required, exempt))
             .wrap(from_fn(authenticate))

@@ -11,8 +11,10 @@ use crate::{
     claim::Cache,
     idempotency::{PrincipalFn, Shared},
     lock::AnyLock,
+    metrics,
     operations::Operations,
     policy::{Over, Rules},
+    report::{Listener, Watch},
     storage::AnyStorage,
 };
 
@@ -37,6 +39,7 @@ pub struct Builder {
     storages: BTreeMap<String, AnyStorage>,
     locks: BTreeMap<String, AnyLock>,
     principal: Option<PrincipalFn>,
+    watch: Watch,
 }
 
 impl Builder {
@@ -50,6 +53,12 @@ impl Builder {
     pub fn cache(mut self, name: impl Into<String>, change: impl FnOnce(&mut StorageSettings)) -> Self {
         let inherited = self.settings.storage.clone();
         change(self.settings.caches.entry(name.into()).or_insert(inherited));
+        self
+    }
+
+    /// Tells `listener` what became of every governed request.
+    pub fn listener(mut self, listener: impl Listener) -> Self {
+        self.watch.add(Box::new(listener));
         self
     }
 
@@ -106,8 +115,10 @@ impl Builder {
             })
             .collect::<Result<_, ConfigError>>()?;
         let encoder = self.encoder_of_settings()?;
+        metrics::describe();
         let (settings, principal, brought) = (self.settings, self.principal, Mutex::default());
-        Ok(Idempotency::of(Shared { settings, encoder, caches, principal, operations, brought }))
+        let watch = Arc::new(self.watch);
+        Ok(Idempotency::of(Shared { settings, encoder, caches, principal, operations, watch, brought }))
     }
 
     fn encoder_of_settings(&self) -> Result<Arc<dyn KeyEncoder>, ConfigError> {

@@ -59,6 +59,11 @@ fn system_now() -> Micros {
     epoch + micros(instant.elapsed())
 }
 
+/// A time of this clock as the operating system's.
+pub(crate) fn system_time(at: Micros) -> SystemTime {
+    UNIX_EPOCH + Duration::from_micros(at)
+}
+
 /// Saturates: a duration that no clock reaches is as good as for ever.
 pub(crate) fn micros(duration: Duration) -> Micros {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)

@@ -10,8 +10,8 @@ use actix_web::dev::ServiceRequest;
 use parking_lot::Mutex;
 
 use crate::{
-    Builder, ConfigError, Forgotten, Inspection, KeyEncoder, Principal, RecordId, Settings, Store, StoreError,
-    background, claim::Cache, fingerprint::Digest, operations::Operations,
+    Builder, ConfigError, Enforcement, Forgotten, Inspection, KeyEncoder, Principal, RecordId, Settings, Store,
+    StoreError, background, claim::Cache, fingerprint::Digest, operations::Operations, report::Watch,
 };
 
 /// Finds the principal of a request; see [`Builder::principal`].
@@ -47,6 +47,7 @@ pub(crate) struct Shared {
     pub(crate) caches: BTreeMap<String, Arc<Cache>>,
     pub(crate) principal: Option<PrincipalFn>,
     pub(crate) operations: Arc<Operations>,
+    pub(crate) watch: Arc<Watch>,
     /// Over stores that wraps brought with them: one per store, whichever worker asks.
     pub(crate) brought: Mutex<Vec<Arc<Cache>>>,
 }
@@ -170,7 +171,7 @@ impl Idempotency {
     #[must_use]
     pub fn record_id(&self, cache: &str, principal: &Principal, key: &str) -> RecordId {
         let namespace = self.0.settings.cache(cache).map_or("", |settings| &settings.namespace);
-        record_id(namespace, cache, principal, key, None)
+        record_id(self.0.settings.mode, namespace, cache, principal, key, None)
     }
 
     /// What is known of a record.
@@ -221,15 +222,21 @@ impl Idempotency {
     }
 }
 
-/// Where a record is found. `endpoint`: method and path, with `scope = endpoint`.
+/// Where a record is found. `endpoint`: method and path, with `scope = endpoint`. What is only observed is kept apart: it
+/// never becomes the answer to anybody.
 pub(crate) fn record_id(
+    mode: Enforcement,
     namespace: &str,
     cache: &str,
     principal: &Principal,
     encoded: &str,
     endpoint: Option<(&str, &str)>,
 ) -> RecordId {
-    let digest = Digest::new(b"record").part(namespace.as_bytes()).part(cache.as_bytes());
+    let domain: &[u8] = match mode {
+        Enforcement::Enforce => b"record",
+        Enforcement::Observe => b"observed",
+    };
+    let digest = Digest::new(domain).part(namespace.as_bytes()).part(cache.as_bytes());
     let mut digest = principal.add_to(digest).part(encoded.as_bytes());
     if let Some((method, path)) = endpoint {
         digest = digest.part(method.as_bytes()).part(path.as_bytes());

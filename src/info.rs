@@ -8,7 +8,7 @@ use std::{
 
 use actix_web::http::header::HeaderValue;
 
-use crate::{Claim, Key, Policy, StoredResponse};
+use crate::{Claim, Key, Policy, RecordId, StoredResponse, fingerprint::Digest};
 
 /// The request's place in idempotency: `web::ReqData<IdempotencyInfo>` in every handler under an
 /// [`IdempotencyKey`](crate::IdempotencyKey) or [`ExemptIdempotencyKey`](crate::ExemptIdempotencyKey).
@@ -65,6 +65,7 @@ pub(crate) enum Stage {
 /// What a claim gives a handler to know.
 struct Granted {
     key: Key,
+    id: RecordId,
     claim: Option<Claim>,
     previous: Option<StoredResponse>,
 }
@@ -107,6 +108,33 @@ impl IdempotencyInfo {
         self.claim().map_or(0, |claim| claim.fence)
     }
 
+    /// The record of a protected request; operators find it by this.
+    #[must_use]
+    pub fn record(&self) -> Option<RecordId> {
+        self.granted().map(|granted| granted.id)
+    }
+
+    /// A key for a call to another service: the same on every attempt at this operation, another for every `service` and
+    /// `call`. It tells nothing of the client's key. `None` where no key protects the request.
+    ///
+    /// ```
+    /// use actix_idempotency::IdempotencyInfo;
+    /// use actix_web::{HttpResponse, web};
+    ///
+    /// async fn pay(info: web::ReqData<IdempotencyInfo>) -> HttpResponse {
+    ///     if let Some(key) = info.derive("stripe", "charge") {
+    ///         // client.post(…).header("Idempotency-Key", key.as_str())
+    ///         assert_eq!(key.as_str().len(), 64);
+    ///     }
+    ///     HttpResponse::Created().finish()
+    /// }
+    /// ```
+    #[must_use]
+    pub fn derive(&self, service: &str, call: &str) -> Option<Key> {
+        let digest = Digest::new(b"derived").part(self.record()?.as_bytes());
+        Some(Key::derived(digest.part(service.as_bytes()).part(call.as_bytes()).finish()))
+    }
+
     fn claim(&self) -> Option<&Claim> {
         self.granted()?.claim.as_ref()
     }
@@ -121,9 +149,9 @@ impl IdempotencyInfo {
     }
 
     /// Fills in what the decision gave. Once per request.
-    pub(crate) fn grant(&self, key: Key, claim: Option<Claim>, previous: Option<StoredResponse>) {
+    pub(crate) fn grant(&self, key: Key, id: RecordId, claim: Option<Claim>, previous: Option<StoredResponse>) {
         if let Some(inner) = &self.0 {
-            let granted = inner.granted.set(Granted { key, claim, previous });
+            let granted = inner.granted.set(Granted { key, id, claim, previous });
             debug_assert!(granted.is_ok(), "a request is granted once");
         }
     }

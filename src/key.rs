@@ -4,6 +4,8 @@ use std::fmt;
 
 use actix_web::http::header::{HeaderMap, HeaderName};
 
+use crate::RecordId;
+
 /// How the value of the key header is read; setting `syntax`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -82,6 +84,11 @@ impl Key {
             return Err(InvalidKey::TooLong { max });
         }
         Ok(Self(key.into_boxed_str()))
+    }
+
+    /// As hexadecimal digits.
+    pub(crate) fn derived(hash: [u8; 32]) -> Self {
+        Self(RecordId::from_bytes(hash).to_string().into_boxed_str())
     }
 
     /// The decoded key.

@@ -1,12 +1,14 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod admin;
 mod background;
 mod builder;
 mod claim;
 mod clock;
 #[cfg(feature = "redis")]
 mod connections;
+pub mod cors;
 mod encoder;
 mod error;
 mod fingerprint;
@@ -15,12 +17,15 @@ mod idempotency;
 mod info;
 mod key;
 mod lock;
+mod metrics;
 mod middleware;
+pub mod openapi;
 mod operations;
 mod policy;
 mod principal;
 pub mod problem;
 mod record;
+mod report;
 mod settings;
 mod storage;
 mod store;
@@ -54,9 +59,10 @@ pub use self::{
     policy::Policy,
     principal::Principal,
     record::{Record, StoredResponse, UnreadableRecord},
+    report::{Listener, Outcome, Report},
     settings::{
-        AtStart, Limits, Location, LockSettings, Methods, OnDisconnect, OnError, OnFull, OnUnknown, ParseStatusesError,
-        Profile, Scope, Settings, SettingsLoader, Statuses, StorageSettings,
+        AtStart, Enforcement, Limits, Location, LockSettings, Methods, OnDisconnect, OnError, OnFull, OnUnknown,
+        ParseStatusesError, Profile, Scope, Settings, SettingsLoader, Statuses, StorageSettings,
     },
     storage::Storage,
     store::{

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use crate::problem::Problem;
+use crate::{metrics, problem::Problem};
 
 #[derive(Debug)]
 pub(crate) struct Operations {
@@ -33,7 +33,7 @@ impl Operations {
     /// Starts one, unless too many run or the server is shutting down.
     pub(crate) fn start(self: &Arc<Self>) -> Result<Running, Problem> {
         let before = self.running.fetch_add(1, SeqCst);
-        let running = Running(self.clone());
+        let running = Running::new(self);
         // Counted first and asked second: whoever closes afterwards waits for this one.
         if self.closing.load(SeqCst) {
             return Err(Problem::ShuttingDown);
@@ -47,7 +47,7 @@ impl Operations {
     /// Counts work that must be waited for but not refused.
     pub(crate) fn track(self: &Arc<Self>) -> Running {
         self.running.fetch_add(1, SeqCst);
-        Running(self.clone())
+        Running::new(self)
     }
 
     pub(crate) fn running(&self) -> usize {
@@ -79,8 +79,17 @@ impl Operations {
     }
 }
 
+impl Running {
+    /// Of one that has been counted.
+    fn new(operations: &Arc<Operations>) -> Self {
+        metrics::operation_starts();
+        Self(operations.clone())
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
+        metrics::operation_ends();
         if self.0.running.fetch_sub(1, SeqCst) == 1 {
             self.0.idle.notify_waiters();
         }

@@ -23,6 +23,20 @@ pub enum Policy {
     OptionalManual,
 }
 
+impl Policy {
+    /// As it stands in metrics and logs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Required => "required",
+            Self::Optional => "optional",
+            Self::Exempt => "exempt",
+            Self::Manual => "manual",
+            Self::OptionalManual => "optional-manual",
+        }
+    }
+}
+
 /// Policies by path pattern, as the router understands patterns: `/webhooks/{tail}*`.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rules(Vec<Rule>);

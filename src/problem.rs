@@ -27,7 +27,7 @@ use actix_web::{
     },
 };
 
-use crate::InvalidKey;
+use crate::{InvalidKey, Outcome};
 
 /// Each `type` is this, and the problem's name.
 pub const TYPE_BASE: &str = "https://docs.rs/actix-idempotency/latest/actix_idempotency/problem/";
@@ -86,7 +86,24 @@ impl Problem {
         })
     }
 
-    const fn title(self) -> &'static str {
+    /// What a request became that was answered with this.
+    pub(crate) const fn outcome(self) -> Outcome {
+        match self {
+            Self::MissingKey => Outcome::MissingKey,
+            Self::InvalidKey(_) => Outcome::InvalidKey,
+            Self::KeyReused => Outcome::KeyReused,
+            Self::InFlight => Outcome::InFlight,
+            Self::BodyTooLarge { .. } => Outcome::BodyTooLarge,
+            Self::UnreadableBody => Outcome::UnreadableBody,
+            Self::StoreUnavailable => Outcome::StoreUnavailable,
+            Self::Overloaded => Outcome::Overloaded,
+            Self::OutcomeUnknown => Outcome::OutcomeUnknown,
+            Self::ShuttingDown => Outcome::ShuttingDown,
+            Self::Panicked | Self::Misconfigured => Outcome::Panicked,
+        }
+    }
+
+    pub(crate) const fn title(self) -> &'static str {
         match self {
             Self::MissingKey => "Idempotency key missing",
             Self::InvalidKey(_) => "Idempotency key invalid",
@@ -127,7 +144,7 @@ impl Problem {
         }
     }
 
-    fn status(self, style: &ProblemStyle) -> StatusCode {
+    pub(crate) fn status(self, style: &ProblemStyle) -> StatusCode {
         match self {
             Self::MissingKey | Self::InvalidKey(_) | Self::UnreadableBody => StatusCode::BAD_REQUEST,
             Self::KeyReused => style.mismatch_status,
@@ -140,7 +157,7 @@ impl Problem {
     }
 
     /// How long a client does well to wait. `None`: the same request won't fare better.
-    const fn retry_after(self) -> Option<Duration> {
+    pub(crate) const fn retry_after(self) -> Option<Duration> {
         match self {
             Self::InFlight | Self::StoreUnavailable | Self::Overloaded => Some(Duration::from_secs(1)),
             Self::ShuttingDown => Some(Duration::from_secs(2)),

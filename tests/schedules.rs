@@ -47,7 +47,7 @@ async fn request(store: &MemoryStore, ran: &AtomicUsize, n: u8) -> Record {
                 assert_eq!(store.complete(&claim, &record(n), TTL).await.unwrap(), Completion::Stored);
                 return record(n);
             }
-            Begin::Completed(record) => return record,
+            Begin::Completed { record, .. } => return record,
             Begin::InFlight { .. } => store.changed(&request.id, round, TTL).await.unwrap(),
             other => panic!("{other:?}"),
         }

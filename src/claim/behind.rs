@@ -7,8 +7,8 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Cache, Terms, bounded, retry};
-use crate::{BeginRequest, Claim, Fate, background};
+use super::{Cache, Terms, retry};
+use crate::{BeginRequest, Claim, Fate, background, metrics};
 
 /// Claims that wait to be freed behind, at most. An outage must not be followed by a stampede.
 const MAX_RELEASES: usize = 1024;
@@ -21,7 +21,8 @@ impl Cache {
         // Shutdown waits for it: nobody else frees this claim.
         let running = self.operations.track();
         background::spawn(async move {
-            let freed = retry(limit, || bounded(behind.cache.store.release(&claim, fate), timeout)).await;
+            let release = || behind.cache.call("release", behind.cache.store.release(&claim, fate)).within(timeout);
+            let freed = retry(limit, release).await;
             if let Err(error) = freed {
                 tracing::warn!(error = %error, record = ?claim.id, "a claim could not be freed; it ends with its lease");
             }
@@ -40,7 +41,9 @@ impl Cache {
             for pause in [Duration::ZERO, Duration::from_millis(300), Duration::from_secs(1), Duration::from_secs(4)] {
                 tokio::time::sleep(pause).await;
                 let left = lease.saturating_sub(start.elapsed());
-                let freed = retry(left, || bounded(behind.cache.store.release(&claim, Fate::Free), timeout)).await;
+                let release =
+                    || behind.cache.call("release", behind.cache.store.release(&claim, Fate::Free)).within(timeout);
+                let freed = retry(left, release).await;
                 if !matches!(freed, Ok(false)) {
                     return;
                 }
@@ -68,11 +71,12 @@ impl Drop for Underway<'_> {
 /// The right to free a claim behind.
 struct Behind {
     cache: Arc<Cache>,
+    _counted: metrics::Behind,
 }
 
 impl Behind {
     fn enter(cache: &Arc<Cache>, claim: &Claim) -> Option<Self> {
-        let behind = Self { cache: cache.clone() };
+        let behind = Self { cache: cache.clone(), _counted: metrics::Behind::starts() };
         if cache.releases.fetch_add(1, Relaxed) < MAX_RELEASES {
             return Some(behind);
         }

@@ -4,8 +4,8 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Cache, Question, Terms, bounded, keeper::Keeping, local::Holding, retry};
-use crate::{Begin, Claim, Completion, Fate, OnUnknown, OwnerToken, Record, background, operations::Running};
+use super::{Cache, Question, Terms, keeper::Keeping, local::Holding, retry};
+use crate::{Begin, Claim, Completion, Fate, OnUnknown, OwnerToken, Record, background, metrics, operations::Running};
 
 /// Dropping it frees the key, or marks it as *owner lost* where `on_unknown = reject` asks for that.
 pub(crate) struct Held {
@@ -15,6 +15,17 @@ pub(crate) struct Held {
     since: Instant,
     /// In a store that is shared: the lease is renewed, and the claim known to the duplicates of this process.
     upkeep: Option<Upkeep>,
+}
+
+/// What became of a response that was to be stored.
+pub(crate) enum Written {
+    Stored,
+    /// The store could not take it in time; it is tried again.
+    Behind,
+    /// Another owner took over; their record, when they have completed.
+    Superseded(Option<Record>),
+    /// It ran without a claim, and somebody else was first.
+    Not,
 }
 
 type Upkeep = (Option<Keeping>, Holding);
@@ -56,10 +67,8 @@ impl Held {
 
     /// Stores the response. Waits at most `storage.timeout`; a store that can't take it by then gets it from behind.
     ///
-    /// Answers the record that stands instead, when this owner was superseded.
-    ///
     /// From the call on, not from the first poll, dropping anything leads to the response being stored.
-    pub(crate) fn complete(mut self, record: Record) -> impl Future<Output = Option<Record>> {
+    pub(crate) fn complete(mut self, record: Record) -> impl Future<Output = Written> {
         self.warn_of_ceiling();
         if let State::Claimed(claim) = &self.state {
             self.state = State::Completing(claim.clone(), record.clone());
@@ -67,23 +76,23 @@ impl Held {
         self.write(record)
     }
 
-    async fn write(mut self, record: Record) -> Option<Record> {
+    async fn write(mut self, record: Record) -> Written {
         if let State::Unlocked(question) = self.state {
-            let claim = self.claim_late(question).await?;
+            let Some(claim) = self.claim_late(question).await else { return Written::Not };
             self.state = State::Completing(claim, record.clone());
         }
-        let State::Completing(claim, _) = &self.state else { return None };
-        let call = self.cache.store.complete(claim, &record, self.terms.ttl);
-        match bounded(call, self.terms.timeout).await {
+        let State::Completing(claim, _) = &self.state else { return Written::Not };
+        let call = self.cache.call("complete", self.cache.store.complete(claim, &record, self.terms.ttl));
+        match call.within(self.terms.timeout).await {
             Ok(completion) => {
-                let winner = superseded(claim, completion);
+                let written = written(claim, completion);
                 self.state = State::Ended;
-                winner
+                written
             }
             Err(error) => {
                 tracing::warn!(%error, record = ?claim.id, "the response is not stored yet; it is written behind");
                 // The drop hands the write on.
-                None
+                Written::Behind
             }
         }
     }
@@ -94,7 +103,8 @@ impl Held {
         self.warn_of_ceiling();
         let State::Claimed(claim) = std::mem::replace(&mut self.state, State::Ended) else { return };
         self.state = State::Releasing(claim.clone());
-        let released = bounded(self.cache.store.release(&claim, Fate::Free), self.terms.timeout).await;
+        let call = self.cache.call("release", self.cache.store.release(&claim, Fate::Free));
+        let released = call.within(self.terms.timeout).await;
         if released.is_ok() {
             self.state = State::Ended;
         }
@@ -139,19 +149,23 @@ impl Held {
     fn complete_behind(&mut self, claim: Claim, record: Record) {
         let (cache, terms, upkeep) = (self.cache.clone(), self.terms.clone(), self.upkeep.take());
         let running: Running = cache.operations.track();
+        let behind = metrics::Behind::starts();
         background::spawn(async move {
             // Nobody waits: a large record over a slow link has its time.
             let patient = terms.timeout.max(Duration::from_secs(10));
-            let write = || bounded(cache.store.complete(&claim, &record, terms.ttl), patient);
+            let write = || cache.call("complete", cache.store.complete(&claim, &record, terms.ttl)).within(patient);
             match retry(terms.retry_for, write).await {
-                Ok(completion) => drop(superseded(&claim, completion)),
-                Err(error) => tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    record = ?claim.id,
-                    "the response of a finished operation could not be stored: its retry may run again after the lease"
-                ),
+                Ok(completion) => drop(written(&claim, completion)),
+                Err(error) => {
+                    metrics::write_lost();
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        record = ?claim.id,
+                        "the response of a finished operation could not be stored: its retry may run again after the lease"
+                    );
+                }
             }
-            drop((upkeep, running));
+            drop((upkeep, running, behind));
         });
     }
 
@@ -171,12 +185,12 @@ impl Drop for Held {
     }
 }
 
-fn superseded(claim: &Claim, completion: Completion) -> Option<Record> {
+fn written(claim: &Claim, completion: Completion) -> Written {
     match completion {
-        Completion::Stored => None,
+        Completion::Stored => Written::Stored,
         Completion::Superseded(winner) => {
             tracing::warn!(record = ?claim.id, attempt = claim.attempt, "another owner took over: this response is not stored");
-            winner
+            Written::Superseded(winner)
         }
     }
 }

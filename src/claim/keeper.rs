@@ -11,16 +11,17 @@ use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
-use super::{Terms, bounded, local::End};
-use crate::{Claim, OwnerToken, Renewal, Store, StoreError, background};
+use super::{Call, Terms, local::End};
+use crate::{Claim, OwnerToken, Renewal, Store, StoreError, background, metrics};
 
 pub(super) struct LeaseKeeper {
     store: Arc<dyn Store>,
     kept: Arc<Kept>,
 }
 
-#[derive(Default)]
 struct Kept {
+    /// The name of the cache.
+    cache: String,
     leases: Mutex<Leases>,
     /// A lease is due before the next round.
     sooner: Notify,
@@ -50,8 +51,9 @@ pub(super) struct Keeping {
 }
 
 impl LeaseKeeper {
-    pub(super) fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, kept: Arc::default() }
+    pub(super) fn new(cache: &str, store: Arc<dyn Store>) -> Self {
+        let kept = Kept { cache: cache.to_owned(), leases: Mutex::default(), sooner: Notify::new() };
+        Self { store, kept: Arc::new(kept) }
     }
 
     /// `None` when the lease is a ceiling.
@@ -123,7 +125,8 @@ impl Leases {
 }
 
 async fn renew(store: Arc<dyn Store>, kept: Arc<Kept>, lease: Lease) {
-    let call = async { bounded(store.renew(&lease.claim, lease.length), lease.timeout).await };
+    let call =
+        async { Call::new(&kept.cache, "renew", store.renew(&lease.claim, lease.length)).within(lease.timeout).await };
     // A store that panics must not end the renewals of all others.
     let renewal = AssertUnwindSafe(call).catch_unwind().await;
     let renewal = renewal.unwrap_or_else(|_| Err(StoreError::unavailable("the store panicked")));
@@ -131,6 +134,7 @@ async fn renew(store: Arc<dyn Store>, kept: Arc<Kept>, lease: Lease) {
         Ok(Renewal::Extended) => lease.length / 3,
         Ok(Renewal::Lost) => {
             tracing::warn!(record = ?lease.claim.id, "lease lost while the operation runs: its response will be refused");
+            metrics::lease_lost();
             lease.end.lose();
             kept.leases.lock().claims.remove(&lease.claim.token);
             return;

@@ -21,10 +21,13 @@ use self::{
     local::{LocalClaims, Look},
     waiting::WaitingRoom,
 };
-pub(crate) use self::{held::Held, terms::Terms};
+pub(crate) use self::{
+    held::{Held, Written},
+    terms::Terms,
+};
 use crate::{
     Begin, BeginRequest, Fingerprint, Mode, OwnerToken, Record, RecordId, Store, StoreError, StoreFuture,
-    operations::Operations,
+    metrics::StoreCall, operations::Operations,
 };
 
 /// A store under its name, with those who wait for it and those who hold its claims.
@@ -50,7 +53,7 @@ pub(crate) struct Question {
 #[expect(clippy::large_enum_variant, reason = "one per request, taken apart at once")]
 pub(crate) enum Claimed {
     Run { held: Held, previous: Option<Record> },
-    Completed(Record),
+    Completed { record: Record, remaining: Duration },
     InFlight,
     Mismatch,
     OwnerLost,
@@ -72,7 +75,7 @@ enum InFlight {
 
 impl Cache {
     pub(crate) fn new(name: String, store: Arc<dyn Store>, operations: Arc<Operations>) -> Arc<Self> {
-        let keeper = LeaseKeeper::new(store.clone());
+        let keeper = LeaseKeeper::new(&name, store.clone());
         Arc::new(Self {
             name,
             store,
@@ -84,8 +87,13 @@ impl Cache {
         })
     }
 
-    /// Asks until there is an answer other than "in flight", for as long as the terms allow.
-    pub(crate) async fn claim(self: &Arc<Self>, question: Question, terms: &Arc<Terms>) -> Result<Claimed, StoreError> {
+    /// Asks until there is an answer other than "in flight", for as long as the terms allow. Says how long it `waited`.
+    pub(crate) async fn claim(
+        self: &Arc<Self>,
+        question: Question,
+        terms: &Arc<Terms>,
+        waited: &mut Duration,
+    ) -> Result<Claimed, StoreError> {
         if !terms.exclusive {
             return self.claim_unlocked(question, terms).await;
         }
@@ -115,6 +123,7 @@ impl Cache {
                 }
             }
             self.wait(&request.id, in_flight, round, left).await;
+            *waited += now.elapsed();
         }
         Ok(Claimed::InFlight)
     }
@@ -133,7 +142,7 @@ impl Cache {
                 let held = Held::new(self.clone(), terms.clone(), claim);
                 Asked::Answer(Claimed::Run { held, previous })
             }
-            Begin::Completed(record) => Asked::Answer(Claimed::Completed(record)),
+            Begin::Completed { record, remaining } => Asked::Answer(Claimed::Completed { record, remaining }),
             Begin::Mismatch => Asked::Answer(Claimed::Mismatch),
             Begin::OwnerLost => Asked::Answer(Claimed::OwnerLost),
             Begin::InFlight { retry_after } => Asked::InFlight(InFlight::Elsewhere(retry_after)),
@@ -169,7 +178,7 @@ impl Cache {
                 held.release().await;
                 previous
             }
-            Begin::Completed(record) => return Ok(Claimed::Completed(record)),
+            Begin::Completed { record, remaining } => return Ok(Claimed::Completed { record, remaining }),
             Begin::Mismatch => return Ok(Claimed::Mismatch),
             Begin::OwnerLost => return Ok(Claimed::OwnerLost),
             Begin::InFlight { .. } => None,
@@ -178,8 +187,20 @@ impl Cache {
         Ok(Claimed::Run { held, previous })
     }
 
+    /// A call to the store that has just been made.
+    fn call<'a, T: Unpin>(&'a self, name: &'static str, future: StoreFuture<'a, T>) -> Call<'a, T> {
+        Call::new(&self.name, name, future)
+    }
+
     /// `begin`, repeated with the same token while `storage.timeout` lasts. A caller that gives up frees its token behind.
     async fn begin(self: &Arc<Self>, request: &BeginRequest, terms: &Arc<Terms>) -> Result<Begin, StoreError> {
+        let measure = StoreCall::starts(&self.name, "begin");
+        let answer = self.begin_within(request, terms).await;
+        measure.ends(&answer);
+        answer
+    }
+
+    async fn begin_within(self: &Arc<Self>, request: &BeginRequest, terms: &Arc<Terms>) -> Result<Begin, StoreError> {
         let call = match self.store.begin(request).try_ready() {
             Ok(Err(StoreError::Unavailable(_))) => self.store.begin(request),
             Ok(answer) => return answer,
@@ -221,14 +242,28 @@ impl Question {
     }
 }
 
-/// One store call within its time.
-async fn bounded<T: Unpin>(call: StoreFuture<'_, T>, timeout: Duration) -> Result<T, StoreError> {
-    match call.try_ready() {
-        Ok(answer) => answer,
-        Err(call) => match tokio::time::timeout(timeout, call).await {
+/// One call to the store, measured.
+struct Call<'a, T> {
+    future: StoreFuture<'a, T>,
+    measure: StoreCall<'a>,
+}
+
+impl<'a, T: Unpin> Call<'a, T> {
+    fn new(cache: &'a str, name: &'static str, future: StoreFuture<'a, T>) -> Self {
+        Self { future, measure: StoreCall::starts(cache, name) }
+    }
+
+    /// Its answer, within its time.
+    async fn within(self, timeout: Duration) -> Result<T, StoreError> {
+        let answer = match self.future.try_ready() {
             Ok(answer) => answer,
-            Err(_) => Err(StoreError::TimedOut(timeout)),
-        },
+            Err(call) => match tokio::time::timeout(timeout, call).await {
+                Ok(answer) => answer,
+                Err(_) => Err(StoreError::TimedOut(timeout)),
+            },
+        };
+        self.measure.ends(&answer);
+        answer
     }
 }
 

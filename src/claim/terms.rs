@@ -39,7 +39,8 @@ impl Terms {
             lease,
             renewed_for,
             exclusive: enable,
-            wait: timeout,
+            // What is only observed is not delayed.
+            wait: if settings.is_observed() { Duration::ZERO } else { timeout },
             max_waiters,
             on_unknown: settings.on_unknown,
             ttl: settings.storage.ttl,

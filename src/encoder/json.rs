@@ -22,6 +22,10 @@ impl KeyEncoder for CanonicalJsonEncoder {
         Cow::Borrowed(request.key.as_str())
     }
 
+    fn is_key_alone(&self) -> bool {
+        true
+    }
+
     fn fingerprint(&self, request: &KeyRequest<'_>) -> Fingerprint {
         let canonical = is_plain_json(request).then(|| canonical(&whole(request))).flatten();
         match canonical {

@@ -60,6 +60,12 @@ pub trait KeyEncoder: Send + Sync + 'static {
     /// The encoded key: any text. Namespace, cache and principal are added to it before it finds a record.
     fn encode<'a>(&self, request: &KeyRequest<'a>) -> Cow<'a, str>;
 
+    /// Whether the encoded key is the client's key and nothing else of the request: then operators can find a record by
+    /// its key. `false` unless an encoder says so.
+    fn is_key_alone(&self) -> bool {
+        false
+    }
+
     /// What must be equal when the key comes again; otherwise the answer is `mismatch_status_code`.
     ///
     /// The default: method, path, query, `Content-Type`, `Content-Encoding` and the bytes of the body.
@@ -92,6 +98,10 @@ pub struct BasicKeyEncoder;
 impl KeyEncoder for BasicKeyEncoder {
     fn encode<'a>(&self, request: &KeyRequest<'a>) -> Cow<'a, str> {
         Cow::Borrowed(request.key.as_str())
+    }
+
+    fn is_key_alone(&self) -> bool {
+        true
     }
 }
 

@@ -15,8 +15,8 @@ use futures_util::future::LocalBoxFuture;
 use pin_project_lite::pin_project;
 use tracing::{Instrument as _, Span};
 
-use super::run::Run;
-use crate::{OnDisconnect, Record, claim::Held, operations::Running};
+use super::{run::Run, witness::Witness};
+use crate::{OnDisconnect, Outcome, Record, claim::Held, operations::Running};
 
 type BoxError = Box<dyn StdError>;
 
@@ -119,6 +119,7 @@ struct Tape<B> {
     storing: Option<LocalBoxFuture<'static, ()>>,
     /// `None`: shutdown does not wait for an endless body.
     _running: Option<Running>,
+    witness: Witness,
 }
 
 /// What to do when the client leaves.
@@ -153,6 +154,7 @@ impl<B: MessageBody + 'static> Recording<B> {
             held: run.held,
             storing: None,
             _running: (!endless).then_some(run.running),
+            witness: run.witness,
         };
         if too_large && !endless {
             tape.store();
@@ -222,6 +224,7 @@ impl<B: MessageBody + 'static> Tape<B> {
                 Some(Err(error)) => {
                     // No truncated answer may ever be replayed: the key is free.
                     if let Some(held) = self.held.take() {
+                        self.witness.sees(Outcome::NotStored);
                         held.free();
                     }
                     return Poll::Ready(Some(Err(error.into())));
@@ -253,8 +256,9 @@ impl<B: MessageBody + 'static> Tape<B> {
                 None => self.bare.clone(),
             };
             // Begun here, not at its first poll: from now on the record is stored, whatever becomes of this body.
-            let completing = held.complete(record);
-            self.storing = Some(Box::pin(async move { drop(completing.await) }));
+            self.witness.writes(&record);
+            let (completing, mut witness) = (held.complete(record), std::mem::take(&mut self.witness));
+            self.storing = Some(Box::pin(async move { witness.sees(completing.await.outcome()) }));
         }
     }
 

@@ -13,9 +13,14 @@ use actix_web::{
     },
 };
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt as _;
 
 use super::{AnswerBody, body::Recording, replay::replay, run::Run};
-use crate::{Record, Settings, info::Stage};
+use crate::{
+    Outcome, Record, Settings,
+    claim::{Held, Written},
+    info::Stage,
+};
 
 /// A handler's word on whether its response is stored, whatever `store_on_statuses` says.
 ///
@@ -55,12 +60,18 @@ where
     let Some(held) = run.held.take() else {
         return Ok(through(response));
     };
-    if run.info.is_late_exempt() || !is_stored(&response, &run.config.settings) {
+    let stored = !run.info.is_late_exempt() && is_stored(&response, &run.config.settings);
+    if run.config.settings.is_observed() {
+        observe(stored.then(|| response.response().head()), held, run);
+        return Ok(through(response));
+    }
+    if !stored {
+        run.witness.sees(Outcome::NotStored);
         held.release().await;
         return Ok(through(response));
     }
     let (request, response) = response.into_parts();
-    let (response, body) = response.into_parts();
+    let (mut response, body) = response.into_parts();
     let most = run.config.settings.storage.max_response_body;
     let endless = is_event_stream(response.headers());
     let bytes = match body.size() {
@@ -69,6 +80,7 @@ where
             Ok(bytes) => bytes,
             Err(error) => {
                 // No truncated answer may ever be replayed.
+                run.witness.sees(Outcome::NotStored);
                 held.release().await;
                 return Err(error);
             }
@@ -76,6 +88,8 @@ where
         BodySize::Sized(_) | BodySize::Stream => {
             run.held = Some(held);
             let bare = record_of(response.head(), None, &run.config.settings);
+            // From completion, which is still to come: it will be there a little longer.
+            run.config.tell_expiry(response.headers_mut(), run.config.settings.storage.ttl);
             let recording = Recording::new(body, bare, endless, run);
             return Ok(ServiceResponse::new(request, response.set_body(AnswerBody::recorded(recording))));
         }
@@ -84,11 +98,20 @@ where
     let bodiless = matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT);
     let kept = if bodiless { Bytes::new() } else { bytes.clone() };
     let record = record_of(response.head(), Some(&kept), &run.config.settings);
-    let winner = held.complete(record).await;
+    run.witness.writes(&record);
+    let written = held.complete(record).await;
+    run.witness.sees(written.outcome());
     run.info.set_stage(Stage::Governing);
-    // A late owner's client gets the answer that everybody gets.
-    if let Some(response) = winner.and_then(|record| replay(&record, &run.config).ok()) {
-        return Ok(ServiceResponse::new(request, response));
+    let ttl = run.config.settings.storage.ttl;
+    match written {
+        // A late owner's client gets the answer that everybody gets.
+        Written::Superseded(Some(winner)) => {
+            if let Ok(response) = replay(&winner, ttl, &run.config) {
+                return Ok(ServiceResponse::new(request, response));
+            }
+        }
+        Written::Stored | Written::Behind => run.config.tell_expiry(response.headers_mut(), ttl),
+        Written::Superseded(None) | Written::Not => {}
     }
     Ok(ServiceResponse::new(request, response.set_body(AnswerBody::whole(bytes))))
 }
@@ -97,15 +120,54 @@ where
 pub(super) async fn error(error: &Error, mut run: Run) {
     let Some(held) = run.held.take() else { return };
     let response = error.error_response();
-    if run.info.is_late_exempt() || !keeps(response.status(), response.head(), &run.config.settings) {
-        held.release().await;
+    let settings = &run.config.settings;
+    let stored = !run.info.is_late_exempt() && keeps(response.status(), response.head(), settings);
+    if settings.is_observed() {
+        observe(stored.then(|| response.head()), held, run);
         return;
     }
     let (response, body) = response.into_parts();
-    match body::to_bytes_limited(body, run.config.settings.storage.max_response_body).await {
-        Ok(Ok(bytes)) => drop(held.complete(record_of(response.head(), Some(&bytes), &run.config.settings)).await),
-        Ok(Err(_)) => held.release().await,
-        Err(_) => drop(held.complete(record_of(response.head(), None, &run.config.settings)).await),
+    let record = if stored {
+        match body::to_bytes_limited(body, settings.storage.max_response_body).await {
+            Ok(Ok(bytes)) => Some(record_of(response.head(), Some(&bytes), settings)),
+            Ok(Err(_)) => None,
+            Err(_) => Some(record_of(response.head(), None, settings)),
+        }
+    } else {
+        None
+    };
+    if let Some(record) = record {
+        run.witness.writes(&record);
+        run.witness.sees(held.complete(record).await.outcome());
+    } else {
+        run.witness.sees(Outcome::NotStored);
+        held.release().await;
+    }
+}
+
+/// Keeps in mind that the key was used, and for what. No client waits for that, and nobody will be answered with it, so
+/// it has no body.
+fn observe(stored: Option<&ResponseHead>, held: Held, mut run: Run) {
+    let Some(response) = stored else {
+        run.witness.sees(Outcome::NotStored);
+        held.free();
+        return;
+    };
+    let record = record_of(response, None, &run.config.settings);
+    run.witness.writes(&record);
+    if let Some(written) = held.complete(record).now_or_never() {
+        run.witness.sees(written.outcome());
+    }
+}
+
+impl Written {
+    pub(super) const fn outcome(&self) -> Outcome {
+        match self {
+            Self::Stored => Outcome::Stored,
+            Self::Behind => Outcome::WrittenBehind,
+            Self::Superseded(_) => Outcome::Superseded,
+            Self::Not => Outcome::NotStored,
+        }
     }
 }
 

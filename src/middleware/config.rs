@@ -1,11 +1,14 @@
 //! The settings of one instance, ready for use: the process's, changed by what the instance says.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use actix_web::{
     HttpMessage as _,
     dev::{RequestHead, ServiceRequest},
-    http::header::HeaderValue,
+    http::header::{HeaderMap, HeaderValue, HttpDate, TryIntoHeaderValue as _},
 };
 use bytes::Bytes;
 
@@ -18,6 +21,7 @@ use crate::{
     operations::Operations,
     policy::Rules,
     problem::ProblemStyle,
+    report::Watch,
 };
 
 pub(super) struct Config {
@@ -26,6 +30,7 @@ pub(super) struct Config {
     pub(super) terms: Arc<Terms>,
     pub(super) style: ProblemStyle,
     pub(super) operations: Arc<Operations>,
+    pub(super) watch: Arc<Watch>,
     /// As the store was made with it.
     namespace: String,
     policy: Policy,
@@ -66,6 +71,7 @@ impl Config {
                 link: link.and_then(Result::ok),
             },
             operations: shared.operations.clone(),
+            watch: shared.watch.clone(),
             namespace,
             policy: plan.policy,
             own_rules: plan.rules()?,
@@ -94,6 +100,16 @@ impl Config {
         asked.unwrap_or_else(|| Principal::of_credentials(request.headers()))
     }
 
+    /// Tells until when a stored answer is kept.
+    pub(super) fn tell_expiry(&self, headers: &mut HeaderMap, remaining: Duration) {
+        if let Some(name) = &self.settings.expires_header
+            && let Some(expires) = SystemTime::now().checked_add(remaining)
+            && let Ok(value) = HttpDate::from(expires).try_into_value()
+        {
+            headers.insert(name.clone(), value);
+        }
+    }
+
     /// What the store is asked about a request.
     pub(super) fn question(
         &self,
@@ -115,7 +131,7 @@ impl Config {
         let endpoint = (self.settings.scope == Scope::Endpoint).then_some((request.method.as_str(), request.path));
         let encoded = self.encoder.encode(&request);
         Question {
-            id: record_id(&self.namespace, &self.cache.name, principal, &encoded, endpoint),
+            id: record_id(self.settings.mode, &self.namespace, &self.cache.name, principal, &encoded, endpoint),
             fingerprint: self.encoder.fingerprint(&request),
             mode,
         }

@@ -10,6 +10,7 @@ mod replay;
 mod request_body;
 mod run;
 mod service;
+mod witness;
 
 use std::{fmt, marker::PhantomData, rc::Rc, sync::Arc, time::Duration};
 

@@ -1,5 +1,7 @@
 //! A stored response as the answer to a retry.
 
+use std::time::Duration;
+
 use actix_web::{
     HttpResponse,
     body::MessageBody,
@@ -22,8 +24,10 @@ const OF_THE_BODY: [HeaderName; 7] = [
     HeaderName::from_static("content-md5"),
 ];
 
+/// `remaining`: how long the record will be there.
 pub(super) fn replay<B: MessageBody + 'static>(
     record: &Record,
+    remaining: Duration,
     config: &Config,
 ) -> Result<HttpResponse<AnswerBody<B>>, UnreadableRecord> {
     let stored = record.response()?;
@@ -42,5 +46,6 @@ pub(super) fn replay<B: MessageBody + 'static>(
     if let Some(marker) = &config.settings.replay_header {
         headers.insert(marker.clone(), HeaderValue::from_static("true"));
     }
+    config.tell_expiry(headers, remaining);
     Ok(response)
 }

@@ -12,47 +12,66 @@ const FEW: usize = 8;
 const SMALL: usize = 4096;
 
 /// A body in the pieces in which it arrived.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct RequestBody {
     pieces: Vec<Bytes>,
+    /// What was not read.
+    rest: Option<Payload>,
 }
 
 impl RequestBody {
-    /// Reads to the end, at most `limit` bytes.
-    pub(super) async fn read(payload: &mut Payload, limit: usize) -> Result<Self, Problem> {
-        let mut pieces = Vec::new();
+    /// Of a payload that nobody has looked at.
+    pub(super) fn unread(payload: Payload) -> Self {
+        Self { pieces: Vec::new(), rest: Some(payload).filter(|payload| !matches!(payload, Payload::None)) }
+    }
+
+    /// Reads to the end, at most `limit` bytes; beyond, what was not read follows what was.
+    pub(super) async fn read(self, limit: usize) -> Result<Self, (Self, Problem)> {
+        let mut body = Self::default();
+        let Some(mut payload) = self.rest else { return Ok(body) };
         let mut small = BytesMut::new();
         let mut length = 0;
-        if matches!(payload, Payload::None) {
-            return Ok(Self { pieces });
-        }
+        let mut problem = None;
         while let Some(piece) = payload.next().await {
-            let piece = piece.map_err(unreadable)?;
+            let piece = match piece {
+                Ok(piece) => piece,
+                Err(error) => {
+                    tracing::debug!(%error, "a request body could not be read to its end");
+                    payload = failed(error);
+                    problem = Some(Problem::UnreadableBody);
+                    break;
+                }
+            };
             length += piece.len();
-            if length > limit {
-                return Err(Problem::BodyTooLarge { limit });
-            }
             if piece.is_empty() {
                 continue;
             }
-            if pieces.len() < FEW || piece.len() >= SMALL {
+            if body.pieces.len() < FEW || piece.len() >= SMALL {
                 if !small.is_empty() {
-                    pieces.push(small.split().freeze());
+                    body.pieces.push(small.split().freeze());
                 }
-                pieces.push(piece);
+                body.pieces.push(piece);
             } else {
                 small.extend_from_slice(&piece);
             }
+            if length > limit {
+                problem = Some(Problem::BodyTooLarge { limit });
+                break;
+            }
         }
         if !small.is_empty() {
-            pieces.push(small.freeze());
+            body.pieces.push(small.freeze());
         }
-        Ok(Self { pieces })
+        match problem {
+            None => Ok(body),
+            Some(problem) => Err((Self { rest: Some(payload), ..body }, problem)),
+        }
     }
 
-    /// Reads at most `limit` bytes and drops them: an answer to an unread body would cost the client its connection, and
-    /// over HTTP/2 the answer.
-    pub(super) async fn discard(payload: &mut Payload, limit: usize) {
+    /// Reads at most `limit` bytes of what was not read and drops them: an answer to an unread body would cost the client
+    /// its connection, and over HTTP/2 the answer.
+    pub(super) async fn discard(self, limit: usize) {
+        let Some(mut payload) = self.rest else { return };
         let mut length = 0;
         while let Some(Ok(piece)) = payload.next().await {
             length += piece.len();
@@ -68,15 +87,19 @@ impl RequestBody {
 
     /// The same body for the handler.
     pub(super) fn into_payload(self) -> Payload {
-        if self.pieces.is_empty() {
-            return Payload::None;
+        let Self { pieces, rest } = self;
+        if pieces.is_empty() {
+            return rest.unwrap_or(Payload::None);
         }
-        Payload::Stream { payload: Box::pin(stream::iter(self.pieces.into_iter().map(Ok))) }
+        let pieces = stream::iter(pieces.into_iter().map(Ok));
+        match rest {
+            None => Payload::Stream { payload: Box::pin(pieces) },
+            Some(rest) => Payload::Stream { payload: Box::pin(pieces.chain(rest)) },
+        }
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-fn unreadable(error: PayloadError) -> Problem {
-    tracing::debug!(%error, "a request body could not be read to its end");
-    Problem::UnreadableBody
+/// Says again what the payload said.
+fn failed(error: PayloadError) -> Payload {
+    Payload::Stream { payload: Box::pin(stream::iter([Err(error)])) }
 }

@@ -4,7 +4,7 @@
 use std::{
     any::Any,
     future::Future,
-    panic::AssertUnwindSafe,
+    panic::{self, AssertUnwindSafe},
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
@@ -20,8 +20,8 @@ use futures_util::{FutureExt as _, future::LocalBoxFuture};
 use pin_project_lite::pin_project;
 use tracing::{Instrument as _, Span};
 
-use super::{AnswerBody, capture, config::Config, entry::Entry, request_body::RequestBody};
-use crate::{IdempotencyInfo, OnDisconnect, claim::Held, info::Stage, operations::Running, problem::Problem};
+use super::{AnswerBody, capture, config::Config, entry::Entry, request_body::RequestBody, witness::Witness};
+use crate::{IdempotencyInfo, OnDisconnect, Outcome, claim::Held, info::Stage, operations::Running, problem::Problem};
 
 /// A protected operation: what it works with, and what has to be given back when it ends.
 pub(super) struct Run {
@@ -30,6 +30,7 @@ pub(super) struct Run {
     /// `None`: it runs unprotected, since the store could not answer and settings say to run then.
     pub(super) held: Option<Held>,
     pub(super) running: Running,
+    pub(super) witness: Witness,
 }
 
 /// Calls the handler and stores its response.
@@ -37,13 +38,14 @@ pub(super) async fn run<S, B>(
     service: &Rc<S>,
     entry: Entry<S>,
     body: RequestBody,
-    run: Run,
+    mut run: Run,
 ) -> Result<ServiceResponse<AnswerBody<B>>, Error>
 where
     S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
     B: MessageBody + 'static,
 {
-    if run.config.settings.on_disconnect == OnDisconnect::Finish {
+    let observed = run.config.settings.is_observed();
+    if run.config.settings.on_disconnect == OnDisconnect::Finish && !observed {
         run.info.set_stage(Stage::Running);
     }
     let outline = entry.outline();
@@ -55,6 +57,11 @@ where
             Err(error)
         }
         Err(panic) => {
+            run.witness.sees(Outcome::Panicked);
+            if observed {
+                drop(run);
+                panic::resume_unwind(panic);
+            }
             tracing::error!(panic = text_of(&*panic), "a protected handler panicked: its key is freed");
             let problem = Problem::Panicked.response(&run.config.style);
             Ok(outline.answer(problem.map_body(|_, body| AnswerBody::whole_of(body))))

@@ -1,16 +1,17 @@
-//! The decision: what to do with a request. [`IdempotencyService::call`] says who governs it, [`govern`] is the rest of
-//! the table, top to bottom.
+//! The decision: what to do with a request. [`IdempotencyService::call`] and [`govern`] say who governs it,
+//! [`Governed::decide`] is the rest of the table, top to bottom.
 
-use std::{cell::OnceCell, rc::Rc, sync::Once};
+use std::{cell::OnceCell, rc::Rc, sync::Once, time::Duration};
 
 use actix_service::Service;
 use actix_web::{
     Error, HttpMessage as _, HttpResponse,
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse, forward_ready},
-    http::header::{self, HeaderMap},
+    http::header::{self, HeaderMap, HeaderValue},
     web,
 };
+use tracing::Instrument as _;
 
 use super::{
     AnswerBody, CallFuture, Plan,
@@ -19,11 +20,14 @@ use super::{
     replay::replay,
     request_body::RequestBody,
     run::{self, Run},
+    witness::Witness,
 };
 use crate::{
-    Idempotency, IdempotencyInfo, InvalidKey, Key, Mode, OnError, Policy, Principal, StoreError,
-    claim::Claimed,
+    Idempotency, IdempotencyInfo, InvalidKey, Key, Mode, OnError, Outcome, Policy, Principal, RecordId, StoreError,
+    StoredResponse,
+    claim::{Claimed, Held},
     info::Stage,
+    operations::Running,
     problem::{Problem, ProblemStyle},
     settings::is_safe,
 };
@@ -50,6 +54,8 @@ struct Asked<S: Service<ServiceRequest>> {
     policy: Policy,
     key: Result<Option<Key>, InvalidKey>,
     principal: Principal,
+    /// The pattern of its route, when somebody watches.
+    route: Option<String>,
 }
 
 impl<S> IdempotencyService<S> {
@@ -128,12 +134,13 @@ where
 
         let settings = &config.settings;
         let key = Key::of_request(request.headers(), &settings.header, settings.syntax, settings.max_key_length);
-        if policy != Policy::Exempt && !matches!(key, Ok(None)) {
+        if policy != Policy::Exempt && !matches!(key, Ok(None)) && !settings.is_observed() {
             entry::take_accept_encoding(&mut request, &info);
         }
         let principal = if matches!(key, Ok(Some(_))) { config.principal(&request) } else { Principal::anonymous() };
+        let route = if config.watch.is_watched() { request.match_pattern() } else { None };
         let entry = if self.has_inside { Entry::route(&*self.service, request) } else { Entry::Kept(request) };
-        let asked = Asked { entry, info: info.clone(), policy, key, principal };
+        let asked = Asked { entry, info: info.clone(), policy, key, principal, route };
         CallFuture::governed(govern(self.service.clone(), config.clone(), asked), info)
     }
 }
@@ -148,84 +155,167 @@ where
     S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
     B: MessageBody + 'static,
 {
-    let Asked { mut entry, info, policy, key, principal } = asked;
-
-    // Who governs?
+    let Asked { entry, info, policy, key, principal, route } = asked;
     if info.stage() == Stage::TakenInside {
         return Ok(entry.pass(&service).await?.map_body(|_, body| AnswerBody::through(body)));
     }
     let policy = info.declared().unwrap_or(policy);
-    let key = match (policy, key) {
-        (Policy::Exempt, _) | (Policy::Optional | Policy::OptionalManual, Ok(None)) => {
-            info.set_stage(Stage::Passed);
-            return Ok(entry.pass(&service).await?.map_body(|_, body| AnswerBody::through(body)));
-        }
-        (_, Ok(Some(key))) => key,
-        (_, Ok(None)) => return Ok(reject_unread(entry, Problem::MissingKey, &config).await),
-        (_, Err(invalid)) => return Ok(reject_unread(entry, Problem::InvalidKey(invalid), &config).await),
-    };
-    info.set_stage(Stage::Governing);
-    if config.operations.is_closing() {
-        return Ok(reject_unread(entry, Problem::ShuttingDown, &config).await);
+    if policy == Policy::Exempt {
+        info.set_stage(Stage::Passed);
+        return Ok(entry.pass(&service).await?.map_body(|_, body| AnswerBody::through(body)));
     }
-    if principal.is_anonymous() {
-        warn_of_anonymous_cookie(&entry.head().headers);
+    let witness = Witness::new(&config, &entry.head().method, route, policy);
+    let span = witness.span();
+    let governed = Governed { service, config, entry, info, witness };
+    governed.decide(policy, key, principal).instrument(span).await
+}
+
+/// A request that this instance governs.
+struct Governed<S: Service<ServiceRequest>> {
+    service: Rc<S>,
+    config: Rc<Config>,
+    entry: Entry<S>,
+    info: IdempotencyInfo,
+    witness: Witness,
+}
+
+impl<S, B> Governed<S>
+where
+    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
+    B: MessageBody + 'static,
+{
+    async fn decide(
+        mut self,
+        policy: Policy,
+        key: Result<Option<Key>, InvalidKey>,
+        principal: Principal,
+    ) -> Result<ServiceResponse<AnswerBody<B>>, Error> {
+        let config = self.config.clone();
+        let body = RequestBody::unread(self.entry.take_payload());
+        let key = match key {
+            Ok(Some(key)) => key,
+            Ok(None) if matches!(policy, Policy::Optional | Policy::OptionalManual) => {
+                self.info.set_stage(Stage::Passed);
+                return self.pass(body, Outcome::Keyless).await;
+            }
+            Ok(None) => return self.refuse(body, Problem::MissingKey).await,
+            Err(invalid) => return self.refuse(body, Problem::InvalidKey(invalid)).await,
+        };
+        self.info.set_stage(Stage::Governing);
+        if config.operations.is_closing() {
+            return self.refuse(body, Problem::ShuttingDown).await;
+        }
+        if principal.is_anonymous() {
+            warn_of_anonymous_cookie(&self.entry.head().headers);
+        }
+
+        // What is it about? The body is read before anything is claimed: a slow upload must not hold a claim.
+        let body = match body.read(config.settings.max_request_body).await {
+            Ok(body) => body,
+            Err((body, problem)) => return self.refuse(body, problem).await,
+        };
+        let manual = matches!(policy, Policy::Manual | Policy::OptionalManual);
+        let mode = if manual { Mode::Again } else { Mode::Once };
+        let question = config.question(self.entry.head(), &key, &principal, body.pieces(), mode);
+        self.witness.asks_for(question.id);
+
+        // May it run?
+        let running = match config.operations.start() {
+            Ok(running) => running,
+            Err(problem) => return self.refuse(body, problem).await,
+        };
+        let mut waited = Duration::ZERO;
+        let claimed = config.cache.claim(question, &config.terms, &mut waited).await;
+        self.witness.waited(waited);
+        let error = match claimed {
+            Ok(Claimed::Run { held, previous }) => match previous.map(|record| record.response()).transpose() {
+                Ok(previous) => return self.run(body, key, question.id, held, previous, running).await,
+                Err(unreadable) => {
+                    held.release().await;
+                    StoreError::from(unreadable)
+                }
+            },
+            // While requests are only observed: the handler runs, and still calls others under the keys of the first run.
+            Ok(Claimed::Completed { .. }) if config.settings.is_observed() => {
+                self.info.grant(key, question.id, None, None);
+                return self.pass(body, Outcome::Replayed).await;
+            }
+            Ok(Claimed::InFlight) if config.settings.is_observed() => {
+                self.info.grant(key, question.id, None, None);
+                return self.pass(body, Outcome::InFlight).await;
+            }
+            Ok(Claimed::Completed { record, remaining }) => match replay(&record, remaining, &config) {
+                Ok(response) => {
+                    self.witness.sees(Outcome::Replayed);
+                    return Ok(self.entry.answer(response));
+                }
+                Err(unreadable) => StoreError::from(unreadable),
+            },
+            Ok(Claimed::InFlight) => return self.refuse(body, Problem::InFlight).await,
+            Ok(Claimed::Mismatch) => return self.refuse(body, Problem::KeyReused).await,
+            Ok(Claimed::OwnerLost) => return self.refuse(body, Problem::OutcomeUnknown).await,
+            Err(error) => error,
+        };
+
+        // Nobody can say.
+        let down = matches!(error, StoreError::Unavailable(_) | StoreError::TimedOut(_));
+        let unprotected = down && config.settings.storage.on_error == OnError::Run;
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            cache = config.cache.name,
+            record = ?question.id,
+            unprotected,
+            "the store can't answer"
+        );
+        if !unprotected || config.settings.is_observed() {
+            return self.refuse(body, Problem::StoreUnavailable).await;
+        }
+        let Self { service, config, entry, info, mut witness } = self;
+        witness.sees(Outcome::Unprotected);
+        info.grant(key, question.id, None, None);
+        run::run(&service, entry, body, Run { config, info, held: None, running, witness }).await
     }
 
-    // What is it about? The body is read before anything is claimed: a slow upload must not hold a claim.
-    let mut payload = entry.take_payload();
-    let body = match RequestBody::read(&mut payload, config.settings.max_request_body).await {
-        Ok(body) => body,
-        Err(problem) => return Ok(reject(entry, problem, &config)),
-    };
-    drop(payload);
-    let manual = matches!(policy, Policy::Manual | Policy::OptionalManual);
-    let mode = if manual { Mode::Again } else { Mode::Once };
-    let question = config.question(entry.head(), &key, &principal, body.pieces(), mode);
+    /// Runs under a claim.
+    async fn run(
+        self,
+        body: RequestBody,
+        key: Key,
+        id: RecordId,
+        held: Held,
+        previous: Option<StoredResponse>,
+        running: Running,
+    ) -> Result<ServiceResponse<AnswerBody<B>>, Error> {
+        let Self { service, config, entry, info, mut witness } = self;
+        witness.claims(held.claim());
+        // What is observed has no answers to give.
+        let previous = previous.filter(|_| !config.settings.is_observed());
+        info.grant(key, id, held.claim().cloned(), previous);
+        run::run(&service, entry, body, Run { config, info, held: Some(held), running, witness }).await
+    }
 
-    // May it run?
-    let running = match config.operations.start() {
-        Ok(running) => running,
-        Err(problem) => return Ok(reject(entry, problem, &config)),
-    };
-    let answer = match config.cache.claim(question, &config.terms).await {
-        Ok(Claimed::Run { held, previous }) => match previous.map(|record| record.response()).transpose() {
-            Ok(previous) => {
-                info.grant(key, held.claim().cloned(), previous);
-                let run = Run { config, info, held: Some(held), running };
-                return run::run(&service, entry, body, run).await;
-            }
-            Err(unreadable) => {
-                held.release().await;
-                Err(StoreError::from(unreadable))
-            }
-        },
-        Ok(Claimed::Completed(record)) => replay(&record, &config).map_err(StoreError::from),
-        Ok(Claimed::InFlight) => Ok(problem(Problem::InFlight, &config)),
-        Ok(Claimed::Mismatch) => Ok(problem(Problem::KeyReused, &config)),
-        Ok(Claimed::OwnerLost) => Ok(problem(Problem::OutcomeUnknown, &config)),
-        Err(error) => Err(error),
-    };
-
-    // It may not, or nobody can say.
-    match answer {
-        Ok(response) => Ok(entry.answer(response)),
-        Err(error) => {
-            let down = matches!(error, StoreError::Unavailable(_) | StoreError::TimedOut(_));
-            let unprotected = down && config.settings.storage.on_error == OnError::Run;
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                cache = config.cache.name,
-                record = ?question.id,
-                unprotected,
-                "the store can't answer"
-            );
-            if !unprotected {
-                return Ok(reject(entry, Problem::StoreUnavailable, &config));
-            }
-            info.grant(key, None, None);
-            run::run(&service, entry, body, Run { config, info, held: None, running }).await
+    /// Answers with a problem. Where requests are only observed, this one runs all the same.
+    async fn refuse(mut self, body: RequestBody, why: Problem) -> Result<ServiceResponse<AnswerBody<B>>, Error> {
+        if self.config.settings.is_observed() {
+            return self.pass(body, why.outcome()).await;
         }
+        self.witness.sees(why.outcome());
+        if !matches!(why, Problem::BodyTooLarge { .. } | Problem::UnreadableBody) {
+            body.discard(self.config.settings.max_request_body).await;
+        }
+        Ok(self.entry.answer(problem(why, &self.config)))
+    }
+
+    /// Goes inside without a claim.
+    async fn pass(mut self, body: RequestBody, outcome: Outcome) -> Result<ServiceResponse<AnswerBody<B>>, Error> {
+        self.witness.sees(outcome);
+        let mut response = self.entry.enter(&self.service, body.into_payload()).await?;
+        if let Some(name) = &self.config.settings.observe_header
+            && outcome != Outcome::Keyless
+        {
+            response.headers_mut().insert(name.clone(), HeaderValue::from_static(outcome.name()));
+        }
+        Ok(response.map_body(|_, body| AnswerBody::through(body)))
     }
 }
 
@@ -243,26 +333,7 @@ fn warn_of_anonymous_cookie(headers: &HeaderMap) {
 }
 
 fn problem<B: MessageBody + 'static>(problem: Problem, config: &Config) -> HttpResponse<AnswerBody<B>> {
-    tracing::debug!(problem = problem.name(), "rejected");
     problem.response(&config.style).map_body(|_, body| AnswerBody::whole_of(body))
-}
-
-fn reject<S, B>(entry: Entry<S>, why: Problem, config: &Config) -> ServiceResponse<AnswerBody<B>>
-where
-    S: Service<ServiceRequest, Response = ServiceResponse<B>>,
-    B: MessageBody + 'static,
-{
-    entry.answer(problem(why, config))
-}
-
-/// Rejects a request whose body nobody has read.
-async fn reject_unread<S, B>(mut entry: Entry<S>, why: Problem, config: &Config) -> ServiceResponse<AnswerBody<B>>
-where
-    S: Service<ServiceRequest, Response = ServiceResponse<B>>,
-    B: MessageBody + 'static,
-{
-    RequestBody::discard(&mut entry.take_payload(), config.settings.max_request_body).await;
-    reject(entry, why, config)
 }
 
 impl std::fmt::Debug for Instance {

@@ -15,6 +15,17 @@ pub enum Profile {
     Stripe,
 }
 
+/// Whether what is decided is done; setting `mode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Enforcement {
+    /// Yes.
+    #[default]
+    Enforce,
+    /// No: every request runs, and what would have become of it is only told. For switching on an API that is in use.
+    Observe,
+}
+
 /// Which methods are protected; setting `methods`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -14,7 +14,7 @@ use actix_web::http::{Method, StatusCode, header::HeaderName};
 
 pub(crate) use self::choices::is_safe;
 pub use self::{
-    choices::{AtStart, Methods, OnDisconnect, OnError, OnFull, OnUnknown, Profile, Scope},
+    choices::{AtStart, Enforcement, Methods, OnDisconnect, OnError, OnFull, OnUnknown, Profile, Scope},
     load::SettingsLoader,
     location::Location,
     statuses::{ParseStatusesError, Statuses},
@@ -39,6 +39,8 @@ use crate::{ConfigError, Syntax};
 pub struct Settings {
     /// `profile`: which defaults.
     pub profile: Profile,
+    /// `mode`: whether what is decided is done, or only told.
+    pub mode: Enforcement,
     /// `encoder`: `basic`, `django`, or a registered name.
     pub encoder: String,
     /// `header`: where the key is, `Idempotency-Key`.
@@ -61,6 +63,10 @@ pub struct Settings {
     pub replay_cookies: bool,
     /// `exclude_headers`: more headers that are not stored.
     pub exclude_headers: Vec<HeaderName>,
+    /// `expires_header`: tells until when a stored answer is kept, as an HTTP date; `None`: nothing does.
+    pub expires_header: Option<HeaderName>,
+    /// `observe_header`: with `mode = observe`, tells what would have been answered; `None`: nothing does.
+    pub observe_header: Option<HeaderName>,
     /// `docs_url`: linked from every rejection.
     pub docs_url: Option<String>,
     /// `on_unknown`: what to do after a lost owner.
@@ -219,6 +225,7 @@ impl Settings {
         };
         Self {
             profile,
+            mode: Enforcement::Enforce,
             encoder: "basic".into(),
             header: HeaderName::from_static("idempotency-key"),
             syntax: if profile == Profile::Stripe { Syntax::Raw } else { Syntax::Lenient },
@@ -237,6 +244,8 @@ impl Settings {
             replay_header: Some(HeaderName::from_static("idempotent-replayed")),
             replay_cookies: false,
             exclude_headers: Vec::new(),
+            expires_header: None,
+            observe_header: None,
             docs_url: None,
             on_unknown: OnUnknown::Rerun,
             on_disconnect: OnDisconnect::Finish,
@@ -260,6 +269,11 @@ impl Settings {
             },
             limits: Limits { max_run: seconds(15 * 60), max_in_flight: 10_000, drain_timeout: seconds(30) },
         }
+    }
+
+    /// Whether every request runs, and is only told of.
+    pub(crate) fn is_observed(&self) -> bool {
+        self.mode == Enforcement::Observe
     }
 
     /// The settings of a cache: its own, or `storage` for `default`.

@@ -5,7 +5,8 @@ use std::str::FromStr;
 use actix_web::http::{Method, StatusCode, Uri, header::HeaderName};
 
 use super::{
-    AtStart, Methods, OnDisconnect, OnError, OnFull, OnUnknown, Profile, Scope, Settings, Statuses, StorageSettings,
+    AtStart, Enforcement, Methods, OnDisconnect, OnError, OnFull, OnUnknown, Profile, Scope, Settings, Statuses,
+    StorageSettings,
     check::may_carry_body,
     is_safe,
     value::{self, Given},
@@ -30,6 +31,7 @@ const ERROR_STATUS: &str = "a status from 400 to 599";
 pub(super) const STATUS: &str = "a status from 200 to 599 that may have a body (not 204, 205, 304), or none";
 const AT_START: &str = "reject or warn";
 const HEADER: &str = "a header name";
+const HEADER_OR_NONE: &str = "a header name, or none";
 
 macro_rules! settings {
     ($($name:literal, $accepted:expr, |$to:ident, $given:ident| $value:expr => $place:expr;)*) => {
@@ -47,6 +49,11 @@ macro_rules! settings {
 /// Settings without a section, and those of `lock` and `limits`.
 pub(super) const ROOT: &[Setting<Settings>] = settings! {
     "profile", PROFILES, |s, v| profile(v.one()?) => s.profile;
+    "mode", "enforce or observe", |s, v| match v.one()? {
+        "enforce" => Some(Enforcement::Enforce),
+        "observe" => Some(Enforcement::Observe),
+        _ => None,
+    } => s.mode;
     "encoder", NAME, |s, v| name(v) => s.encoder;
     "header", HEADER, |s, v| header(v.one()?) => s.header;
     "syntax", "strict, lenient or raw", |s, v| match v.one()? {
@@ -64,9 +71,11 @@ pub(super) const ROOT: &[Setting<Settings>] = settings! {
     "conflict_status_code", STATUS, |s, v| or_none(v, status) => s.conflict_status_code;
     "mismatch_status_code", ERROR_STATUS, |s, v| error_status(v.one()?) => s.mismatch_status_code;
     "in_flight_status_code", ERROR_STATUS, |s, v| error_status(v.one()?) => s.in_flight_status_code;
-    "replay_header", "a header name, or none", |s, v| or_none(v, header) => s.replay_header;
+    "replay_header", HEADER_OR_NONE, |s, v| or_none(v, header) => s.replay_header;
     "replay_cookies", "true or false", |s, v| flag(v) => s.replay_cookies;
     "exclude_headers", "a list of header names", |s, v| v.items().into_iter().map(header).collect::<Option<_>>() => s.exclude_headers;
+    "expires_header", HEADER_OR_NONE, |s, v| or_none(v, header) => s.expires_header;
+    "observe_header", HEADER_OR_NONE, |s, v| or_none(v, header) => s.observe_header;
     "docs_url", "an absolute URL, or none", |s, v| or_none(v, url) => s.docs_url;
     "on_unknown", "rerun or reject", |s, v| match v.one()? {
         "rerun" => Some(OnUnknown::Rerun),

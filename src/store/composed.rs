@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
 use super::{
     Begin, BeginRequest, Claim, Completion, Fate, Forgotten, Inspection, Mode, RecordState, Renewal, Store, StoreError,
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     Fingerprint, Lock, OwnerToken, Record, RecordId, Storage, UnreadableRecord,
-    clock::micros,
+    clock::{Micros, micros},
     lock::{AnyLock, ErasedLock},
     storage::{AnyStorage, ErasedStorage},
 };
@@ -68,27 +68,41 @@ impl ComposedStore {
     }
 }
 
-/// What is put into the storage: the record and the fingerprint of its operation.
+/// What is put into the storage: the record, the fingerprint of its operation, and when the record ends.
 struct Kept {
     fingerprint: Fingerprint,
+    /// Microseconds since the epoch, by the clock of the process that stored it.
+    expires: Micros,
     record: Record,
 }
 
 impl Kept {
     fn encode(&self) -> Bytes {
         let record = self.record.as_bytes();
-        let mut bytes = BytesMut::with_capacity(32 + record.len());
+        let mut bytes = BytesMut::with_capacity(40 + record.len());
         bytes.put_slice(self.fingerprint.as_bytes());
+        bytes.put_u64(self.expires);
         bytes.put_slice(record);
         bytes.freeze()
     }
 
     fn decode(bytes: &Bytes) -> Result<Self, UnreadableRecord> {
-        let Some((fingerprint, _)) = bytes.split_first_chunk::<32>() else {
+        let mut rest = bytes.clone();
+        if rest.len() < 40 {
             return Err(UnreadableRecord::Version(None));
-        };
-        let fingerprint = Fingerprint::from_bytes(*fingerprint);
-        Ok(Self { fingerprint, record: Record::from_bytes(bytes.slice(32..))? })
+        }
+        let mut fingerprint = [0; 32];
+        rest.copy_to_slice(&mut fingerprint);
+        let expires = rest.get_u64();
+        Ok(Self { fingerprint: Fingerprint::from_bytes(fingerprint), expires, record: Record::from_bytes(rest)? })
+    }
+
+    fn remaining(&self) -> Duration {
+        Duration::from_micros(self.expires.saturating_sub(now()))
+    }
+
+    fn completed(self) -> Begin {
+        Begin::Completed { remaining: self.remaining(), record: self.record }
     }
 }
 
@@ -101,7 +115,7 @@ impl Store for ComposedStore {
                 // same.
                 return Ok(match self.stored(&request.id).await? {
                     Some(kept) if kept.fingerprint != request.fingerprint => Begin::Mismatch,
-                    Some(kept) if request.mode == Mode::Once => Begin::Completed(kept.record),
+                    Some(kept) if request.mode == Mode::Once => kept.completed(),
                     _ => Begin::InFlight { retry_after: Duration::from_secs(1) },
                 });
             }
@@ -109,7 +123,7 @@ impl Store for ComposedStore {
                 Ok(None) => return Ok(fresh(request, None)),
                 Ok(Some(kept)) if kept.fingerprint != request.fingerprint => Ok(Begin::Mismatch),
                 Ok(Some(kept)) if request.mode == Mode::Again => return Ok(fresh(request, Some(kept.record))),
-                Ok(Some(kept)) => Ok(Begin::Completed(kept.record)),
+                Ok(Some(kept)) => Ok(kept.completed()),
                 Err(error) => Err(error),
             };
             // The answer is known; a lock that can't be freed ends with its lease.
@@ -143,7 +157,8 @@ impl Store for ComposedStore {
                     });
                 }
             }
-            let kept = Kept { fingerprint: claim.fingerprint, record: record.clone() };
+            let expires = now().saturating_add(micros(ttl));
+            let kept = Kept { fingerprint: claim.fingerprint, expires, record: record.clone() };
             self.storage().put(&claim.id.to_string(), kept.encode(), ttl).await?;
             let _ = self.lock().release(&lock, claim.token).await;
             Ok(Completion::Stored)
@@ -162,9 +177,13 @@ impl Store for ComposedStore {
             Ok(self.stored(id).await?.map(|kept| Inspection {
                 id: *id,
                 state: RecordState::Completed,
-                attempt: 1,
-                remaining: Duration::ZERO,
+                attempt: 0,
+                remaining: kept.remaining(),
                 record: Some(kept.record),
+                owner: None,
+                replays: None,
+                first_seen: None,
+                last_seen: None,
             }))
         })
     }
@@ -189,15 +208,19 @@ impl Store for ComposedStore {
 /// How long the lock is held for a put or a removal alone.
 const LEASE_FOR_PUT: Duration = Duration::from_secs(30);
 
+/// The wall clock, which other processes have too.
+fn now() -> Micros {
+    micros(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
 fn fresh(request: &BeginRequest, previous: Option<Record>) -> Begin {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Begin::Fresh {
         claim: Claim {
             id: request.id,
             fingerprint: request.fingerprint,
             token: request.token,
             attempt: if previous.is_some() { 2 } else { 1 },
-            fence: micros(now),
+            fence: now(),
             taken_over: false,
         },
         previous,

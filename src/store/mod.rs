@@ -7,7 +7,10 @@ mod memory;
 #[cfg(feature = "redis")]
 mod redis;
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
 
 #[cfg(feature = "redis")]
 pub use self::redis::RedisStore;
@@ -126,8 +129,13 @@ pub enum Begin {
     },
     /// The key was used for another operation, in whatever state that is.
     Mismatch,
-    /// It ran; this is the answer.
-    Completed(Record),
+    /// It ran.
+    Completed {
+        /// The answer.
+        record: Record,
+        /// How long it will be there.
+        remaining: Duration,
+    },
     /// The owner was lost, and the request said [`OnUnknown::Reject`].
     OwnerLost,
 }
@@ -241,12 +249,20 @@ pub struct Inspection {
     pub id: RecordId,
     /// What state it is in.
     pub state: RecordState,
-    /// How often it was claimed.
+    /// How often it was claimed. 0: the store can't tell.
     pub attempt: u32,
     /// Until the lease ends or the record expires.
     pub remaining: Duration,
     /// The response, once there is one.
     pub record: Option<Record>,
+    /// Whose claim it is or was.
+    pub owner: Option<OwnerToken>,
+    /// How often the response was given again. `None`: the store does not count.
+    pub replays: Option<u64>,
+    /// When the key was first claimed. `None`: the store does not keep it.
+    pub first_seen: Option<SystemTime>,
+    /// When the operation was last asked for under its key. `None`: the store does not keep it.
+    pub last_seen: Option<SystemTime>,
 }
 
 /// The state of a record.

@@ -112,7 +112,7 @@ impl<S: Store, A: Fn(Duration)> Subject<S, A> {
 
     async fn completed(&self, rule: &str, request: &BeginRequest, expected: u8) {
         match self.begin(request).await {
-            Begin::Completed(got) => same(rule, got, record(expected)),
+            Begin::Completed { record: got, .. } => same(rule, got, record(expected)),
             other => panic!("{rule}: expected a completed record, got {other:?}"),
         }
     }

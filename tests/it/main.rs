@@ -15,6 +15,7 @@ mod common;
 
 mod concurrency;
 mod connections;
+mod contract;
 mod examples;
 #[cfg(feature = "testing")]
 mod faults;
@@ -23,6 +24,8 @@ mod keys;
 mod memory;
 mod misuse;
 mod model;
+mod observing;
+mod operators;
 mod own_parts;
 mod pages;
 mod policies;

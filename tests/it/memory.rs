@@ -94,7 +94,7 @@ fn a_record_expires_exactly_when_it_says_and_for_all() {
     let (store, clock) = store(MemoryLimits::default());
     done(&store, 1, b"x");
     clock.advance(TTL - TICK);
-    assert!(matches!(begin(&store, &ask(1)), Begin::Completed(_)));
+    assert!(matches!(begin(&store, &ask(1)), Begin::Completed { .. }));
     clock.advance(TICK);
     let held = claim(&store, &ask(1));
     assert_eq!(held.attempt, 1);
@@ -142,7 +142,7 @@ fn entries_are_evicted_oldest_first_and_only_past_their_retention() {
         clock.advance(Duration::from_secs(1));
     }
     assert!(matches!(now(store.begin(&ask(10))), Err(StoreError::Full)), "all are younger than a minute");
-    assert!(matches!(begin(&store, &ask(0)), Begin::Completed(_)), "what is there still answers");
+    assert!(matches!(begin(&store, &ask(0)), Begin::Completed { .. }), "what is there still answers");
     clock.advance(Duration::from_secs(50));
     done(&store, 10, b"x");
     assert!(now(store.inspect(&id(0))).unwrap().is_none());
@@ -160,7 +160,7 @@ fn over_its_bytes_the_store_gives_up_the_oldest_bodies_and_runs_nothing_again() 
     }
     let bodies: Vec<bool> = (0..60)
         .map(|n| match begin(&store, &ask(n)) {
-            Begin::Completed(record) => record.response().unwrap().body().is_some(),
+            Begin::Completed { record, .. } => record.response().unwrap().body().is_some(),
             other => panic!("{n}: {other:?}"),
         })
         .collect();
@@ -177,7 +177,7 @@ fn records_without_bodies_do_not_crowd_out_the_bodies_of_new_ones() {
         clock.advance(Duration::from_secs(2));
         assert!(store.bytes() <= 50_000);
     }
-    let Begin::Completed(newest) = begin(&store, &ask(1999)) else { panic!() };
+    let Begin::Completed { record: newest, .. } = begin(&store, &ask(1999)) else { panic!() };
     assert!(newest.response().unwrap().body().is_some());
     assert!(now(store.inspect(&id(0))).unwrap().is_none());
     assert!(now(store.inspect(&id(1970))).unwrap().is_some(), "nothing younger than a minute was evicted");
@@ -212,7 +212,7 @@ fn on_full_reject_evicts_nothing() {
     }
     assert!(kept >= 6, "{kept}");
     for n in 0..kept {
-        assert!(matches!(begin(&store, &ask(n)), Begin::Completed(_)));
+        assert!(matches!(begin(&store, &ask(n)), Begin::Completed { .. }));
     }
 }
 

@@ -320,7 +320,7 @@ impl<'a> Subject<'a> {
                         Answer::InFlight
                     }
                     Begin::Mismatch => Answer::Mismatch,
-                    Begin::Completed(record) => Answer::Completed(body(&record)),
+                    Begin::Completed { record, .. } => Answer::Completed(body(&record)),
                     Begin::OwnerLost => Answer::OwnerLost,
                     other => panic!("{other:?}"),
                 }

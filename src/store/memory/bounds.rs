@@ -4,7 +4,11 @@ use super::{
     end,
     shard::{SWEEP_BATCH, Shard},
 };
-use crate::{OnFull, StoreError, clock::Micros};
+use crate::{
+    OnFull, StoreError,
+    clock::Micros,
+    metrics::{self, Evicted},
+};
 
 impl Shard {
     /// Room for one more claim, or the store is full.
@@ -40,6 +44,7 @@ impl Shard {
                 while self.bytes > self.limits.max_bytes && self.evict_oldest(now) {}
                 return;
             };
+            metrics::evicted(Evicted::Body);
             self.bytes -= done.cost();
             let done = done.without_body();
             self.bytes += done.cost();
@@ -60,6 +65,7 @@ impl Shard {
         }
         tracing::debug!(record = ?id, "evicted a completed record before its TTL: the store is full");
         self.take_done(&id);
+        metrics::evicted(Evicted::Record);
         true
     }
 }

@@ -4,7 +4,7 @@ use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use lru::LruCache;
@@ -13,7 +13,7 @@ use tokio::sync::{Notify, futures::OwnedNotified};
 use super::{MemoryLimits, PreHashed, end, left};
 use crate::{
     Fingerprint, OnUnknown, Record, RecordId,
-    clock::Micros,
+    clock::{Micros, system_time},
     store::{
         Begin, BeginRequest, Claim, Completion, Fate, Forgotten, Inspection, Mode, OwnerToken, RecordState, Renewal,
         StoreError,
@@ -48,6 +48,7 @@ struct InFlight {
     attempt: u32,
     fence: u64,
     taken_over: bool,
+    seen: Seen,
     lease_ends: Micros,
     /// When a lost claim stops being visible.
     kept_until: Micros,
@@ -62,6 +63,7 @@ pub(super) struct Done {
     token: OwnerToken,
     fingerprint: Fingerprint,
     attempt: u32,
+    seen: Seen,
     pub(super) completed: Micros,
     expires: Micros,
     pub(super) record: Record,
@@ -76,6 +78,56 @@ impl Done {
     pub(super) fn cost(&self) -> usize {
         self.record.as_bytes().len() + UPKEEP
     }
+}
+
+/// What an operator is told of a record's use. In seconds: a record is to be small.
+#[derive(Clone, Copy)]
+struct Seen {
+    first: u32,
+    last: u32,
+    replays: u32,
+}
+
+impl Seen {
+    fn now(now: Micros) -> Self {
+        let now = seconds(now);
+        Self { first: now, last: now, replays: 0 }
+    }
+
+    fn again(&mut self, now: Micros) {
+        self.last = seconds(now);
+    }
+
+    fn inspection(
+        self,
+        id: RecordId,
+        state: RecordState,
+        owner: OwnerToken,
+        attempt: u32,
+        remaining: Duration,
+        record: Option<Record>,
+    ) -> Inspection {
+        Inspection {
+            id,
+            state,
+            attempt,
+            remaining,
+            record,
+            owner: Some(owner),
+            replays: Some(self.replays.into()),
+            first_seen: Some(time(self.first)),
+            last_seen: Some(time(self.last)),
+        }
+    }
+}
+
+/// Good until 2106.
+fn seconds(now: Micros) -> u32 {
+    u32::try_from(now / 1_000_000).unwrap_or(u32::MAX)
+}
+
+fn time(seconds: u32) -> SystemTime {
+    system_time(u64::from(seconds) * 1_000_000)
 }
 
 type Waiters = Option<Arc<Notify>>;
@@ -118,15 +170,20 @@ impl Shard {
         if let Some(answer) = self.begin_claimed(request, now) {
             return Ok(answer);
         }
-        let Some(done) = self.done(&request.id, now) else {
+        let Some(done) = self.done_mut(&request.id, now) else {
             self.make_room(now)?;
             return Ok(self.claim(request, now, None));
         };
         if done.fingerprint != request.fingerprint {
             return Ok(Begin::Mismatch);
         }
+        done.seen.again(now);
         match request.mode {
-            Mode::Once => Ok(Begin::Completed(done.record.clone())),
+            Mode::Once => {
+                done.seen.replays = done.seen.replays.saturating_add(1);
+                let remaining = Duration::from_micros(done.expires - now);
+                Ok(Begin::Completed { record: done.record.clone(), remaining })
+            }
             Mode::Again => {
                 let beneath = self.take_done(&request.id);
                 // It stays in memory, and so in the account.
@@ -146,6 +203,7 @@ impl Shard {
         if entry.fingerprint != request.fingerprint {
             return Some(Begin::Mismatch);
         }
+        entry.seen.again(now);
         let previous = |entry: &InFlight| entry.beneath.as_ref().map(|done| done.record.clone());
         if entry.token == request.token {
             entry.lease_ends = end(now, request.lease);
@@ -177,6 +235,7 @@ impl Shard {
 
     fn claim(&mut self, request: &BeginRequest, now: Micros, beneath: Option<Done>) -> Begin {
         let attempt = beneath.as_ref().map_or(0, |done| done.attempt);
+        let seen = beneath.as_ref().map_or_else(|| Seen::now(now), |done| done.seen);
         let lease_ends = end(now, request.lease);
         let entry = InFlight {
             token: request.token,
@@ -184,6 +243,7 @@ impl Shard {
             attempt: attempt.saturating_add(1),
             fence: next_fence(&mut self.last_fence, now),
             taken_over: false,
+            seen,
             lease_ends,
             kept_until: kept_until(lease_ends, request.keep, beneath.as_ref()),
             beneath,
@@ -217,9 +277,13 @@ impl Shard {
         now: Micros,
     ) -> (Completion, Waiters) {
         self.expire(now, 4);
+        let mut seen = Seen::now(now);
         let waiters = match self.in_flight.get(&claim.id) {
             Some(entry) if entry.token != claim.token => return (Completion::Superseded(None), None),
-            Some(_) => self.take_claim(&claim.id).and_then(|entry| entry.waiters),
+            Some(entry) => {
+                seen = entry.seen;
+                self.take_claim(&claim.id).and_then(|entry| entry.waiters)
+            }
             None => match self.done(&claim.id, now) {
                 Some(done) if done.token == claim.token => return (Completion::Stored, None),
                 Some(done) => return (Completion::Superseded(Some(done.record.clone())), None),
@@ -230,6 +294,7 @@ impl Shard {
             token: claim.token,
             fingerprint: claim.fingerprint,
             attempt: claim.attempt,
+            seen,
             completed: now,
             expires: end(now, ttl),
             record: record.clone(),
@@ -260,7 +325,7 @@ impl Shard {
             // Its entry in `expiry` may have been dropped meanwhile.
             self.expiry.push(Reverse((done.expires, *id)));
             // It was claimed so often, though nothing came of it.
-            self.keep_done(*id, Done { attempt: entry.attempt, ..done });
+            self.keep_done(*id, Done { attempt: entry.attempt, seen: entry.seen, ..done });
             self.drop_stale_expiry();
         }
         entry.waiters
@@ -286,16 +351,12 @@ impl Shard {
             let lease_left = left(now, entry.lease_ends);
             let remaining = lease_left.or_else(|| left(now, entry.kept_until))?;
             let state = if lease_left.is_some() { RecordState::InFlight } else { RecordState::OwnerLost };
-            return Some(Inspection { id: *id, state, attempt: entry.attempt, remaining, record: None });
+            return Some(entry.seen.inspection(*id, state, entry.token, entry.attempt, remaining, None));
         }
         let done = self.done(id, now)?;
-        Some(Inspection {
-            id: *id,
-            state: RecordState::Completed,
-            attempt: done.attempt,
-            remaining: Duration::from_micros(done.expires - now),
-            record: Some(done.record.clone()),
-        })
+        let remaining = Duration::from_micros(done.expires - now);
+        let record = Some(done.record.clone());
+        Some(done.seen.inspection(*id, RecordState::Completed, done.token, done.attempt, remaining, record))
     }
 
     pub(super) fn forget(&mut self, id: &RecordId, now: Micros) -> (Forgotten, Waiters) {
@@ -354,6 +415,14 @@ impl Shard {
 
     fn done(&self, id: &RecordId, now: Micros) -> Option<&Done> {
         self.peek_done(id).filter(|done| now < done.expires)
+    }
+
+    fn done_mut(&mut self, id: &RecordId, now: Micros) -> Option<&mut Done> {
+        let done = match self.whole.peek_mut(id) {
+            None => self.bare.peek_mut(id),
+            done => done,
+        };
+        done.filter(|done| now < done.expires)
     }
 
     pub(super) fn take_done(&mut self, id: &RecordId) -> Option<Done> {

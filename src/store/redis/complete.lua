@@ -19,5 +19,10 @@ elseif redis.call('EXISTS', KEYS[1]) == 1 then
 end
 redis.call('HSET', KEYS[1], 'v', '1', 's', 'D', 'o', ARGV[1], 'f', ARGV[2], 'a', ARGV[3], 'n', ARGV[4], 'r', ARGV[6])
 redis.call('HDEL', KEYS[1], 'l', 'e', 'p', 't')
+if not version then
+  local time = redis.call('TIME')
+  local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+  redis.call('HSET', KEYS[1], 'c', now, 'u', now)
+end
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
 return {'K'}

@@ -3,14 +3,19 @@
 mod check;
 mod poll;
 
-use std::{collections::BTreeSet, fmt, sync::LazyLock, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    sync::LazyLock,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use bb8_redis::redis::{self, Script, Value};
 
 use self::poll::Polls;
 use super::{
-    Begin, BeginRequest, Claim, Completion, Fate, Forgotten, Inspection, Mode, RecordState, Renewal, Store, StoreError,
-    StoreFuture,
+    Begin, BeginRequest, Claim, Completion, Fate, Forgotten, Inspection, Mode, OwnerToken, RecordState, Renewal, Store,
+    StoreError, StoreFuture,
 };
 use crate::{
     AtStart, ConfigError, OnUnknown, Record, RecordId, StorageSettings,
@@ -23,8 +28,8 @@ use crate::{
 ///
 /// One hash per record, named `idempotency:{namespace}:{cache}:{record id}`; the id is 64 hexadecimal digits and holds
 /// no client's key. Fields: `v` version, `s` state (`I` in flight, `D` done), `o` owner token, `f` fingerprint,
-/// `a` attempt, `n` fence, `l` end of the lease (ms of the server's clock), `t` taken over, `r` response (bincode behind a
-/// version byte), `e` and `p` end and owner of the completed record beneath a manual claim. Every record has a TTL.
+/// `a` attempt, `n` fence, `l` end of the lease (ms of the server's clock), `t` taken over, `c` and `u` when it was first
+/// and last asked for, `k` how often it was replayed, `r` response (bincode behind a version byte), `e` and `p` end and owner of the completed record beneath a manual claim. Every record has a TTL.
 ///
 /// Each call is one script and one round trip; the clock is the server's. One key per script, so that a cluster could
 /// hold the records; the bundled client speaks to one primary.
@@ -111,8 +116,12 @@ impl RedisStore {
             id,
             state,
             attempt: reply.number(1)?,
-            remaining: Duration::from_millis(reply.number::<i64>(2)?.max(0).unsigned_abs()),
+            remaining: reply.millis(2)?,
             record: reply.record(3)?,
+            owner: reply.token(4)?,
+            replays: Some(reply.number(5)?),
+            first_seen: reply.time(6)?,
+            last_seen: reply.time(7)?,
         }))
     }
 }
@@ -145,9 +154,10 @@ impl Store for RedisStore {
                 b"P" => Begin::InFlight { retry_after: Duration::from_millis(reply.number(1)?) },
                 b"M" => Begin::Mismatch,
                 b"X" => Begin::OwnerLost,
-                b"R" => Begin::Completed(
-                    reply.record(1)?.ok_or(StoreError::foreign("a completed record without a response"))?,
-                ),
+                b"R" => Begin::Completed {
+                    record: reply.record(1)?.ok_or(StoreError::foreign("a completed record without a response"))?,
+                    remaining: reply.millis(2)?,
+                },
                 _ => return Err(StoreError::foreign("a record of another version")),
             })
         })
@@ -245,6 +255,18 @@ trait ReplyExt {
     fn code(&self) -> Result<&[u8], StoreError>;
     fn number<T: TryFrom<i64>>(&self, at: usize) -> Result<T, StoreError>;
     fn record(&self, at: usize) -> Result<Option<Record>, StoreError>;
+    fn token(&self, at: usize) -> Result<Option<OwnerToken>, StoreError>;
+
+    /// A duration. What is over is zero.
+    fn millis(&self, at: usize) -> Result<Duration, StoreError> {
+        Ok(Duration::from_millis(self.number::<i64>(at)?.max(0).unsigned_abs()))
+    }
+
+    /// A time, which the record may lack.
+    fn time(&self, at: usize) -> Result<Option<SystemTime>, StoreError> {
+        let since_epoch = self.millis(at)?;
+        Ok((!since_epoch.is_zero()).then(|| UNIX_EPOCH + since_epoch))
+    }
 }
 
 impl ReplyExt for Reply {
@@ -268,6 +290,14 @@ impl ReplyExt for Reply {
             None | Some(Value::Nil) => Ok(None),
             Some(Value::BulkString(bytes)) => Ok(Some(Record::from_bytes(bytes.clone().into())?)),
             Some(_) => Err(StoreError::foreign("a response that is none")),
+        }
+    }
+
+    fn token(&self, at: usize) -> Result<Option<OwnerToken>, StoreError> {
+        match self.get(at) {
+            None | Some(Value::Nil) => Ok(None),
+            Some(Value::BulkString(bytes)) => Ok(bytes.as_slice().try_into().ok().map(OwnerToken::from_bytes)),
+            Some(_) => Err(StoreError::foreign("an owner that is none")),
         }
     }
 }

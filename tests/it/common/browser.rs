@@ -111,6 +111,11 @@ impl Browser {
         self.post(&format!("{}/click", self.element(selector)), &json!({}));
     }
 
+    /// Types into a field.
+    pub(crate) fn fill(&self, selector: &str, text: &str) {
+        self.post(&format!("{}/value", self.element(selector)), &json!({ "text": text }));
+    }
+
     /// The text that is seen.
     pub(crate) fn text(&self, selector: &str) -> String {
         let text = self.get(&format!("{}/text", self.element(selector)));

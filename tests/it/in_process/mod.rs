@@ -3,6 +3,8 @@
 mod answers;
 mod nesting;
 mod ordering;
+mod reports;
+mod traces;
 
 use std::{cell::Cell, future::Future, rc::Rc};
 

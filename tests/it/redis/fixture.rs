@@ -10,24 +10,24 @@ use redis::{Client, Connection};
 
 use crate::common::{RunLog, Server, eventually, fresh_key, signal};
 
-pub(super) struct Redis {
+pub(crate) struct Redis {
     child: Option<Child>,
-    pub(super) port: u16,
+    pub(crate) port: u16,
     folder: PathBuf,
     arguments: Vec<String>,
 }
 
 impl Redis {
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_with(&[])
     }
 
     /// With an append-only file, so that a restart loses nothing.
-    pub(super) fn persistent() -> Self {
+    pub(crate) fn persistent() -> Self {
         Self::start_with(&["--appendonly", "yes", "--appendfsync", "always"])
     }
 
-    pub(super) fn start_with(arguments: &[&str]) -> Self {
+    pub(crate) fn start_with(arguments: &[&str]) -> Self {
         let folder = std::env::temp_dir().join(format!("redis-{}", fresh_key()));
         std::fs::create_dir_all(&folder).expect("a folder");
         let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
@@ -73,26 +73,26 @@ impl Redis {
     }
 
     /// What it is started with from now on.
-    pub(super) fn arguments(&mut self, arguments: &[&str]) {
+    pub(crate) fn arguments(&mut self, arguments: &[&str]) {
         self.arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
     }
 
-    pub(super) fn run_again(&mut self) {
+    pub(crate) fn run_again(&mut self) {
         assert!(self.try_run(), "redis-server runs again on its port");
     }
 
-    pub(super) fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().expect("it runs");
             child.wait().expect("a child can be waited for");
         }
     }
 
-    pub(super) fn freeze(&self) {
+    pub(crate) fn freeze(&self) {
         signal("STOP", self.pid());
     }
 
-    pub(super) fn thaw(&self) {
+    pub(crate) fn thaw(&self) {
         signal("CONT", self.pid());
     }
 
@@ -100,20 +100,20 @@ impl Redis {
         self.child.as_ref().expect("it runs").id()
     }
 
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/0", self.port)
     }
 
-    pub(super) fn connect(&self) -> Connection {
+    pub(crate) fn connect(&self) -> Connection {
         Client::open(self.url()).expect("a URL").get_connection().expect("a connection")
     }
 
-    pub(super) fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         redis::cmd("KEYS").arg("*").query(&mut self.connect()).expect("names")
     }
 
     /// A conformance server that keeps its records here.
-    pub(super) fn server(&self, log: &RunLog, more: &[(&str, &str)]) -> Server {
+    pub(crate) fn server(&self, log: &RunLog, more: &[(&str, &str)]) -> Server {
         let url = self.url();
         let mut variables = vec![
             ("IDEMPOTENCY_KEY__STORAGE__CLASS", "redis"),

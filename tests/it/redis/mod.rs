@@ -1,7 +1,7 @@
 //! Several processes on one real redis-server, which each test starts for itself on a free port and kills by its id.
 
 mod crashes;
-mod fixture;
+pub(crate) mod fixture;
 mod model;
 mod outages;
 mod processes;

@@ -210,3 +210,10 @@ fn payments_runs_on_redis_by_settings_alone() {
     assert!(two.send(order).is_replay());
     assert_eq!(two.send(Request::get("/charges")).body, b"[]");
 }
+
+#[test]
+fn operators_find_a_record_from_any_process() {
+    let (redis, log) = (Redis::start(), RunLog::new());
+    let server = redis.server(&log, &[]);
+    crate::operators::a_record_is_found_shown_and_forgotten(&server);
+}

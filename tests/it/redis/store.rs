@@ -74,7 +74,7 @@ async fn releases_pass_at_maxmemory() {
     assert!(store.release(&over, Fate::Free).await.unwrap());
     assert!(store.release(&lost, Fate::Unknown).await.unwrap());
     assert!(!store.release(&over, Fate::Free).await.unwrap(), "not its claim any more");
-    assert!(matches!(store.begin(&ask(1)).await.unwrap(), Begin::Completed(r) if r == record(1)));
+    assert!(matches!(store.begin(&ask(1)).await.unwrap(), Begin::Completed { record: r, .. } if r == record(1)));
     assert_eq!(store.inspect(&lost.id).await.unwrap().unwrap().state, RecordState::OwnerLost);
 }
 
@@ -87,7 +87,7 @@ async fn what_an_operator_persisted_is_not_lost_by_a_manual_claim() {
     redis::cmd("PERSIST").arg(&redis.names()[0]).exec(&mut redis.connect()).unwrap();
     let over = claim(&store, &BeginRequest { mode: Mode::Again, ..ask(1) }).await;
     store.release(&over, Fate::Free).await.unwrap();
-    assert!(matches!(store.begin(&ask(1)).await.unwrap(), Begin::Completed(_)));
+    assert!(matches!(store.begin(&ask(1)).await.unwrap(), Begin::Completed { .. }));
 }
 
 #[actix_web::test]

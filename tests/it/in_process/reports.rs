@@ -1,0 +1,157 @@
+//! Every governed request is told of, once, with what became of it; and no key is.
+
+use std::sync::{Arc, Mutex};
+
+use actix_idempotency::{
+    Enforcement, ExemptIdempotencyKey, Idempotency, IdempotencyKey, Outcome, Policy, Report, Settings,
+};
+use actix_web::{
+    App, HttpRequest, HttpResponse,
+    dev::Service as _,
+    rt,
+    test::{TestRequest, init_service},
+    web,
+};
+
+use futures_util::FutureExt as _;
+
+use super::{alone, post, send};
+
+/// What was heard.
+#[derive(Clone, Default)]
+struct Heard(Arc<Mutex<Vec<Told>>>);
+
+type Told = (Outcome, Option<String>, Policy, u32, bool);
+
+impl Heard {
+    fn idempotency(&self, change: impl FnOnce(&mut Settings)) -> Idempotency {
+        let heard = self.clone();
+        let mut settings = Settings::default();
+        change(&mut settings);
+        let listener = move |report: &Report<'_>| {
+            let route = report.route.map(str::to_owned);
+            let stored = report.stored_bytes.is_some_and(|bytes| bytes > 0);
+            heard.0.lock().unwrap().push((report.outcome, route, report.policy, report.attempt, stored));
+        };
+        Idempotency::builder().settings(settings).listener(listener).build().unwrap()
+    }
+
+    fn take(&self) -> Vec<Told> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+
+    /// The outcome of the one request since.
+    fn one(&self) -> Outcome {
+        let heard = self.take();
+        assert_eq!(heard.len(), 1, "{heard:?}");
+        heard[0].0
+    }
+}
+
+async fn handler(request: HttpRequest) -> HttpResponse {
+    match request.match_info().get("what") {
+        Some("fail") => HttpResponse::InternalServerError().finish(),
+        Some("panic") => panic!("on purpose"),
+        Some("slow") => {
+            rt::time::sleep(std::time::Duration::from_secs(60)).await;
+            HttpResponse::Ok().finish()
+        }
+        _ => HttpResponse::Created().body("done"),
+    }
+}
+
+macro_rules! app {
+    ($idempotency:expr) => {
+        init_service(
+            App::new()
+                .app_data(web::Data::new($idempotency))
+                .wrap(IdempotencyKey::default().rule("/do/optional", Policy::Optional))
+                .service(web::resource("/do/free").wrap(ExemptIdempotencyKey::default()).to(handler))
+                .route("/do/{what}", web::to(handler)),
+        )
+        .await
+    };
+}
+
+#[test]
+fn every_outcome_is_told_once() {
+    alone(|| async {
+        let heard = Heard::default();
+        let app = app!(heard.idempotency(|_| {}));
+        let pattern = Some("/do/{what}".to_owned());
+        send(&app, post("/do/it", Some("a"))).await;
+        assert_eq!(heard.take(), [(Outcome::Stored, pattern.clone(), Policy::Required, 1, true)]);
+        send(&app, post("/do/it", Some("a"))).await;
+        assert_eq!(heard.take(), [(Outcome::Replayed, pattern, Policy::Required, 0, false)]);
+        for (request, outcome) in [
+            (post("/do/it", Some("a")).set_payload("other"), Outcome::KeyReused),
+            (post("/do/it", None), Outcome::MissingKey),
+            (post("/do/it", Some("a b")), Outcome::InvalidKey),
+            (post("/do/it", Some("b")).set_payload(vec![0; 3 << 20]), Outcome::BodyTooLarge),
+            (post("/do/optional", None), Outcome::Keyless),
+            (post("/do/fail", Some("c")), Outcome::NotStored),
+            (post("/do/panic", Some("d")), Outcome::Panicked),
+        ] {
+            send(&app, request).await;
+            assert_eq!(heard.one(), outcome);
+        }
+        // What no instance governs is not told of.
+        send(&app, TestRequest::get().uri("/do/it")).await;
+        send(&app, post("/do/free", Some("e"))).await;
+        assert_eq!(heard.take(), []);
+    });
+}
+
+#[test]
+fn who_waited_or_left_is_told_of() {
+    alone(|| async {
+        let heard = Heard::default();
+        let idempotency =
+            heard.idempotency(|settings| settings.on_disconnect = actix_idempotency::OnDisconnect::Cancel);
+        let app = app!(idempotency);
+        let mut first = Box::pin(app.call(post("/do/slow", Some("a")).to_request()));
+        assert!((&mut first).now_or_never().is_none());
+        send(&app, post("/do/slow", Some("a"))).await;
+        assert_eq!(heard.one(), Outcome::InFlight);
+        drop(first);
+        assert_eq!(heard.one(), Outcome::Abandoned);
+    });
+}
+
+#[test]
+fn a_listener_that_panics_harms_nobody() {
+    alone(|| async {
+        let idempotency = Idempotency::builder().listener(|_: &Report<'_>| panic!("on purpose")).build().unwrap();
+        let app = app!(idempotency);
+        assert_eq!(send(&app, post("/do/it", Some("a"))).await.0, 201);
+        assert_eq!(send(&app, post("/do/it", Some("a"))).await.0, 409);
+    });
+}
+
+#[test]
+fn in_observe_mode_everything_runs_and_what_would_have_been_is_told() {
+    alone(|| async {
+        let heard = Heard::default();
+        let app = app!(heard.idempotency(|settings| {
+            settings.mode = Enforcement::Observe;
+            settings.observe_header = Some("idempotency-observed".parse().unwrap());
+        }));
+        let long = vec![7; 3 << 20];
+        for (request, outcome) in [
+            (post("/do/it", Some("a")), Outcome::Stored),
+            (post("/do/it", Some("a")), Outcome::Replayed),
+            (post("/do/it", Some("a")).set_payload("other"), Outcome::KeyReused),
+            (post("/do/it", None), Outcome::MissingKey),
+            (post("/do/it", Some("a b")), Outcome::InvalidKey),
+            (post("/do/it", Some("b")).set_payload(long), Outcome::BodyTooLarge),
+            (post("/do/optional", None), Outcome::Keyless),
+        ] {
+            let (status, headers, body) = send(&app, request).await;
+            assert_eq!((status.as_u16(), &body[..]), (201, &b"done"[..]), "{outcome:?}");
+            assert_eq!(heard.one(), outcome);
+            let told = headers.get("idempotency-observed").map(|value| value.to_str().unwrap());
+            let expected = (!matches!(outcome, Outcome::Stored | Outcome::Keyless)).then(|| outcome.name());
+            assert_eq!(told, expected, "{outcome:?}");
+        }
+    });
+}

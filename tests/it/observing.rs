@@ -1,0 +1,90 @@
+//! `mode = observe`: every request runs, and what would have become of it is only told.
+
+use crate::common::{Request, Server, at_once, fresh_key};
+
+const OBSERVE: [(&str, &str); 2] =
+    [("IDEMPOTENCY_KEY__MODE", "observe"), ("IDEMPOTENCY_KEY__OBSERVE_HEADER", "X-Would-Be")];
+
+#[test]
+fn duplicates_run_and_are_told_of() {
+    let server = Server::start(&OBSERVE);
+    let key = fresh_key();
+    let first = server.post("/items", &key);
+    assert_eq!((first.status, first.n(), first.value("x-would-be")), (201, 1, None));
+    let again = server.post("/items", &key);
+    assert_eq!((again.status, again.n(), again.is_replay()), (201, 2, false));
+    assert_eq!(again.value("x-would-be"), Some("replayed"));
+    let other = server.send(Request::post("/items").key(&key).body("other"));
+    assert_eq!((other.status, other.value("x-would-be")), (201, Some("key-reused")));
+    let none = server.send(Request::post("/items"));
+    assert_eq!((none.status, none.value("x-would-be")), (201, Some("missing-key")));
+    assert_eq!(server.runs("/items"), 4);
+}
+
+#[test]
+fn nobody_waits_for_anybody() {
+    let server = Server::start(&[OBSERVE[0], OBSERVE[1], ("IDEMPOTENCY_KEY__LOCK__TIMEOUT", "60")]);
+    let key = fresh_key();
+    let replies = at_once(4, |_| server.post("/slow?ms=300", &key));
+    assert!(replies.iter().all(|reply| reply.status == 201), "{replies:?}");
+    let in_flight = replies.iter().filter(|reply| reply.value("x-would-be") == Some("in-flight")).count();
+    assert_eq!((in_flight, server.runs("/slow")), (3, 4));
+}
+
+/// A body beyond the limit would be refused; here the handler gets all of it.
+#[test]
+fn a_body_that_would_be_refused_arrives_whole() {
+    let server = Server::start(&[OBSERVE[0], OBSERVE[1], ("IDEMPOTENCY_KEY__MAX_REQUEST_BODY", "100000")]);
+    let body: Vec<u8> = (0..100_001_u32).map(|n| n as u8).collect();
+    let reply = server.send(Request::post("/items").key(&fresh_key()).body(body));
+    assert_eq!((reply.status, reply.value("x-would-be")), (201, Some("body-too-large")));
+    // The handler's own limit holds.
+    let reply = server.send(Request::post("/echo").key(&fresh_key()).body(vec![7; 100_001]));
+    assert_eq!(reply.status, 413);
+}
+
+#[test]
+fn a_store_that_is_down_harms_nobody() {
+    let server = Server::start(&[
+        OBSERVE[0],
+        OBSERVE[1],
+        ("IDEMPOTENCY_KEY__STORAGE__MAX_ENTRIES", "1"),
+        ("IDEMPOTENCY_KEY__STORAGE__ON_FULL", "reject"),
+    ]);
+    assert_eq!(server.post("/items", &fresh_key()).value("x-would-be"), None);
+    let full = server.post("/items", &fresh_key());
+    assert_eq!((full.status, full.value("x-would-be")), (201, Some("store-unavailable")));
+}
+
+/// Actix drops the handler of a client that left: nothing is to change by being watched.
+#[test]
+fn a_client_that_leaves_takes_its_handler_with_it() {
+    let log = crate::common::RunLog::new();
+    let server = Server::start(&[OBSERVE[0], OBSERVE[1], ("RUN_LOG", log.path())]);
+    let key = fresh_key();
+    let mut client = server.connect();
+    client.write(&Request::post("/slow?ms=500").key(&key).bytes());
+    log.wait_for("start", 1);
+    client.reset();
+    // The key is free as soon as the handler is gone; while it ran on, this would be told as in flight.
+    crate::common::eventually("the handler is gone", || match server.post("/slow?ms=0", &key).value("x-would-be") {
+        None | Some("key-reused") => Ok(()),
+        Some(other) => Err(other.to_owned()),
+    });
+    assert_eq!(log.count("end"), log.count("start") - 1, "the first never came to its end");
+}
+
+/// What was only watched is never the answer to anybody.
+#[test]
+#[cfg(feature = "redis")]
+fn what_was_observed_is_not_replayed_when_it_is_enforced() {
+    let redis = crate::redis::fixture::Redis::start();
+    let log = crate::common::RunLog::new();
+    let key = fresh_key();
+    let observed = redis.server(&log, &OBSERVE);
+    assert_eq!(observed.post("/items", &key).status, 201);
+    assert_eq!(observed.post("/items", &key).value("x-would-be"), Some("replayed"));
+    let enforced = redis.server(&log, &[]);
+    assert_eq!(enforced.post("/items", &key).status, 201);
+    assert!(enforced.post("/items", &key).is_replay());
+}
