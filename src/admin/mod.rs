@@ -290,7 +290,11 @@ impl Refusal {
     }
 
     fn of_json(error: &JsonPayloadError) -> Self {
-        Self::new(error.status_code(), error)
+        let status = match error {
+            JsonPayloadError::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            error => error.status_code(),
+        };
+        Self::new(status, error)
     }
 
     fn of_query(error: &QueryPayloadError) -> Self {

@@ -45,6 +45,7 @@ pub async fn accept_store<S: Store, A: Fn(Duration)>(make: impl AsyncFn() -> (S,
     subject(&make).await.bars_a_key_whose_owner_was_lost().await;
     subject(&make).await.lets_an_owner_restore_a_lost_record().await;
     subject(&make).await.lists_in_pages().await;
+    subject(&make).await.tells_how_long_a_record_remains_and_how_it_was_used().await;
     subject(&make).await.leaves_a_record_to_others_when_a_manual_owner_is_lost().await;
     subject(&make).await.fences_grow().await;
 }
@@ -343,6 +344,30 @@ impl<S: Store, A: Fn(Duration)> Subject<S, A> {
         once.sort_unstable();
         once.dedup();
         same(rule, (once.len(), seen.len()), (26, 26));
+    }
+
+    async fn tells_how_long_a_record_remains_and_how_it_was_used(&self) {
+        let rule = "a record tells how long it remains, and what it can of its use";
+        let (claim, _) = self.claim(rule, &ask(1)).await;
+        let seen = self.store.inspect(&claim.id).await.expect("inspect answers").expect("a claim is seen");
+        same(rule, (seen.state, seen.attempt), (RecordState::InFlight, 1));
+        assert!(seen.owner.is_none_or(|owner| owner == claim.token), "{rule}: another owner");
+        let first = seen.first_seen;
+        self.complete(&claim, 1).await;
+        self.passes(TTL / 2);
+        for _ in 0..2 {
+            let Begin::Completed { remaining, .. } = self.begin(&ask(1)).await else { panic!("{rule}: it is there") };
+            assert!(remaining <= TTL / 2 && remaining > TTL / 2 - SLACK, "{rule}: {remaining:?}");
+        }
+        let seen = self.store.inspect(&claim.id).await.expect("inspect answers").expect("a record is seen");
+        assert!(seen.remaining <= TTL / 2 && seen.remaining > TTL / 2 - SLACK, "{rule}: {:?}", seen.remaining);
+        assert!(seen.owner.is_none_or(|owner| owner == claim.token), "{rule}: another owner");
+        assert!(seen.replays.is_none_or(|replays| replays == 2), "{rule}: {:?} replays", seen.replays);
+        same("a completion does not change when a key was first seen", seen.first_seen, first);
+        assert!(seen.last_seen >= seen.first_seen, "{rule}: {seen:?}");
+        // An operator's look is none.
+        let again = self.store.inspect(&claim.id).await.expect("inspect answers").expect("a record is seen");
+        same(rule, (again.replays, again.last_seen), (seen.replays, seen.last_seen));
     }
 
     async fn leaves_a_record_to_others_when_a_manual_owner_is_lost(&self) {

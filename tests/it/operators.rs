@@ -138,7 +138,7 @@ fn what_can_not_be_is_refused_with_a_problem() {
     refused(tell(&server, "find", &json!({ "key": "a", "principal": "p", "authorization": "a" })), 400, "not both");
     // A form of another site can't send JSON.
     let form = Request::post("/admin/find").header("Content-Type", "text/plain").body(r#"{"key":"a"}"#);
-    refused(server.send(form), 415, "content type");
+    refused(server.send(form), 415, "Content type");
     let django = Server::start(&[("IDEMPOTENCY_KEY__ENCODER", "django")]);
     refused(tell(&django, "find", &json!({ "key": "a" })), 409, "django");
 }
