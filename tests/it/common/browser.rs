@@ -79,6 +79,7 @@ impl Browser {
             "--disable-background-networking",
             "--disable-component-update",
             "--disable-sync",
+            "--window-size=1200,1400",
             &format!("--user-data-dir={}", this.profile.display()),
         ];
         let options = json!({ "binary": browser, "args": arguments });
@@ -109,6 +110,11 @@ impl Browser {
 
     pub(crate) fn click(&self, selector: &str) {
         self.post(&format!("{}/click", self.element(selector)), &json!({}));
+    }
+
+    /// Types into a field.
+    pub(crate) fn fill(&self, selector: &str, text: &str) {
+        self.post(&format!("{}/value", self.element(selector)), &json!({ "text": text }));
     }
 
     /// The text that is seen.
