@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::common::{Browser, Server};
+use crate::common::{Browser, Request, Server, at_once};
 
 /// What the page says of one request.
 #[derive(Debug, Deserialize, PartialEq)]
@@ -88,4 +88,110 @@ fn a_payment_whose_connection_was_lost_is_answered_to_the_retry() {
     browser.click("#key");
     let (lanes, both) = pay(&browser);
     assert_eq!((lanes.len(), both - charges), (2, 2), "{lanes:?}");
+}
+
+/// A record whose response holds markup, and the operators' page.
+fn operators() -> (Server, Browser, Request) {
+    let server = Server::start(&[]);
+    let markup = "<img src=x onerror=document.title=1>";
+    let request = Request::post("/echo").key("order-17").header("Authorization", "Bearer alice-1");
+    let request = request.header("Content-Type", markup);
+    assert!(String::from_utf8(server.send(request.clone()).body).unwrap().contains(markup));
+    let browser = Browser::start();
+    browser.open(&format!("http://{}/admin", server.address));
+    browser.wait_for("#list > tr");
+    (server, browser, request)
+}
+
+fn find(browser: &Browser, principal: &str) {
+    browser.fill("#find-key", "order-17");
+    browser.fill("#find-principal", principal);
+    browser.click("#find-button");
+}
+
+#[test]
+fn an_operator_finds_a_record_and_sees_its_body_as_text() {
+    let (server, browser, request) = operators();
+    find(&browser, "alice");
+    browser.wait_for("#detail:not([hidden])");
+    let detail = browser.text("#detail");
+    assert!(detail.contains("completed") && !detail.contains("onerror"), "the body is not there unasked: {detail}");
+    browser.click("#show-body");
+    browser.wait_for("#body:not([hidden])");
+    let replay = server.send(request);
+    assert!(replay.is_replay());
+    assert_eq!(browser.text("#body").as_bytes(), replay.body);
+    assert_eq!(browser.run("return document.querySelectorAll('img').length"), 0, "text is not markup");
+}
+
+#[test]
+fn an_operator_does_not_find_a_key_of_somebody_else() {
+    let (_server, browser, _) = operators();
+    find(&browser, "bob");
+    browser.wait_for("#message:not(:empty)");
+    assert!(browser.text("#message").starts_with("No record of this key and principal"));
+    assert_eq!(browser.run("return document.getElementById('detail').hidden"), true);
+    // Neither the key nor whose it is went into a URL.
+    let urls = browser.run("return performance.getEntriesByType('resource').map((entry) => entry.name).join(' ')");
+    let urls = urls.as_str().unwrap();
+    assert!(urls.contains("/admin/find") && !urls.contains("order-17") && !urls.contains("bob"), "{urls}");
+}
+
+#[test]
+fn an_operator_forgets_a_record_for_a_reason() {
+    let (server, browser, request) = operators();
+    browser.click("#list > tr button");
+    browser.wait_for("#detail:not([hidden])");
+    browser.fill("#reason", "  ");
+    browser.click("#forget");
+    browser.wait_for("#message.bad:not(:empty)");
+    browser.fill("#reason", "settled with the customer");
+    browser.click("#forget");
+    browser.wait_for("#confirm[open]");
+    assert!(server.send(request.clone()).is_replay(), "nothing is forgotten before the confirmation");
+    browser.click("#forget-confirm");
+    browser.wait_for("#message:not(.bad):not(:empty)");
+    browser.wait_for("#list:empty");
+    assert!(browser.text("#message").starts_with("Forgotten"));
+    assert!(!server.send(request).is_replay(), "the key runs again");
+}
+
+#[test]
+fn an_operator_is_told_that_a_running_operation_stays() {
+    let (server, browser, _) = operators();
+    let mut running = server.connect();
+    running.write(&Request::post("/slow?ms=60000").key("slow").bytes());
+    server.wait_for_runs("/slow", 1);
+    browser.run("document.getElementById('state').value = 'in-flight'");
+    browser.click("#refresh");
+    browser.wait_for("#list > tr:only-child .in-flight");
+    browser.click("#list > tr button");
+    browser.wait_for("#detail:not([hidden])");
+    browser.fill("#reason", "too slow");
+    browser.click("#forget");
+    browser.wait_for("#confirm[open]");
+    browser.click("#forget-confirm");
+    browser.wait_for("#message.bad:not(:empty)");
+    assert!(browser.text("#message").contains("live owner"), "{}", browser.text("#message"));
+}
+
+#[test]
+fn an_operator_turns_pages() {
+    let (server, browser, _) = operators();
+    at_once(10, |thread| {
+        for n in 0..6 {
+            assert_eq!(server.post("/items", &format!("item-{thread}-{n}")).status, 201);
+        }
+    });
+    browser.click("#refresh");
+    browser.wait_for("#list > tr:nth-child(50):last-child");
+    browser.click("#more");
+    // With the record that was there before.
+    browser.wait_for("#list > tr:nth-child(61):last-child");
+    browser.wait_for("#more[hidden]");
+    let distinct = "return new Set(Array.from(document.querySelectorAll('#list > tr'), (row) => row.dataset.id)).size";
+    assert_eq!(browser.run(distinct), 61);
+    // Only one of them was answered with 200.
+    browser.fill("#status", "200\n");
+    browser.wait_for("#list > tr:only-child");
 }

@@ -79,6 +79,7 @@ impl Browser {
             "--disable-background-networking",
             "--disable-component-update",
             "--disable-sync",
+            "--window-size=1200,1400",
             &format!("--user-data-dir={}", this.profile.display()),
         ];
         let options = json!({ "binary": browser, "args": arguments });
