@@ -14,8 +14,10 @@ use crate::{
     rustdoc::rustdoc,
 };
 
+type Check = fn() -> Step;
+
 /// In the order in which they are taken; the quick ones first.
-const STEPS: [(&str, fn() -> Step); 8] = [
+const STEPS: [(&str, Check); 8] = [
     ("api", public_api::check),
     ("docs", docs),
     ("deny", deny),
