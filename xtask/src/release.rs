@@ -75,8 +75,8 @@ fn features() -> Step {
         manifest["features"].as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
     for (n, one) in all.iter().enumerate() {
         for other in &all[n..] {
-            let both = format!("{one},{other}");
-            cargo(&format!("features {both}"), &["check", "--lib", "--no-default-features", "--features", &both])?;
+            let these = if one == other { (*one).to_owned() } else { format!("{one},{other}") };
+            cargo(&format!("features {these}"), &["check", "--lib", "--no-default-features", "--features", &these])?;
         }
     }
     Ok(())
@@ -88,11 +88,10 @@ fn oldest_rust() -> Step {
     let what = "oldest Rust";
     let version = manifest["rust_version"].as_str().ok_or("no rust-version")?;
     let toolchains = said(Command::new("rustup").args(["toolchain", "list"])).unwrap_or_default();
-    if toolchains.lines().any(|line| line.starts_with(version)) {
-        // Cargo puts the running toolchain's own programs first, and would find itself there.
-        let mut command = Command::new("rustup");
-        command.args(["run", version, "cargo", "check", "--all-features", "--target-dir", "target/oldest"]);
-        return run(what, command.env_remove("CARGO").env_remove("RUSTUP_TOOLCHAIN"));
+    let toolchain = toolchains.split_whitespace().find(|name| name.starts_with(version));
+    if let Some(toolchain) = toolchain {
+        let arguments = ["run", toolchain, "cargo", "check", "--all-features", "--target-dir", "target/oldest"];
+        return run(what, Command::new("rustup").args(arguments));
     }
     not_checked(what, &format!("`rustup toolchain install {version}` would bring it"));
     Ok(())
