@@ -12,7 +12,14 @@ mod run;
 mod service;
 mod witness;
 
-use std::{fmt, marker::PhantomData, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::{Ready, ready},
+    marker::PhantomData,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use actix_service::{Service, Transform};
 use actix_web::{
@@ -20,7 +27,6 @@ use actix_web::{
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse},
 };
-use futures_util::future::{Ready, ready};
 
 pub use self::{body::AnswerBody, capture::StoreResponse, run::CallFuture, service::IdempotencyService};
 use self::{config::Config, service::Instance};

@@ -1,8 +1,11 @@
-//! What this project does to itself: `cargo xtask test`, `cargo xtask bench`.
+//! What this project does to itself: `cargo xtask test`, `bench`, `chaos`, `release`.
 
 mod chaos;
 mod command;
 mod needs;
+mod public_api;
+mod release;
+mod rustdoc;
 
 use std::{
     env, fs,
@@ -16,14 +19,20 @@ use self::{
 };
 
 fn main() -> ExitCode {
+    if let Some(code) = rustdoc::stand_in() {
+        return code;
+    }
     let arguments: Vec<String> = env::args().skip(1).collect();
     let done = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["test"] => test(),
         ["bench", ref rest @ ..] => bench(rest),
         ["chaos", ref rest @ ..] => chaos(rest),
+        ["release", ref rest @ ..] => release::release(rest),
         _ => Err("cargo xtask test: everything that this project checks\n\
                   cargo xtask bench [NAME]: the benchmarks, as ratios to bare actix\n\
-                  cargo xtask chaos [--minutes N] [--seed S]: crashes and a bad network, for 2 minutes"
+                  cargo xtask chaos [--minutes N] [--seed S]: crashes and a bad network, for 2 minutes\n\
+                  cargo xtask release [STEP]: what is checked before a release\n\
+                  cargo xtask release --bless: renews the listing of the public API"
             .into()),
     };
     match done {
@@ -47,6 +56,7 @@ fn test() -> Step {
         cargo(&name, &["clippy", "--lib", "--no-default-features", "--features", features, "--", "-D", "warnings"])?;
     }
     with_variable("documentation", &["doc", "--no-deps", "--all-features"], ("RUSTDOCFLAGS", "-D warnings"))?;
+    public_api::check()?;
     schedules()?;
     // The tests drive them as processes.
     cargo("examples", &["build", "--all-features", "--examples"])?;
