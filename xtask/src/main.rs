@@ -2,6 +2,7 @@
 
 mod chaos;
 mod command;
+mod instructions;
 mod needs;
 
 use std::{
@@ -12,17 +13,20 @@ use std::{
 
 use self::{
     command::{Step, cargo, run, succeed, succeeds, with_variable},
-    needs::{need_component, need_redis},
+    needs::{need_component, need_redis, need_valgrind},
 };
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let done = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["test"] => test(),
+        ["bench", "--instructions"] => need_valgrind().and_then(|()| instructions::run(false)),
+        ["bench", "--instructions", "--bless"] => need_valgrind().and_then(|()| instructions::run(true)),
         ["bench", ref rest @ ..] => bench(rest),
         ["chaos", ref rest @ ..] => chaos(rest),
         _ => Err("cargo xtask test: everything that this project checks\n\
                   cargo xtask bench [NAME]: the benchmarks, as ratios to bare actix\n\
+                  cargo xtask bench --instructions [--bless]: instructions, against their budget, or written to it\n\
                   cargo xtask chaos [--minutes N] [--seed S]: crashes and a bad network, for 2 minutes"
             .into()),
     };
@@ -50,6 +54,10 @@ fn test() -> Step {
     // The tests drive them as processes.
     cargo("examples", &["build", "--all-features", "--examples"])?;
     fuzz()?;
+    match need_valgrind() {
+        Ok(()) => instructions::run(false)?,
+        Err(missing) => println!("== instructions: not counted. {missing}"),
+    }
     run_chaos(Duration::from_secs(120), 1)?;
     // Last and with nothing behind, so that the run ends with the test runner's own lines.
     println!("== tests");

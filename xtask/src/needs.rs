@@ -19,6 +19,11 @@ pub(crate) fn need_redis() -> Step {
         .map_err(|missing| format!("{missing}. The tests start one of their own"))
 }
 
+/// Counts instructions.
+pub(crate) fn need_valgrind() -> Step {
+    need_program("valgrind", &Packages { debian: &["valgrind"], others: &["valgrind"] })
+}
+
 /// What a program comes in.
 struct Packages {
     /// For `apt-get`.
