@@ -43,7 +43,11 @@ fn service(criterion: &mut Criterion) {
         b.iter_batched(|| request("/", SMALL), |r| system.block_on(with(r)), BatchSize::SmallInput);
     });
     group.bench_function("safe method", |b| {
-        b.iter_batched(|| test::TestRequest::get().uri("/"), |r| system.block_on(with(r)), BatchSize::SmallInput);
+        b.iter_batched(
+            || test::TestRequest::get().uri("/").to_request(),
+            |r| system.block_on(with(r)),
+            BatchSize::SmallInput,
+        );
     });
     group.finish();
 }

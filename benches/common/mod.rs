@@ -1,7 +1,8 @@
-//! What both benches send, and to what.
+//! What the benches send, and to what.
 
 use std::{hint::black_box, rc::Rc, time::Duration};
 
+use actix_http::Request;
 use actix_idempotency::{
     Begin, BeginRequest, Fingerprint, Idempotency, MemoryStore, OwnerToken, Record, RecordId, Settings, Store,
 };
@@ -15,18 +16,18 @@ use actix_web::{
 use futures_util::{FutureExt as _, future::LocalBoxFuture};
 
 /// One request after the other, in process, on one thread.
-pub(crate) type Send = Box<dyn Fn(TestRequest) -> LocalBoxFuture<'static, u16>>;
+pub(crate) type Send = Box<dyn Fn(Request) -> LocalBoxFuture<'static, u16>>;
 
 pub(crate) fn sender<S, B>(app: S) -> Send
 where
-    S: Service<actix_http::Request, Response = ServiceResponse<B>, Error = Error> + 'static,
+    S: Service<Request, Response = ServiceResponse<B>, Error = Error> + 'static,
     B: MessageBody + 'static,
 {
     let app = Rc::new(app);
     Box::new(move |request| {
         let app = app.clone();
         async move {
-            let response = app.call(request.to_request()).await.expect("an answer");
+            let response = app.call(request).await.expect("an answer");
             let status = response.status().as_u16();
             black_box(response.into_body().try_into_bytes().ok());
             status
@@ -50,17 +51,21 @@ pub(crate) fn idempotency() -> Idempotency {
     Idempotency::builder().settings(settings).build().expect("sound settings")
 }
 
-pub(crate) fn request(path: &str, body: &'static [u8]) -> TestRequest {
+pub(crate) fn request(path: &str, body: &'static [u8]) -> Request {
+    payment(path, body).to_request()
+}
+
+pub(crate) fn with_key(path: &str, body: &'static [u8], key: &str) -> Request {
+    payment(path, body).insert_header(("idempotency-key", key)).to_request()
+}
+
+fn payment(path: &str, body: &'static [u8]) -> TestRequest {
     TestRequest::post()
         .uri(path)
         .insert_header(("content-type", "application/json"))
         .insert_header(("user-agent", "bench"))
         .insert_header(("accept", "*/*"))
         .set_payload(body)
-}
-
-pub(crate) fn with_key(path: &str, body: &'static [u8], key: &str) -> TestRequest {
-    request(path, body).insert_header(("idempotency-key", key))
 }
 
 pub(crate) const SMALL: &[u8] = &[b'x'; 200];

@@ -1,7 +1,8 @@
 //! The Redis store against one bare multiplexed connection that runs the same two scripts, on a redis-server of its own.
 
 use std::{
-    net::TcpListener,
+    io::{BufRead as _, BufReader, Write as _},
+    net::{TcpListener, TcpStream},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -12,9 +13,12 @@ use futures_util::future::join_all;
 use redis::{Client, Script, Value};
 
 use crate::{
-    ROUNDS,
     common::{ask, record},
-    median,
+    table::{
+        ROUNDS, Table,
+        Target::{AtLeast, AtMost},
+        median, micros,
+    },
 };
 
 const CONCURRENT: u64 = 64;
@@ -29,19 +33,20 @@ impl Drop for Server {
     }
 }
 
-fn server() -> (Server, String) {
+fn server() -> (Server, u16) {
     let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let port = free.local_addr().expect("an address").port().to_string();
+    let port = free.local_addr().expect("an address").port();
     drop(free);
     let mut command = Command::new("redis-server");
-    command.args(["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
+    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
     let child = command.stdout(Stdio::null()).spawn().expect("redis-server is installed");
-    (Server(child), format!("redis://127.0.0.1:{port}/0"))
+    (Server(child), port)
 }
 
-pub(crate) fn redis() {
+pub(crate) fn redis(table: &Table) {
     rt::System::new().block_on(async {
-        let (_server, url) = server();
+        let (_server, port) = server();
+        let url = format!("redis://127.0.0.1:{port}/0");
         let client = Client::open(url.as_str()).expect("a URL");
         let bare = loop {
             match client.get_multiplexed_async_connection().await {
@@ -58,7 +63,7 @@ pub(crate) fn redis() {
             Script::new(include_str!("../../src/store/redis/complete.lua")),
         );
         let record = record();
-        let (mut ratios, mut rates, mut tails, mut halves) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let [mut ratios, mut bare_rates, mut rates, mut tails, mut halves] = [const { Vec::new() }; 5];
         for round in 0..ROUNDS as u64 {
             let keys = (round + 1) << 32;
             let start = Instant::now();
@@ -90,23 +95,39 @@ pub(crate) fn redis() {
             let mut waits = waits.concat();
             waits.sort_by(f64::total_cmp);
             ratios.push(bare_time / time);
+            bare_rates.push((CONCURRENT * PAIRS_EACH) as f64 / bare_time);
             rates.push((CONCURRENT * PAIRS_EACH) as f64 / time);
             halves.push(waits[waits.len() / 2]);
             tails.push(waits[waits.len() * 999 / 1000]);
         }
-        let (ratio, half, tail) = (median(ratios), median(halves), median(tails));
-        println!("redis: begin + complete, {CONCURRENT} concurrent, one thread");
-        println!("{:38} {:>9.0} pairs/s", "through the store", median(rates));
-        println!("{:38} {ratio:>8.2}x of bare  0.85 {}", "", if ratio >= 0.85 { "met" } else { "NOT MET" });
-        println!(
-            "{:38} p50 {:.2} ms, p99.9 {:.2} ms: {:.1}x  10x {}",
-            "",
-            half / 1e6,
-            tail / 1e6,
-            tail / half,
-            if tail < half * 10.0 { "met" } else { "NOT MET" }
-        );
+        let rates = [bare_rates, rates].map(|rates| format!("{:.0}/s", median(rates)));
+        let name = format!("Redis: pairs at {CONCURRENT} concurrent, to bare");
+        table.row(&name, [&rates[0], &rates[1]], median(ratios), "x", &AtLeast(0.85));
+        let (half, tail) = (median(halves), median(tails));
+        let waits = [format!("p50 {}", micros(half)), format!("p99.9 {}", micros(tail))];
+        table.row("  p99.9 of a pair, to p50", [&waits[0], &waits[1]], tail / half, "x", &AtMost(10.0));
+        table.row("  round trips of a replay", ["", ""], round_trips(&store, port).await, "", &AtMost(1.0));
     });
+}
+
+/// What the server hears per replay, by its own account.
+async fn round_trips(store: &RedisStore, port: u16) -> f64 {
+    const REPLAYS: u64 = 200;
+    let (record, known) = (record(), u64::MAX);
+    pair(store, &record, known).await;
+    let mut monitor = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
+    monitor.write_all(b"MONITOR\r\n").expect("written");
+    let mut lines = BufReader::new(monitor.try_clone().expect("a second handle")).lines();
+    assert_eq!(lines.next().expect("an answer").expect("read"), "+OK");
+    for _ in 0..REPLAYS {
+        assert!(matches!(store.begin(&ask(known)).await, Ok(Begin::Completed(_))), "stored before");
+    }
+    monitor.write_all(b"QUIT\r\n").expect("written");
+    let lines: Vec<String> = lines.map_while(Result::ok).filter(|line| line.contains('[')).collect();
+    // What scripts call is no round trip.
+    let heard =
+        lines.iter().filter(|line| !line.contains(" lua] ") && !line.to_lowercase().contains("\"quit\"")).count();
+    heard as f64 / REPLAYS as f64
 }
 
 async fn pair(store: &RedisStore, record: &Record, n: u64) {

@@ -2,6 +2,7 @@
 
 mod chaos;
 mod command;
+mod instructions;
 mod needs;
 mod public_api;
 mod release;
@@ -15,7 +16,7 @@ use std::{
 
 use self::{
     command::{Step, cargo, run, succeed, succeeds, with_variable},
-    needs::{need_browser, need_component, need_redis},
+    needs::{need_browser, need_component, need_redis, need_valgrind},
 };
 
 fn main() -> ExitCode {
@@ -25,11 +26,14 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let done = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["test"] => test(),
+        ["bench", "--instructions"] => need_valgrind().and_then(|()| instructions::run(false)),
+        ["bench", "--instructions", "--bless"] => need_valgrind().and_then(|()| instructions::run(true)),
         ["bench", ref rest @ ..] => bench(rest),
         ["chaos", ref rest @ ..] => chaos(rest),
         ["release", ref rest @ ..] => release::release(rest),
         _ => Err("cargo xtask test: everything that this project checks\n\
                   cargo xtask bench [NAME]: the benchmarks, as ratios to bare actix\n\
+                  cargo xtask bench --instructions [--bless]: instructions, against their budget, or written to it\n\
                   cargo xtask chaos [--minutes N] [--seed S]: crashes and a bad network, for 2 minutes\n\
                   cargo xtask release [STEP]: what is checked before a release\n\
                   cargo xtask release --bless: renews the listing of the public API"
@@ -61,6 +65,10 @@ fn test() -> Step {
     // The tests drive them as processes.
     cargo("examples", &["build", "--all-features", "--examples"])?;
     fuzz()?;
+    match need_valgrind() {
+        Ok(()) => instructions::run(false)?,
+        Err(missing) => println!("== instructions: not counted. {missing}"),
+    }
     run_chaos(Duration::from_secs(120), 1)?;
     // Last and with nothing behind, so that the run ends with the test runner's own lines.
     println!("== tests");

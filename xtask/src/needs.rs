@@ -25,6 +25,11 @@ pub(crate) fn need_browser() -> Step {
     need_program("chromedriver", &Packages { debian: &["chromium-driver"], others: &["chromedriver"] })
 }
 
+/// Counts instructions.
+pub(crate) fn need_valgrind() -> Step {
+    need_program("valgrind", &Packages { debian: &["valgrind"], others: &["valgrind"] })
+}
+
 /// What a program comes in.
 struct Packages {
     /// For `apt-get`.

@@ -1,0 +1,96 @@
+//! The memory store alone.
+
+use std::{hint::black_box, sync::Arc, time::Instant};
+
+use actix_idempotency::{MemoryLimits, MemoryStore, Record, Store as _};
+use futures_util::FutureExt as _;
+
+use crate::{
+    common::{ask, complete, record},
+    table::{
+        ROUNDS, Table,
+        Target::{AtLeast, AtMost},
+        median,
+    },
+};
+
+const CALLS: u64 = 50_000;
+
+pub(crate) fn store(table: &Table) {
+    let (small, _) = filled(1000);
+    let (large, bytes) = filled(1_000_000);
+    let [mut begins, mut pairs] = [[vec![], vec![]], [vec![], vec![]]];
+    for round in 0..ROUNDS as u64 {
+        for (which, (store, size)) in [(&small, 1000), (&large, 1_000_000)].into_iter().enumerate() {
+            begins[which].push(begin_time(store, size, round));
+            pairs[which].push(pair_time(store, round));
+        }
+    }
+    for (name, times, most) in [("begin of a completed record", begins, 150.0), ("begin + complete", pairs, 600.0)] {
+        let growth = median(times[0].iter().zip(&times[1]).map(|(small, large)| large / small).collect());
+        let [small, large] = times.map(median);
+        table.row(&format!("memory store: {name}"), ["", ""], small, "ns", &AtMost(most));
+        let sides = [format!("{small:.0} ns"), format!("{large:.0} ns")];
+        table.row("  at 1 M records, to 1 k", [&sides[0], &sides[1]], growth, "x", &AtMost(1.5));
+    }
+    table.row("memory of a record of a 200 B response", ["", ""], bytes, "B", &AtMost(500.0));
+    drop((small, large));
+    let store = Arc::new(MemoryStore::new(unbounded()));
+    let rates: Vec<[f64; 2]> = (0..ROUNDS as u64).map(|n| [pairs_of(&store, n, 1), pairs_of(&store, n, 2)]).collect();
+    let ratio = median(rates.iter().map(|[one, two]| two / one).collect());
+    let sides = [0, 1].map(|which| format!("{:.2} M/s", median(rates.iter().map(|rate| rate[which] / 1e6).collect())));
+    table.row("two threads on distinct keys, to one", [&sides[0], &sides[1]], ratio, "x", &AtLeast(1.7));
+}
+
+fn unbounded() -> MemoryLimits {
+    MemoryLimits { max_entries: 40_000_000, max_bytes: 64 << 30, ..MemoryLimits::default() }
+}
+
+/// A store of so many completed records, and the bytes of memory that each takes.
+pub(crate) fn filled(size: u64) -> (MemoryStore, f64) {
+    let store = MemoryStore::new(unbounded());
+    let (record, before) = (record(), resident());
+    for n in 0..size {
+        // Each has bytes of its own.
+        let record = Record::from_bytes(record.as_bytes().to_vec().into()).expect("a record");
+        complete(&store, n, &record);
+    }
+    let bytes = (resident() - before) / size as f64;
+    (store, bytes)
+}
+
+/// Nanoseconds of a begin, in a store of `size` completed records.
+pub(crate) fn begin_time(store: &MemoryStore, size: u64, round: u64) -> f64 {
+    let start = Instant::now();
+    for n in 0..CALLS {
+        black_box(store.begin(&ask((round * CALLS + n).wrapping_mul(7919) % size)).now_or_never());
+    }
+    start.elapsed().as_nanos() as f64 / CALLS as f64
+}
+
+/// Nanoseconds of a begin and complete of a new key.
+pub(crate) fn pair_time(store: &MemoryStore, round: u64) -> f64 {
+    let (record, start) = (record(), Instant::now());
+    (0..CALLS).for_each(|n| complete(store, (1 << 40) + round * CALLS + n, &record));
+    start.elapsed().as_nanos() as f64 / CALLS as f64
+}
+
+/// Pairs per second of so many threads.
+fn pairs_of(store: &MemoryStore, round: u64, threads: u64) -> f64 {
+    const PAIRS: u64 = 200_000;
+    let (record, start) = (record(), Instant::now());
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            let record = &record;
+            let keys = round << 40 | threads << 36 | thread << 32;
+            scope.spawn(move || (0..PAIRS).for_each(|n| complete(store, keys | n, record)));
+        }
+    });
+    (threads * PAIRS) as f64 / start.elapsed().as_secs_f64()
+}
+
+/// Bytes of this process that are in memory.
+fn resident() -> f64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    statm.split(' ').nth(1).and_then(|pages| pages.parse::<f64>().ok()).unwrap_or(0.0) * 4096.0
+}

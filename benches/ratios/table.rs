@@ -1,0 +1,69 @@
+//! One table of all that is promised in numbers.
+
+use std::cell::Cell;
+
+pub(crate) const ROUNDS: usize = 5;
+
+pub(crate) enum Target {
+    AtMost(f64),
+    AtLeast(f64),
+}
+use Target::{AtLeast, AtMost};
+
+pub(crate) struct Table {
+    rows: Cell<usize>,
+    met: Cell<usize>,
+}
+
+impl Table {
+    pub(crate) fn start() -> Self {
+        println!("{:50} {:>11} {:>11} {:>12} {:>12}", "", "bare", "with", "measured", "target");
+        Self { rows: Cell::new(0), met: Cell::new(0) }
+    }
+
+    /// What both sides took, where there are two, and what is promised of it.
+    pub(crate) fn row(&self, name: &str, [bare, with]: [&str; 2], measured: f64, unit: &str, target: &Target) {
+        let places = if unit == "µs" || unit == "x" { 2 } else { 0 };
+        let (met, sign, bound) = match *target {
+            AtMost(most) => (measured <= most, "<=", most),
+            AtLeast(least) => (measured >= least, ">=", least),
+        };
+        self.rows.set(self.rows.get() + 1);
+        self.met.set(self.met.get() + usize::from(met));
+        println!(
+            "{name:50} {bare:>11} {with:>11} {:>12} {:>12} {}",
+            format!("{measured:.places$} {unit}"),
+            format!("{sign} {bound:.places$} {unit}"),
+            if met { "met" } else { "NOT MET" }
+        );
+    }
+
+    pub(crate) fn end(&self) {
+        println!("{} of {} met", self.met.get(), self.rows.get());
+    }
+}
+
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Of nanoseconds.
+pub(crate) fn micros(nanos: f64) -> String {
+    format!("{:.2} µs", nanos / 1e3)
+}
+
+/// What was measured on: the numbers mean little without.
+pub(crate) fn machine() {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let information = read("/proc/cpuinfo");
+    let model = information.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    println!(
+        "{} {}, {cores} cores, {}, load {}; medians of {ROUNDS} interleaved rounds\n",
+        std::env::consts::OS,
+        std::env::consts::ARCH,
+        model.map_or("unknown processor", |(_, model)| model),
+        read("/proc/loadavg").split(' ').next().unwrap_or("unknown")
+    );
+}
