@@ -13,8 +13,8 @@ use crate::{Claim, Key, Policy, RecordId, StoredResponse, fingerprint::Digest};
 /// The request's place in idempotency: `web::ReqData<IdempotencyInfo>` in every handler under an
 /// [`IdempotencyKey`](crate::IdempotencyKey) or [`ExemptIdempotencyKey`](crate::ExemptIdempotencyKey).
 ///
-/// Where no claim protects the request (safe methods, exempt routes, optional ones without a key) there is no key, it
-/// does not exist, and `attempt` is 0.
+/// Where no claim protects the request (safe methods, exempt routes, optional ones without a key, and with
+/// `mode = observe` those that would have been refused or replayed) there is no key, it does not exist, and `attempt` is 0.
 ///
 /// ```
 /// use actix_idempotency::IdempotencyInfo;

@@ -38,6 +38,8 @@ pub mod testing;
 mod pages {
     #[doc = include_str!("../docs/clients.md")]
     mod clients {}
+    #[doc = include_str!("../docs/cookbook.md")]
+    mod cookbook {}
     #[doc = include_str!("../docs/django.md")]
     mod django {}
 }

@@ -59,7 +59,9 @@ impl Idempotency {
     /// | `POST find` with `cache`, `key`, and `principal` or `authorization`, `method` and `path` with `scope = endpoint` | the record of a key |
     /// | `POST records/{cache}/{id}/forget` with a `reason` | frees the key; the log says why |
     ///
-    /// Errors are problem+json. Requests need no key themselves. A record on Redis is found by a look at all names there:
+    /// Errors are problem+json. Requests need no key themselves; where an [`IdempotencyKey`](crate::IdempotencyKey) stands
+    /// outside of an authorization that awaits, it can't see that, and needs an
+    /// [`exempt`](crate::IdempotencyKey::exempt) pattern for this scope. A record on Redis is found by a look at all names there:
     /// these pages are for people, not for loops.
     pub fn admin_scope(&self) -> impl HttpServiceFactory + 'static {
         let no_store = DefaultHeaders::new().add((header::CACHE_CONTROL, "no-store"));

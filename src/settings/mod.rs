@@ -41,7 +41,7 @@ pub struct Settings {
     pub profile: Profile,
     /// `mode`: whether what is decided is done, or only told.
     pub mode: Enforcement,
-    /// `encoder`: `basic`, `django`, or a registered name.
+    /// `encoder`: `basic`, `canonical-json`, `django`, or a registered name.
     pub encoder: String,
     /// `header`: where the key is, `Idempotency-Key`.
     pub header: HeaderName,
