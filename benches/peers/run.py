@@ -403,7 +403,7 @@ def tables(chosen, options, scratch):
         load.remarks.update(f"{peer.name}, {kind}: {of.refused:.1%} of the measured requests were refused, which the "
                             "rates leave out" for kind, of in middle.items() if of.refused)
         busy.append(f"{peer.name} {', '.join(f'{kind} {of.busy:.0%}' for kind, of in middle.items())}")
-        settings.append(f"- **{peer.name}**: {peer.settings} ({versions(peer)}). {kept:,} keys kept at the end.")
+        settings.append(f"- **{peer.name}**: {peer.settings} ({versions(peer)}). {kept:,} runs by the end.")
     yield (f"{datetime.date.today()}, {cpu_model()}, {os.cpu_count()} cores shared with other work; "
            f"{output('rustc', '--version').rsplit(' (', 1)[0]}, Python {platform.python_version()}, "
            f"Node {output('node', '--version')}, Redis {re.search(r'v=([^ ]+)', output('redis-server', '--version'))[1]}; "
