@@ -11,7 +11,10 @@ use actix_web::{
     App, Error, HttpMessage as _, HttpResponse, HttpServer, dev::ServiceRequest, http::header::HeaderName, web,
 };
 use actix_web_httpauth::{
-    extractors::{AuthenticationError, basic::BasicAuth},
+    extractors::{
+        AuthenticationError,
+        basic::{self, BasicAuth},
+    },
     headers::www_authenticate::basic::Basic,
     middleware::HttpAuthentication,
 };
@@ -71,6 +74,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             .app_data(web::Data::new(idempotency.clone()))
             .app_data(prometheus.clone())
             .app_data(operator.clone())
+            .app_data(basic::Config::default().realm("operators"))
             .route("/metrics", web::get().to(metrics))
             .service(pages)
             .service(

@@ -171,7 +171,7 @@ impl Idempotency {
     #[must_use]
     pub fn record_id(&self, cache: &str, principal: &Principal, key: &str) -> RecordId {
         let namespace = self.0.settings.cache(cache).map_or("", |settings| &settings.namespace);
-        record_id(self.0.settings.mode, namespace, cache, principal, key, None)
+        record_id(namespace, cache, principal, key, None).in_mode(self.0.settings.mode)
     }
 
     /// What is known of a record.
@@ -182,14 +182,13 @@ impl Idempotency {
         self.operated(cache)?.store.inspect(id).await
     }
 
-    /// Forgets a completed record, or one whose owner was lost, so that its key can be used again. A live claim stays.
+    /// Forgets a completed record, or one whose owner was lost, so that its key can be used again. A live claim stays. Say
+    /// in your log who did it and why, as [`admin_scope`](Self::admin_scope) does.
     ///
     /// # Errors
     /// As for [`inspect`](Self::inspect).
     pub async fn forget(&self, cache: &str, id: &RecordId) -> Result<Forgotten, StoreError> {
-        let forgotten = self.operated(cache)?.store.forget(id).await?;
-        tracing::info!(cache, record = ?id, ?forgotten, "an operator forgot a record");
-        Ok(forgotten)
+        self.operated(cache)?.store.forget(id).await
     }
 
     /// A page of records: at most `limit`, behind `after`.
@@ -222,26 +221,30 @@ impl Idempotency {
     }
 }
 
-/// Where a record is found. `endpoint`: method and path, with `scope = endpoint`. What is only observed is kept apart: it
-/// never becomes the answer to anybody.
+/// Where a record is found. `endpoint`: method and path, with `scope = endpoint`.
 pub(crate) fn record_id(
-    mode: Enforcement,
     namespace: &str,
     cache: &str,
     principal: &Principal,
     encoded: &str,
     endpoint: Option<(&str, &str)>,
 ) -> RecordId {
-    let domain: &[u8] = match mode {
-        Enforcement::Enforce => b"record",
-        Enforcement::Observe => b"observed",
-    };
-    let digest = Digest::new(domain).part(namespace.as_bytes()).part(cache.as_bytes());
+    let digest = Digest::new(b"record").part(namespace.as_bytes()).part(cache.as_bytes());
     let mut digest = principal.add_to(digest).part(encoded.as_bytes());
     if let Some((method, path)) = endpoint {
         digest = digest.part(method.as_bytes()).part(path.as_bytes());
     }
     RecordId::from_bytes(digest.finish())
+}
+
+impl RecordId {
+    /// What is only observed is kept apart: it never becomes the answer to anybody.
+    pub(crate) fn in_mode(self, mode: Enforcement) -> Self {
+        match mode {
+            Enforcement::Enforce => self,
+            Enforcement::Observe => Self::from_bytes(Digest::new(b"observed").part(self.as_bytes()).finish()),
+        }
+    }
 }
 
 fn warn_unless(drained: bool, operations: &Operations) {

@@ -8,7 +8,7 @@ use std::{
 
 use actix_web::http::header::HeaderValue;
 
-use crate::{Claim, Key, Policy, RecordId, StoredResponse, fingerprint::Digest};
+use crate::{Claim, Enforcement, Key, Policy, RecordId, StoredResponse, fingerprint::Digest};
 
 /// The request's place in idempotency: `web::ReqData<IdempotencyInfo>` in every handler under an
 /// [`IdempotencyKey`](crate::IdempotencyKey) or [`ExemptIdempotencyKey`](crate::ExemptIdempotencyKey).
@@ -65,7 +65,9 @@ pub(crate) enum Stage {
 /// What a claim gives a handler to know.
 struct Granted {
     key: Key,
+    /// As it is while requests are enforced.
     id: RecordId,
+    mode: Enforcement,
     claim: Option<Claim>,
     previous: Option<StoredResponse>,
 }
@@ -111,11 +113,11 @@ impl IdempotencyInfo {
     /// The record of a protected request; operators find it by this.
     #[must_use]
     pub fn record(&self) -> Option<RecordId> {
-        self.granted().map(|granted| granted.id)
+        self.granted().map(|granted| granted.id.in_mode(granted.mode))
     }
 
-    /// A key for a call to another service: the same on every attempt at this operation, another for every `service` and
-    /// `call`. It tells nothing of the client's key. `None` where no key protects the request.
+    /// A key for a call to another service: the same on every attempt at this operation (also of those that are only
+    /// observed), another for every `service` and `call`. It tells nothing of the client's key. `None` where no key protects the request.
     ///
     /// ```
     /// use actix_idempotency::IdempotencyInfo;
@@ -131,7 +133,7 @@ impl IdempotencyInfo {
     /// ```
     #[must_use]
     pub fn derive(&self, service: &str, call: &str) -> Option<Key> {
-        let digest = Digest::new(b"derived").part(self.record()?.as_bytes());
+        let digest = Digest::new(b"derived").part(self.granted()?.id.as_bytes());
         Some(Key::derived(digest.part(service.as_bytes()).part(call.as_bytes()).finish()))
     }
 
@@ -149,9 +151,16 @@ impl IdempotencyInfo {
     }
 
     /// Fills in what the decision gave. Once per request.
-    pub(crate) fn grant(&self, key: Key, id: RecordId, claim: Option<Claim>, previous: Option<StoredResponse>) {
+    pub(crate) fn grant(
+        &self,
+        key: Key,
+        id: RecordId,
+        mode: Enforcement,
+        claim: Option<Claim>,
+        previous: Option<StoredResponse>,
+    ) {
         if let Some(inner) = &self.0 {
-            let granted = inner.granted.set(Granted { key, id, claim, previous });
+            let granted = inner.granted.set(Granted { key, id, mode, claim, previous });
             debug_assert!(granted.is_ok(), "a request is granted once");
         }
     }

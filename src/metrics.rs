@@ -41,7 +41,7 @@ mod facade {
     /// Says what each is, to a recorder that was installed before.
     pub(crate) fn describe() {
         describe_counter!(REQUESTS, "Requests that an instance governed, by outcome");
-        describe_gauge!(IN_FLIGHT, "Protected operations that run, writes behind included");
+        describe_gauge!(IN_FLIGHT, "Protected operations from the question for their claim on, writes behind included");
         describe_histogram!(WAITED, Unit::Seconds, "How long duplicates waited for the first request");
         describe_histogram!(STORE_CALLS, Unit::Seconds, "How long a call to the store took");
         describe_counter!(STORE_ERRORS, "Calls to the store that failed or were not answered in time");

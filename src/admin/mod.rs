@@ -19,8 +19,8 @@ use serde::Deserialize;
 
 use self::view::{Body, Detail, Found, Page, Row, Status};
 use crate::{
-    ExemptIdempotencyKey, Forgotten, Idempotency, Inspection, Key, Principal, RecordId, RecordState, Scope, Statuses,
-    StoreError, idempotency::record_id,
+    Enforcement, ExemptIdempotencyKey, Forgotten, Idempotency, Inspection, Key, Principal, RecordId, RecordState,
+    Scope, Statuses, StoreError, idempotency::record_id,
 };
 
 /// The page: one file, nothing from elsewhere.
@@ -54,7 +54,7 @@ impl Idempotency {
     /// |---|---|
     /// | `GET` the scope itself | the page |
     /// | `GET status` | what runs, the mode, the caches |
-    /// | `GET records?cache=&limit=&after=&state=&status=&replayed=` | a page of records; `state`: `in-flight`, `owner-lost`, `completed`; `status`: a list such as `2xx,!204`; `next` goes on |
+    /// | `GET records?cache=&limit=&after=&id=&state=&status=&replayed=` | a page of records; `id`: how it begins, as the log shows it; `state`: `in-flight`, `owner-lost`, `completed`; `status`: a list such as `2xx,!204`; `next` goes on |
     /// | `GET records/{cache}/{id}?body=true` | one record; its body only when asked for |
     /// | `POST find` with `cache`, `key`, and `principal` or `authorization`, `method` and `path` with `scope = endpoint` | the record of a key |
     /// | `POST records/{cache}/{id}/forget` with a `reason` | frees the key; the log says why |
@@ -111,6 +111,8 @@ struct Listing {
     state: Option<String>,
     status: Option<String>,
     replayed: Option<bool>,
+    /// How its id begins: the log has no more of it.
+    id: Option<String>,
 }
 
 /// What a record must be like to be listed.
@@ -118,6 +120,7 @@ struct Filter {
     state: Option<RecordState>,
     status: Option<Statuses>,
     replayed: Option<bool>,
+    id: Option<String>,
 }
 
 impl Filter {
@@ -129,12 +132,14 @@ impl Filter {
         });
         let status =
             listing.status.as_deref().map(|list| Statuses::from_str(list).map_err(|error| Refusal::bad(&error)));
-        Ok(Self { state: state.transpose()?, status: status.transpose()?, replayed: listing.replayed })
+        let id = listing.id.as_ref().map(|id| id.to_ascii_lowercase());
+        Ok(Self { state: state.transpose()?, status: status.transpose()?, replayed: listing.replayed, id })
     }
 
     fn passes(&self, record: &Inspection) -> bool {
         let status = || record.record.as_ref().and_then(|record| record.response().ok()).map(|r| r.status());
-        self.state.is_none_or(|state| record.state == state)
+        self.id.as_ref().is_none_or(|start| record.id.to_string().starts_with(start))
+            && self.state.is_none_or(|state| record.state == state)
             && self.replayed.is_none_or(|replayed| (record.replays.unwrap_or(0) > 0) == replayed)
             && self.status.as_ref().is_none_or(|statuses| status().is_some_and(|status| statuses.contains(status)))
     }
@@ -144,7 +149,8 @@ async fn list(idempotency: web::Data<Idempotency>, listing: web::Query<Listing>)
     let filter = Filter::of(&listing)?;
     let cache = listing.cache.as_deref().unwrap_or("default");
     let limit = listing.limit.unwrap_or(50).clamp(1, MOST);
-    let mut after = listing.after.as_deref().map(id_of).transpose()?;
+    let after = listing.after.as_deref().map(id_of).transpose()?;
+    let mut after = after.max(filter.id.as_deref().and_then(before));
     let mut records = Vec::new();
     let mut looked_at = 0;
     let next = loop {
@@ -232,10 +238,16 @@ async fn find(idempotency: web::Data<Idempotency>, finding: web::Json<Finding>) 
         (Scope::Endpoint, ..) => return Err(Refusal::bad("with scope = endpoint, method and path are needed too")),
     };
     let namespace = settings.cache(cache).map_or("", |settings| &settings.namespace);
-    let id = record_id(settings.mode, namespace, cache, &principal, key.as_str(), endpoint);
-    let record = idempotency.inspect(cache, &id).await?;
-    let record = record.map(|record| Row::of(cache, &record));
-    Ok(HttpResponse::Ok().json(Found { cache, id: id.to_string(), record }))
+    let id = record_id(namespace, cache, &principal, key.as_str(), endpoint);
+    // A wrap may be in another mode than the process.
+    let observed = id.in_mode(Enforcement::Observe);
+    let found = match idempotency.inspect(cache, &id).await? {
+        None => idempotency.inspect(cache, &observed).await?,
+        found => found,
+    };
+    let id = found.as_ref().map_or(id.in_mode(settings.mode), |record| record.id);
+    let record = found.map(|record| Row::of(cache, &record));
+    Ok(HttpResponse::Ok().json(Found { cache, id: id.to_string(), observed: id == observed, record }))
 }
 
 #[derive(Deserialize)]
@@ -265,6 +277,16 @@ async fn forget(
         Forgotten::Absent => Err(Refusal::absent()),
         Forgotten::InFlight => Err(Refusal::new(StatusCode::CONFLICT, "a live owner holds it; it stays")),
     }
+}
+
+/// The last id before those that begin so.
+fn before(start: &str) -> Option<RecordId> {
+    let least: RecordId = format!("{start:0<64}").parse().ok()?;
+    let mut bytes = *least.as_bytes();
+    let at = bytes.iter().rposition(|byte| *byte > 0)?;
+    bytes[at] -= 1;
+    bytes[at + 1..].fill(0xff);
+    Some(RecordId::from_bytes(bytes))
 }
 
 fn id_of(text: &str) -> Result<RecordId, Refusal> {

@@ -11,6 +11,8 @@ use crate::{Idempotency, Inspection, RecordState, StoredResponse};
 pub(super) struct Status<'a> {
     running: usize,
     mode: &'static str,
+    /// Where keys are sent.
+    header: &'a str,
     caches: Vec<Cache<'a>>,
 }
 
@@ -31,6 +33,8 @@ pub(super) struct Page<'a> {
 pub(super) struct Found<'a> {
     pub(super) cache: &'a str,
     pub(super) id: String,
+    /// Whether it is kept apart, by `mode = observe`.
+    pub(super) observed: bool,
     pub(super) record: Option<Row<'a>>,
 }
 
@@ -77,7 +81,7 @@ impl<'a> Status<'a> {
         let caches = settings.cache_names().into_iter();
         let caches = caches.filter_map(|name| Some(Cache { name, class: &settings.cache(name)?.class })).collect();
         let mode = if settings.is_observed() { "observe" } else { "enforce" };
-        Self { running: idempotency.running(), mode, caches }
+        Self { running: idempotency.running(), mode, header: settings.header.as_str(), caches }
     }
 }
 

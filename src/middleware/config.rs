@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use super::Plan;
 use crate::{
-    ConfigError, Idempotency, Key, KeyEncoder, KeyRequest, Mode, Policy, Principal, Scope, Settings,
+    ConfigError, Idempotency, Key, KeyEncoder, KeyRequest, Mode, Policy, Principal, RecordId, Scope, Settings,
     builder::rules_of,
     claim::{Cache, Question, Terms},
     idempotency::{PrincipalFn, record_id},
@@ -110,7 +110,7 @@ impl Config {
         }
     }
 
-    /// What the store is asked about a request.
+    /// What the store is asked about a request, and the id that its record has while requests are enforced.
     pub(super) fn question(
         &self,
         head: &RequestHead,
@@ -118,7 +118,7 @@ impl Config {
         principal: &Principal,
         body: &[Bytes],
         mode: Mode,
-    ) -> Question {
+    ) -> (RecordId, Question) {
         let request = KeyRequest {
             key,
             principal,
@@ -130,10 +130,8 @@ impl Config {
         };
         let endpoint = (self.settings.scope == Scope::Endpoint).then_some((request.method.as_str(), request.path));
         let encoded = self.encoder.encode(&request);
-        Question {
-            id: record_id(self.settings.mode, &self.namespace, &self.cache.name, principal, &encoded, endpoint),
-            fingerprint: self.encoder.fingerprint(&request),
-            mode,
-        }
+        let id = record_id(&self.namespace, &self.cache.name, principal, &encoded, endpoint);
+        let fingerprint = self.encoder.fingerprint(&request);
+        (id, Question { id: id.in_mode(self.settings.mode), fingerprint, mode })
     }
 }

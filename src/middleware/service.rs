@@ -216,7 +216,7 @@ where
         };
         let manual = matches!(policy, Policy::Manual | Policy::OptionalManual);
         let mode = if manual { Mode::Again } else { Mode::Once };
-        let question = config.question(self.entry.head(), &key, &principal, body.pieces(), mode);
+        let (id, question) = config.question(self.entry.head(), &key, &principal, body.pieces(), mode);
         self.witness.asks_for(question.id);
 
         // May it run?
@@ -229,7 +229,7 @@ where
         self.witness.waited(waited);
         let error = match claimed {
             Ok(Claimed::Run { held, previous }) => match previous.map(|record| record.response()).transpose() {
-                Ok(previous) => return self.run(body, key, question.id, held, previous, running).await,
+                Ok(previous) => return self.run(body, key, id, held, previous, running).await,
                 Err(unreadable) => {
                     held.release().await;
                     StoreError::from(unreadable)
@@ -237,11 +237,11 @@ where
             },
             // While requests are only observed: the handler runs, and still calls others under the keys of the first run.
             Ok(Claimed::Completed { .. }) if config.settings.is_observed() => {
-                self.info.grant(key, question.id, None, None);
+                self.info.grant(key, id, config.settings.mode, None, None);
                 return self.pass(body, Outcome::Replayed).await;
             }
             Ok(Claimed::InFlight) if config.settings.is_observed() => {
-                self.info.grant(key, question.id, None, None);
+                self.info.grant(key, id, config.settings.mode, None, None);
                 return self.pass(body, Outcome::InFlight).await;
             }
             Ok(Claimed::Completed { record, remaining }) => match replay(&record, remaining, &config) {
@@ -272,7 +272,7 @@ where
         }
         let Self { service, config, entry, info, mut witness } = self;
         witness.sees(Outcome::Unprotected);
-        info.grant(key, question.id, None, None);
+        info.grant(key, id, config.settings.mode, None, None);
         run::run(&service, entry, body, Run { config, info, held: None, running, witness }).await
     }
 
@@ -290,7 +290,7 @@ where
         witness.claims(held.claim());
         // What is observed has no answers to give.
         let previous = previous.filter(|_| !config.settings.is_observed());
-        info.grant(key, id, held.claim().cloned(), previous);
+        info.grant(key, id, config.settings.mode, held.claim().cloned(), previous);
         run::run(&service, entry, body, Run { config, info, held: Some(held), running, witness }).await
     }
 

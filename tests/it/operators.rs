@@ -88,6 +88,12 @@ fn records_are_listed_in_pages_and_by_state() {
     sorted.dedup();
     assert_eq!((pages.len(), &pages), (7, &sorted), "each once, in order");
 
+    // The log shows how an id begins.
+    for id in [&pages[0], &pages[3], &pages[6]] {
+        let page: Value = get(&server, &format!("records?id={}", &id[..12])).json();
+        assert_eq!(ids(&page), [id]);
+    }
+
     let count = |filter: &str| ids(&get(&server, &format!("records?{filter}")).json()).len();
     assert_eq!(count("state=in-flight"), 1);
     assert_eq!(count("state=owner-lost"), 0);
@@ -208,7 +214,10 @@ mod metrics {
                 None => request,
             })
         };
-        assert_eq!(records(None).status, 401);
+        assert_eq!(
+            (records(None).status, records(None).value("www-authenticate")),
+            (401, Some("Basic realm=\"operators\""))
+        );
         assert_eq!(records(Some("Basic b3BlcmF0b3I6c2VjcmV0")).status, 401, "operator:secret");
         assert_eq!(records(Some("Basic b3BlcmF0b3I6c2VzYW1l")).status, 200, "operator:sesame");
     }

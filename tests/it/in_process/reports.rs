@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use actix_idempotency::{
-    Enforcement, ExemptIdempotencyKey, Idempotency, IdempotencyKey, Outcome, Policy, Report, Settings,
+    Enforcement, ExemptIdempotencyKey, Idempotency, IdempotencyInfo, IdempotencyKey, Outcome, Policy, Report, Settings,
 };
 use actix_web::{
     App, HttpRequest, HttpResponse,
@@ -153,5 +153,32 @@ fn in_observe_mode_everything_runs_and_what_would_have_been_is_told() {
             let expected = (!matches!(outcome, Outcome::Stored | Outcome::Keyless)).then(|| outcome.name());
             assert_eq!(told, expected, "{outcome:?}");
         }
+    });
+}
+
+/// A retry that crosses the switch calls others under the same keys.
+#[test]
+fn derived_keys_are_the_same_on_every_attempt_in_every_mode() {
+    alone(|| async {
+        let mut derived = Vec::new();
+        for mode in [Enforcement::Observe, Enforcement::Enforce] {
+            let idempotency = Heard::default().idempotency(|settings| {
+                settings.mode = mode;
+                settings.storage.store_on_statuses = "201".parse().unwrap();
+            });
+            let handler = |info: web::ReqData<IdempotencyInfo>| async move {
+                let keys = [("stripe", "charge"), ("stripe", "refund"), ("mail", "charge")];
+                let keys = keys.map(|(service, call)| info.derive(service, call).expect("a key").as_str().to_owned());
+                assert!(keys[0] != keys[1] && keys[0] != keys[2] && !keys[0].contains("secret"), "{keys:?}");
+                HttpResponse::Ok().body(keys.join(" "))
+            };
+            let app = App::new().app_data(web::Data::new(idempotency)).wrap(IdempotencyKey::default());
+            let app = init_service(app.route("/pay", web::post().to(handler))).await;
+            for _ in 0..2 {
+                derived.push(send(&app, post("/pay", Some("a-secret"))).await.2);
+            }
+        }
+        assert_eq!(derived[0].len(), 3 * 64 + 2);
+        assert!(derived.iter().all(|keys| *keys == derived[0]), "{derived:?}");
     });
 }
