@@ -120,7 +120,7 @@ async fn round_trips(store: &RedisStore, port: u16) -> f64 {
     let mut lines = BufReader::new(monitor.try_clone().expect("a second handle")).lines();
     assert_eq!(lines.next().expect("an answer").expect("read"), "+OK");
     for _ in 0..REPLAYS {
-        assert!(matches!(store.begin(&ask(known)).await, Ok(Begin::Completed(_))), "stored before");
+        assert!(matches!(store.begin(&ask(known)).await, Ok(Begin::Completed { .. })), "stored before");
     }
     monitor.write_all(b"QUIT\r\n").expect("written");
     let lines: Vec<String> = lines.map_while(Result::ok).filter(|line| line.contains('[')).collect();

@@ -55,7 +55,7 @@ fn test() -> Step {
     need_browser()?;
     cargo("formatting", &["fmt", "--all", "--check"])?;
     cargo("lints", &["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"])?;
-    for features in ["", "redis", "testing"] {
+    for features in ["", "redis", "testing", "metrics"] {
         let name = format!("lints with features `{features}` alone");
         cargo(&name, &["clippy", "--lib", "--no-default-features", "--features", features, "--", "-D", "warnings"])?;
     }
