@@ -13,8 +13,14 @@ impl Digest {
         Self(Sha256::new()).part(domain)
     }
 
+    /// Its length goes before it, in seven bits a byte: most lengths take one.
     pub(crate) fn part(mut self, part: &[u8]) -> Self {
-        self.0.update((part.len() as u64).to_le_bytes());
+        let mut length = part.len();
+        while length > 0x7f {
+            self.0.update([0x80 | length.to_le_bytes()[0]]);
+            length >>= 7;
+        }
+        self.0.update([length.to_le_bytes()[0]]);
         self.0.update(part);
         self
     }

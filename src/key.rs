@@ -108,8 +108,9 @@ fn bare(value: &[u8]) -> Result<String, InvalidKey> {
     if value.is_empty() {
         return Err(InvalidKey::Blank);
     }
-    let allowed = |b: &u8| b.is_ascii_alphanumeric() || b"._~:/+=@-".contains(b);
-    if !value.iter().all(allowed) {
+    let allowed =
+        |b: &u8| matches!(b, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'+'..=b':' | b'=' | b'@' | b'_' | b'~');
+    if !value.iter().all(|b| allowed(b) && *b != b',') {
         return Err(InvalidKey::Malformed("a character that needs the quoted form"));
     }
     if b":@=".contains(&value[0]) {
@@ -127,7 +128,7 @@ fn visible(value: &[u8]) -> Result<String, InvalidKey> {
 
 /// Callers have checked that every byte is ASCII.
 fn ascii(value: &[u8]) -> String {
-    value.iter().copied().map(char::from).collect()
+    String::from_utf8_lossy(value).into_owned()
 }
 
 /// A structured-field Item that is a String; parameters are parsed and ignored (RFC 9651, 4.2.3).

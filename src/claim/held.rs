@@ -12,7 +12,8 @@ pub(crate) struct Held {
     cache: Arc<Cache>,
     terms: Arc<Terms>,
     state: State,
-    since: Instant,
+    /// When the claim is lost, where no lease is renewed.
+    ceiling: Option<Instant>,
     /// In a store that is shared: the lease is renewed, and the claim known to the duplicates of this process.
     upkeep: Option<Upkeep>,
 }
@@ -35,6 +36,8 @@ enum State {
     Claimed(Claim),
     /// Runs without one (`lock.enable = false`).
     Unlocked(Question),
+    /// As that, and the response is known.
+    CompletingUnlocked(Question, Record),
     /// The key is to be free, whatever happens to this future.
     Releasing(Claim),
     /// The response is known and must reach the store, whatever happens to this future.
@@ -43,46 +46,50 @@ enum State {
 }
 
 impl Held {
-    pub(super) fn new(cache: Arc<Cache>, terms: Arc<Terms>, claim: Claim) -> Self {
-        let since = Instant::now();
+    /// Boxed: it goes through many hands.
+    pub(super) fn new(cache: Arc<Cache>, terms: Arc<Terms>, claim: Claim) -> Box<Self> {
         let upkeep = cache.store.leases().then(|| {
-            let until = since + terms.renewed_for.unwrap_or(terms.lease);
+            let until = Instant::now() + terms.renewed_for.unwrap_or(terms.lease);
             let holding = cache.local.hold(&claim, until);
             (cache.keeper.keep(&claim, &terms, holding.end()), holding)
         });
-        Self { cache, terms, state: State::Claimed(claim), since, upkeep }
+        let ceiling = terms.renewed_for.is_none().then(|| Instant::now() + terms.lease);
+        Box::new(Self { cache, terms, state: State::Claimed(claim), ceiling, upkeep })
     }
 
-    pub(super) fn unlocked(cache: Arc<Cache>, terms: Arc<Terms>, question: Question) -> Self {
-        Self { cache, terms, state: State::Unlocked(question), since: Instant::now(), upkeep: None }
+    pub(super) fn unlocked(cache: Arc<Cache>, terms: Arc<Terms>, question: Question) -> Box<Self> {
+        Box::new(Self { cache, terms, state: State::Unlocked(question), ceiling: None, upkeep: None })
     }
 
     /// The claim, unless the operation runs without one.
     pub(crate) fn claim(&self) -> Option<&Claim> {
         match &self.state {
             State::Claimed(claim) | State::Completing(claim, _) | State::Releasing(claim) => Some(claim),
-            State::Unlocked(_) | State::Ended => None,
+            State::Unlocked(_) | State::CompletingUnlocked(..) | State::Ended => None,
         }
     }
 
     /// Stores the response. Waits at most `storage.timeout`; a store that can't take it by then gets it from behind.
     ///
     /// From the call on, not from the first poll, dropping anything leads to the response being stored.
-    pub(crate) fn complete(mut self, record: Record) -> impl Future<Output = Written> {
+    pub(crate) fn complete(mut self: Box<Self>, record: Record) -> impl Future<Output = Written> {
         self.warn_of_ceiling();
-        if let State::Claimed(claim) = &self.state {
-            self.state = State::Completing(claim.clone(), record.clone());
-        }
-        self.write(record)
+        self.state = match std::mem::replace(&mut self.state, State::Ended) {
+            State::Claimed(claim) => State::Completing(claim, record),
+            State::Unlocked(question) => State::CompletingUnlocked(question, record),
+            state => state,
+        };
+        self.write()
     }
 
-    async fn write(mut self, record: Record) -> Written {
-        if let State::Unlocked(question) = self.state {
+    async fn write(mut self: Box<Self>) -> Written {
+        if let State::CompletingUnlocked(question, record) = &self.state {
+            let (question, record) = (*question, record.clone());
             let Some(claim) = self.claim_late(question).await else { return Written::Not };
-            self.state = State::Completing(claim, record.clone());
+            self.state = State::Completing(claim, record);
         }
-        let State::Completing(claim, _) = &self.state else { return Written::Not };
-        let call = self.cache.call("complete", self.cache.store.complete(claim, &record, self.terms.ttl));
+        let State::Completing(claim, record) = &self.state else { return Written::Not };
+        let call = self.cache.call("complete", self.cache.store.complete(claim, record, self.terms.ttl));
         match call.within(self.terms.timeout).await {
             Ok(completion) => {
                 let written = written(claim, completion);
@@ -99,7 +106,7 @@ impl Held {
 
     /// The operation gave an answer that is not kept: the key is free by the time that the client has it, if the store
     /// can do that within `storage.timeout`.
-    pub(crate) async fn release(mut self) {
+    pub(crate) async fn release(mut self: Box<Self>) {
         self.warn_of_ceiling();
         let State::Claimed(claim) = std::mem::replace(&mut self.state, State::Ended) else { return };
         self.state = State::Releasing(claim.clone());
@@ -111,7 +118,7 @@ impl Held {
     }
 
     /// As [`release`](Self::release), without waiting for it.
-    pub(crate) fn free(mut self) {
+    pub(crate) fn free(mut self: Box<Self>) {
         self.end(Fate::Free);
     }
 
@@ -128,7 +135,7 @@ impl Held {
             }
             State::Releasing(claim) => self.cache.release_behind(claim, Fate::Free, &self.terms),
             State::Completing(claim, record) => self.complete_behind(claim, record),
-            State::Unlocked(_) | State::Ended => {}
+            State::Unlocked(_) | State::CompletingUnlocked(..) | State::Ended => {}
         }
     }
 
@@ -170,7 +177,7 @@ impl Held {
     }
 
     fn warn_of_ceiling(&self) {
-        if self.terms.renewed_for.is_none() && self.since.elapsed() >= self.terms.lease {
+        if self.ceiling.is_some_and(|ceiling| Instant::now() >= ceiling) {
             tracing::warn!("an operation outran lock.ttl: its key was free while it ran");
         }
     }

@@ -52,7 +52,7 @@ pub(crate) struct Question {
 /// The answer to a question.
 #[expect(clippy::large_enum_variant, reason = "one per request, taken apart at once")]
 pub(crate) enum Claimed {
-    Run { held: Held, previous: Option<Record> },
+    Run { held: Box<Held>, previous: Option<Record> },
     Completed { record: Record, remaining: Duration },
     InFlight,
     Mismatch,

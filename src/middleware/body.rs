@@ -115,7 +115,7 @@ struct Tape<B> {
     copy: Option<BytesMut>,
     most: usize,
     /// `None`: the record is stored, or being so.
-    held: Option<Held>,
+    held: Option<Box<Held>>,
     storing: Option<LocalBoxFuture<'static, ()>>,
     /// `None`: shutdown does not wait for an endless body.
     _running: Option<Running>,

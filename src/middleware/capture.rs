@@ -147,7 +147,7 @@ pub(super) async fn error(error: &Error, mut run: Run) {
 
 /// Keeps in mind that the key was used, and for what. No client waits for that, and nobody will be answered with it, so
 /// it has no body.
-fn observe(stored: Option<&ResponseHead>, held: Held, mut run: Run) {
+fn observe(stored: Option<&ResponseHead>, held: Box<Held>, mut run: Run) {
     let Some(response) = stored else {
         run.witness.sees(Outcome::NotStored);
         held.free();

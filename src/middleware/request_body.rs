@@ -2,7 +2,7 @@
 
 use actix_web::{dev::Payload, error::PayloadError};
 use bytes::{Bytes, BytesMut};
-use futures_util::{StreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _, stream};
 
 use crate::problem::Problem;
 
@@ -14,15 +14,45 @@ const SMALL: usize = 4096;
 /// A body in the pieces in which it arrived.
 #[derive(Default)]
 pub(super) struct RequestBody {
-    pieces: Vec<Bytes>,
+    pieces: Pieces,
     /// What was not read.
     rest: Option<Payload>,
+}
+
+/// Most bodies are small, and arrive in one.
+#[derive(Default)]
+enum Pieces {
+    #[default]
+    None,
+    One(Bytes),
+    Many(Vec<Bytes>),
+}
+
+impl Pieces {
+    fn push(&mut self, piece: Bytes) {
+        *self = match std::mem::take(self) {
+            Self::None => Self::One(piece),
+            Self::One(first) => Self::Many(vec![first, piece]),
+            Self::Many(mut pieces) => {
+                pieces.push(piece);
+                Self::Many(pieces)
+            }
+        }
+    }
+
+    fn as_slice(&self) -> &[Bytes] {
+        match self {
+            Self::None => &[],
+            Self::One(piece) => std::slice::from_ref(piece),
+            Self::Many(pieces) => pieces,
+        }
+    }
 }
 
 impl RequestBody {
     /// Of a payload that nobody has looked at.
     pub(super) fn unread(payload: Payload) -> Self {
-        Self { pieces: Vec::new(), rest: Some(payload).filter(|payload| !matches!(payload, Payload::None)) }
+        Self { pieces: Pieces::None, rest: Some(payload).filter(|payload| !matches!(payload, Payload::None)) }
     }
 
     /// Reads to the end, at most `limit` bytes; beyond, what was not read follows what was.
@@ -46,7 +76,7 @@ impl RequestBody {
             if piece.is_empty() {
                 continue;
             }
-            if body.pieces.len() < FEW || piece.len() >= SMALL {
+            if body.pieces.as_slice().len() < FEW || piece.len() >= SMALL {
                 if !small.is_empty() {
                     body.pieces.push(small.split().freeze());
                 }
@@ -82,24 +112,26 @@ impl RequestBody {
     }
 
     pub(super) fn pieces(&self) -> &[Bytes] {
-        &self.pieces
+        self.pieces.as_slice()
     }
 
     /// The same body for the handler.
     pub(super) fn into_payload(self) -> Payload {
-        let Self { pieces, rest } = self;
-        if pieces.is_empty() {
-            return rest.unwrap_or(Payload::None);
-        }
-        let pieces = stream::iter(pieces.into_iter().map(Ok));
-        match rest {
-            None => Payload::Stream { payload: Box::pin(pieces) },
-            Some(rest) => Payload::Stream { payload: Box::pin(pieces.chain(rest)) },
+        match (self.pieces, self.rest) {
+            (Pieces::None, rest) => rest.unwrap_or(Payload::None),
+            (Pieces::One(piece), None) => stream_of(stream::iter([Ok(piece)])),
+            (Pieces::One(piece), Some(rest)) => stream_of(stream::iter([Ok(piece)]).chain(rest)),
+            (Pieces::Many(pieces), None) => stream_of(stream::iter(pieces.into_iter().map(Ok))),
+            (Pieces::Many(pieces), Some(rest)) => stream_of(stream::iter(pieces.into_iter().map(Ok)).chain(rest)),
         }
     }
 }
 
 /// Says again what the payload said.
 fn failed(error: PayloadError) -> Payload {
-    Payload::Stream { payload: Box::pin(stream::iter([Err(error)])) }
+    stream_of(stream::iter([Err(error)]))
+}
+
+fn stream_of(stream: impl Stream<Item = Result<Bytes, PayloadError>> + 'static) -> Payload {
+    Payload::Stream { payload: Box::pin(stream) }
 }

@@ -28,7 +28,7 @@ pub(super) struct Run {
     pub(super) config: Rc<Config>,
     pub(super) info: IdempotencyInfo,
     /// `None`: it runs unprotected, since the store could not answer and settings say to run then.
-    pub(super) held: Option<Held>,
+    pub(super) held: Option<Box<Held>>,
     pub(super) running: Running,
     pub(super) witness: Witness,
 }

@@ -282,7 +282,7 @@ where
         body: RequestBody,
         key: Key,
         id: RecordId,
-        held: Held,
+        held: Box<Held>,
         previous: Option<StoredResponse>,
         running: Running,
     ) -> Result<ServiceResponse<AnswerBody<B>>, Error> {

@@ -169,16 +169,17 @@ impl OwnerToken {
             cell::Cell,
             hash::{BuildHasher, RandomState},
         };
-        // Seeded from the operating system per thread, then a counter under a keyed hash: unique, and not guessable
-        // from earlier tokens, which never leave the store.
+        // Half is the thread's, seeded from the operating system; half is a counter under a keyed hash: unique, and not
+        // guessable from earlier tokens, which never leave the store.
         thread_local! {
-            static SOURCE: (RandomState, RandomState, Cell<u64>) = (RandomState::new(), RandomState::new(), Cell::new(0));
+            static SOURCE: (u64, RandomState, Cell<u64>) =
+                (RandomState::new().hash_one(std::process::id()), RandomState::new(), Cell::new(0));
         }
-        SOURCE.with(|(high, low, counter)| {
+        SOURCE.with(|(thread, hash, counter)| {
             let n = counter.replace(counter.get() + 1);
             let mut bytes = [0; 16];
-            bytes[..8].copy_from_slice(&high.hash_one(n).to_le_bytes());
-            bytes[8..].copy_from_slice(&low.hash_one(!n).to_le_bytes());
+            bytes[..8].copy_from_slice(&thread.to_le_bytes());
+            bytes[8..].copy_from_slice(&hash.hash_one(n).to_le_bytes());
             Self(bytes)
         })
     }
