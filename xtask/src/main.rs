@@ -13,7 +13,7 @@ use std::{
 
 use self::{
     command::{Step, cargo, run, succeed, succeeds, with_variable},
-    needs::{need_component, need_redis, need_valgrind},
+    needs::{need_component, need_redis, need_valgrind, need_wrk},
 };
 
 fn main() -> ExitCode {
@@ -25,7 +25,8 @@ fn main() -> ExitCode {
         ["bench", ref rest @ ..] => bench(rest),
         ["chaos", ref rest @ ..] => chaos(rest),
         _ => Err("cargo xtask test: everything that this project checks\n\
-                  cargo xtask bench [NAME]: the benchmarks, as ratios to bare actix\n\
+                  cargo xtask bench [--all | --wire]: the benchmarks, as ratios to bare actix; all of them, or those over sockets\n\
+                  cargo xtask bench --growth: how cost grows, as benches/growth.svg\n\
                   cargo xtask bench --instructions [--bless]: instructions, against their budget, or written to it\n\
                   cargo xtask chaos [--minutes N] [--seed S]: crashes and a bad network, for 2 minutes"
             .into()),
@@ -66,6 +67,9 @@ fn test() -> Step {
 
 fn bench(arguments: &[&str]) -> Step {
     need_redis()?;
+    if ["--all", "--growth", "--wire"].iter().any(|flag| arguments.contains(flag)) {
+        need_wrk()?;
+    }
     let mut all = vec!["bench", "--all-features", "--bench", "ratios", "--"];
     all.extend(arguments);
     cargo("benchmarks", &all)
