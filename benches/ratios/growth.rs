@@ -42,10 +42,8 @@ fn records() -> Panel {
         begins.push((size as f64, median(begin)));
         pairs.push((size as f64, median(pair)));
     }
-    let lines = vec![
-        Line { name: "begin + complete", points: pairs },
-        Line { name: "begin, completed before", points: begins },
-    ];
+    let lines =
+        vec![Line { name: "begin + complete", points: pairs }, Line { name: "begin, known key", points: begins }];
     Panel { title: "Memory store", x: "records", y: "nanoseconds", lines }
 }
 
@@ -73,6 +71,6 @@ fn bodies_of_requests() -> Panel {
         adds.push((size as f64, add / 1e3));
     }
     let lines =
-        vec![Line { name: "a first run adds", points: adds }, Line { name: "of it: hashing the body", points: hashes }];
+        vec![Line { name: "a first run adds", points: adds }, Line { name: "hashing the body", points: hashes }];
     Panel { title: "Request bodies", x: "bytes", y: "microseconds", lines }
 }

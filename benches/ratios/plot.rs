@@ -16,10 +16,10 @@ pub(crate) struct Line {
 
 /// Of a panel; its plot lies within the margins.
 const WIDTH: f64 = 320.0;
-const HEIGHT: f64 = 290.0;
+const HEIGHT: f64 = 296.0;
 const LEFT: f64 = 54.0;
-const RIGHT: f64 = 16.0;
-const TOP: f64 = 76.0;
+const RIGHT: f64 = 24.0;
+const TOP: f64 = 82.0;
 const BOTTOM: f64 = 46.0;
 
 const STYLE: &str = "<style>
@@ -60,7 +60,7 @@ fn draw(svg: &mut String, panel: &Panel) {
             writeln!(svg, "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{text}</text>");
     };
     text("title", LEFT, 20.0, "start", panel.title);
-    text("", LEFT, TOP - 10.0, "middle", panel.y);
+    text("", LEFT - 34.0, TOP - 14.0, "start", panel.y);
     text("", f64::midpoint(LEFT, WIDTH - RIGHT), HEIGHT - 8.0, "middle", panel.x);
     for decade in x.decades() {
         text("", x.place(decade), HEIGHT - BOTTOM + 18.0, "middle", &short(decade));
