@@ -1,9 +1,6 @@
 //! Request bodies: what a first run adds, as a ratio to the cost of hashing the body.
 
-use std::{
-    hint::black_box,
-    time::{Duration, Instant},
-};
+use std::{hint::black_box, time::Instant};
 
 use actix_idempotency::IdempotencyKey;
 use actix_web::{App, rt, test, web};
@@ -31,26 +28,26 @@ pub(crate) fn measure(size: usize) -> [f64; 2] {
         let (mut hashes, mut adds) = (Vec::new(), Vec::new());
         let calls = ((8 << 20) / size).clamp(40, 2000);
         for round in 0..=ROUNDS {
-            let [mut hash, mut bare_time, mut with_time] = [Duration::ZERO; 3];
+            let [mut hash, mut add] = [Vec::new(), Vec::new()];
             for call in 0..calls {
                 let (plain, keyed) = (request("/", body), with_key("/", body, &format!("{round}-{call}")));
-                bare_time += time(async { _ = black_box(bare(plain).await) }).await;
-                with_time += time(async { _ = black_box(with(keyed).await) }).await;
-                hash += time(async { _ = black_box(Sha256::digest(black_box(body))) }).await;
+                let bare_time = time(async { _ = black_box(bare(plain).await) }).await;
+                add.push(time(async { _ = black_box(with(keyed).await) }).await - bare_time);
+                hash.push(time(async { _ = black_box(Sha256::digest(black_box(body))) }).await);
             }
             // The first round only warms up.
             if round > 0 {
-                let each = |time: Duration| time.as_nanos() as f64 / calls as f64;
-                hashes.push(each(hash));
-                adds.push(each(with_time) - each(bare_time));
+                hashes.push(median(hash));
+                adds.push(median(add));
             }
         }
         [median(hashes), median(adds)]
     })
 }
 
-async fn time(work: impl Future<Output = ()>) -> Duration {
+/// Nanoseconds.
+async fn time(work: impl Future<Output = ()>) -> f64 {
     let start = Instant::now();
     work.await;
-    start.elapsed()
+    start.elapsed().as_nanos() as f64
 }

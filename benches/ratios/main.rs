@@ -7,6 +7,8 @@ mod bodies;
 #[path = "../common/mod.rs"]
 mod common;
 mod dependencies;
+mod growth;
+mod plot;
 #[cfg(feature = "redis")]
 mod redis;
 #[path = "../common/scenario.rs"]
@@ -14,6 +16,7 @@ mod scenario;
 mod service;
 mod store;
 mod table;
+mod wire;
 
 use table::Table;
 
@@ -30,15 +33,22 @@ const PARTS: &[Part] = &[
     Part { name: "store", measure: store::store, slow: false },
     #[cfg(feature = "redis")]
     Part { name: "redis", measure: redis::redis, slow: false },
+    Part { name: "wire", measure: wire::wire, slow: true },
     Part { name: "crates", measure: dependencies::crates, slow: false },
     Part { name: "build", measure: dependencies::cold_build, slow: true },
 ];
 
-/// Arguments: `--all` for the slow ones too, and the name of one part.
+/// Arguments: `--all` for the slow rows too, or a part such as `--wire`, or `--growth` for the plot. `serve bare` and
+/// `serve with` are the servers that `wire` starts.
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["serve", side] => return wire::serve(side == "with"),
+        ["--growth"] => return growth::growth(),
+        _ => {}
+    }
     let all = arguments.iter().any(|argument| argument == "--all");
-    let wanted = arguments.iter().find(|argument| !argument.starts_with('-'));
+    let wanted = arguments.iter().map(|argument| argument.trim_start_matches('-')).find(|name| *name != "all");
     table::machine();
     let table = Table::start();
     for part in PARTS {

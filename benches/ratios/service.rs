@@ -1,7 +1,8 @@
 //! Requests in process, on one thread.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use actix_http::Request;
 use actix_web::rt;
 
 use crate::{
@@ -10,7 +11,7 @@ use crate::{
     table::{ROUNDS, Table, Target::AtMost, median, micros},
 };
 
-const BATCHES: usize = 40;
+const BATCHES: usize = 100;
 
 pub(crate) fn service(table: &Table) {
     for kind in Kind::ALL {
@@ -28,30 +29,30 @@ pub(crate) fn service(table: &Table) {
     }
 }
 
-/// Nanoseconds of bare, with, and the difference.
+/// Nanoseconds a request through bare, through the middleware, and the difference.
 async fn measure(kind: Kind) -> [f64; 3] {
     let scenario = Scenario::new(kind).await;
-    let (mut bares, mut withs) = (Vec::new(), Vec::new());
-    let expected = scenario.expected();
-    time(&scenario, &scenario.with, expected).await;
-    for _ in 0..ROUNDS {
-        bares.push(time(&scenario, &scenario.bare, 201).await);
-        withs.push(time(&scenario, &scenario.with, expected).await);
+    let mut rounds = [const { Vec::new() }; 3];
+    for round in 0..=ROUNDS {
+        let mut batches = [const { Vec::new() }; 3];
+        for _ in 0..BATCHES {
+            let bare = time(&scenario.bare, scenario.batch(), 201).await;
+            let with = time(&scenario.with, scenario.batch(), scenario.expected()).await;
+            batches.iter_mut().zip([bare, with, with - bare]).for_each(|(times, time)| times.push(time));
+        }
+        // The first round only warms up. The median of batches leaves out those that the system interrupted.
+        if round > 0 {
+            rounds.iter_mut().zip(batches).for_each(|(round, batches)| round.push(median(batches)));
+        }
     }
-    let adds = median(bares.iter().zip(&withs).map(|(bare, with)| with - bare).collect());
-    [median(bares), median(withs), adds]
+    rounds.map(median)
 }
 
 /// Nanoseconds a request.
-async fn time(scenario: &Scenario, send: &Send, expected: u16) -> f64 {
-    let mut sum = Duration::ZERO;
-    for _ in 0..BATCHES {
-        let requests = scenario.batch();
-        let start = Instant::now();
-        for request in requests {
-            assert_eq!(send(request).await, expected, "a wrong answer has another cost");
-        }
-        sum += start.elapsed();
+async fn time(send: &Send, requests: Vec<Request>, expected: u16) -> f64 {
+    let start = Instant::now();
+    for request in requests {
+        assert_eq!(send(request).await, expected, "a wrong answer has another cost");
     }
-    sum.as_nanos() as f64 / (BATCH * BATCHES) as f64
+    start.elapsed().as_nanos() as f64 / BATCH as f64
 }

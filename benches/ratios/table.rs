@@ -1,6 +1,6 @@
 //! One table of all that is promised in numbers.
 
-use std::cell::Cell;
+use std::{cell::Cell, hint::black_box, time::Instant};
 
 pub(crate) const ROUNDS: usize = 5;
 
@@ -53,6 +53,21 @@ pub(crate) fn micros(nanos: f64) -> String {
     format!("{:.2} µs", nanos / 1e3)
 }
 
+/// What two threads that only count do, to one: less than 2 where others use the cores. No row that needs two can do
+/// better.
+fn two_threads() -> f64 {
+    let count = |threads: usize| {
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| (0..50_000_000_u64).for_each(|n| _ = black_box(n)));
+            }
+        });
+        threads as f64 / start.elapsed().as_secs_f64()
+    };
+    median((0..ROUNDS).map(|_| 1.0 / count(1) * count(2)).collect())
+}
+
 /// What was measured on: the numbers mean little without.
 pub(crate) fn machine() {
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
@@ -60,10 +75,12 @@ pub(crate) fn machine() {
     let model = information.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     println!(
-        "{} {}, {cores} cores, {}, load {}; medians of {ROUNDS} interleaved rounds\n",
+        "{} {}, {cores} cores, {}, load {}; two threads that only count: {:.2}x of one\n\
+         medians of {ROUNDS} interleaved rounds\n",
         std::env::consts::OS,
         std::env::consts::ARCH,
         model.map_or("unknown processor", |(_, model)| model),
-        read("/proc/loadavg").split(' ').next().unwrap_or("unknown")
+        read("/proc/loadavg").split(' ').next().unwrap_or("unknown"),
+        two_threads()
     );
 }

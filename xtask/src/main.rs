@@ -16,7 +16,7 @@ use std::{
 
 use self::{
     command::{Step, cargo, run, succeed, succeeds, with_variable},
-    needs::{need_browser, need_component, need_redis, need_valgrind},
+    needs::{need_browser, need_component, need_redis, need_valgrind, need_wrk},
 };
 
 fn main() -> ExitCode {
@@ -32,7 +32,8 @@ fn main() -> ExitCode {
         ["chaos", ref rest @ ..] => chaos(rest),
         ["release", ref rest @ ..] => release::release(rest),
         _ => Err("cargo xtask test: everything that this project checks\n\
-                  cargo xtask bench [NAME]: the benchmarks, as ratios to bare actix\n\
+                  cargo xtask bench [--all | --wire]: the benchmarks, as ratios to bare actix; all of them, or those over sockets\n\
+                  cargo xtask bench --growth: how cost grows, as benches/growth.svg\n\
                   cargo xtask bench --instructions [--bless]: instructions, against their budget, or written to it\n\
                   cargo xtask chaos [--minutes N] [--seed S]: crashes and a bad network, for 2 minutes\n\
                   cargo xtask release [STEP]: what is checked before a release\n\
@@ -77,6 +78,9 @@ fn test() -> Step {
 
 fn bench(arguments: &[&str]) -> Step {
     need_redis()?;
+    if ["--all", "--growth", "--wire"].iter().any(|flag| arguments.contains(flag)) {
+        need_wrk()?;
+    }
     let mut all = vec!["bench", "--all-features", "--bench", "ratios", "--"];
     all.extend(arguments);
     cargo("benchmarks", &all)

@@ -30,6 +30,12 @@ pub(crate) fn need_valgrind() -> Step {
     need_program("valgrind", &Packages { debian: &["valgrind"], others: &["valgrind"] })
 }
 
+/// Loads a server over sockets; it and the server are kept apart by `taskset`.
+pub(crate) fn need_wrk() -> Step {
+    need_program("taskset", &Packages { debian: &["util-linux"], others: &["util-linux"] })?;
+    need_program("wrk", &Packages { debian: &["wrk"], others: &["wrk"] })
+}
+
 /// What a program comes in.
 struct Packages {
     /// For `apt-get`.
@@ -40,7 +46,8 @@ struct Packages {
 
 /// A program, installed by the system's package manager where that can be done.
 fn need_program(program: &str, packages: &Packages) -> Step {
-    let there = || succeeds(Command::new(program).arg("--version"));
+    // Whether it starts: not each succeeds at telling its version.
+    let there = || Command::new(program).arg("--version").output().is_ok();
     if there() {
         return Ok(());
     }
