@@ -85,7 +85,7 @@ impl Held {
     async fn write(mut self: Box<Self>) -> Written {
         if let State::CompletingUnlocked(question, record) = &self.state {
             let (question, record) = (*question, record.clone());
-            let Some(claim) = self.claim_late(question).await else { return Written::Not };
+            let Some(claim) = Box::pin(self.claim_late(question)).await else { return Written::Not };
             self.state = State::Completing(claim, record);
         }
         let State::Completing(claim, record) = &self.state else { return Written::Not };

@@ -95,7 +95,7 @@ impl Cache {
         waited: &mut Duration,
     ) -> Result<Claimed, StoreError> {
         if !terms.exclusive {
-            return self.claim_unlocked(question, terms).await;
+            return Box::pin(self.claim_unlocked(question, terms)).await;
         }
         let request = question.begin(OwnerToken::random(), terms);
         let mut until = None;
@@ -122,7 +122,7 @@ impl Cache {
                     return Ok(Claimed::InFlight);
                 }
             }
-            self.wait(&request.id, in_flight, round, left).await;
+            Box::pin(self.wait(&request.id, in_flight, round, left)).await;
             *waited += now.elapsed();
         }
         Ok(Claimed::InFlight)
@@ -195,17 +195,23 @@ impl Cache {
     /// `begin`, repeated with the same token while `storage.timeout` lasts. A caller that gives up frees its token behind.
     async fn begin(self: &Arc<Self>, request: &BeginRequest, terms: &Arc<Terms>) -> Result<Begin, StoreError> {
         let measure = StoreCall::starts(&self.name, "begin");
-        let answer = self.begin_within(request, terms).await;
+        let answer = match self.store.begin(request).try_ready() {
+            Ok(Err(StoreError::Unavailable(_))) => {
+                Box::pin(self.begin_in_time(self.store.begin(request), request, terms)).await
+            }
+            Ok(answer) => answer,
+            Err(call) => Box::pin(self.begin_in_time(call, request, terms)).await,
+        };
         measure.ends(&answer);
         answer
     }
 
-    async fn begin_within(self: &Arc<Self>, request: &BeginRequest, terms: &Arc<Terms>) -> Result<Begin, StoreError> {
-        let call = match self.store.begin(request).try_ready() {
-            Ok(Err(StoreError::Unavailable(_))) => self.store.begin(request),
-            Ok(answer) => return answer,
-            Err(call) => call,
-        };
+    async fn begin_in_time(
+        self: &Arc<Self>,
+        call: StoreFuture<'_, Begin>,
+        request: &BeginRequest,
+        terms: &Arc<Terms>,
+    ) -> Result<Begin, StoreError> {
         let mut underway = Underway { cache: self, terms, request, answered: false };
         let mut tries = 1;
         let twice = async {
@@ -257,7 +263,8 @@ impl<'a, T: Unpin> Call<'a, T> {
     async fn within(self, timeout: Duration) -> Result<T, StoreError> {
         let answer = match self.future.try_ready() {
             Ok(answer) => answer,
-            Err(call) => match tokio::time::timeout(timeout, call).await {
+            // Boxed, as every way here that waits: it would make the future of each request larger, which is moved often.
+            Err(call) => match Box::pin(tokio::time::timeout(timeout, call)).await {
                 Ok(answer) => answer,
                 Err(_) => Err(StoreError::TimedOut(timeout)),
             },

@@ -53,7 +53,7 @@ where
     match AssertUnwindSafe(inside).catch_unwind().await {
         Ok(Ok(response)) => capture::response(response, run).await,
         Ok(Err(error)) => {
-            capture::error(&error, run).await;
+            Box::pin(capture::error(&error, run)).await;
             Err(error)
         }
         Err(panic) => {

@@ -11,6 +11,7 @@ use actix_web::{
     http::header::{self, HeaderMap, HeaderValue},
     web,
 };
+use futures_util::future::LocalBoxFuture;
 use tracing::Instrument as _;
 
 use super::{
@@ -295,29 +296,37 @@ where
     }
 
     /// Answers with a problem. Where requests are only observed, this one runs all the same.
-    async fn refuse(mut self, body: RequestBody, why: Problem) -> Result<ServiceResponse<AnswerBody<B>>, Error> {
+    ///
+    /// Boxed, as `pass`: the way of few would make the future of each request larger, which is moved often.
+    fn refuse(mut self, body: RequestBody, why: Problem) -> Answering<B> {
         if self.config.settings.is_observed() {
-            return self.pass(body, why.outcome()).await;
+            return self.pass(body, why.outcome());
         }
-        self.witness.sees(why.outcome());
-        if !matches!(why, Problem::BodyTooLarge { .. } | Problem::UnreadableBody) {
-            body.discard(self.config.settings.max_request_body).await;
-        }
-        Ok(self.entry.answer(problem(why, &self.config)))
+        Box::pin(async move {
+            self.witness.sees(why.outcome());
+            if !matches!(why, Problem::BodyTooLarge { .. } | Problem::UnreadableBody) {
+                body.discard(self.config.settings.max_request_body).await;
+            }
+            Ok(self.entry.answer(problem(why, &self.config)))
+        })
     }
 
     /// Goes inside without a claim.
-    async fn pass(mut self, body: RequestBody, outcome: Outcome) -> Result<ServiceResponse<AnswerBody<B>>, Error> {
-        self.witness.sees(outcome);
-        let mut response = self.entry.enter(&self.service, body.into_payload()).await?;
-        if let Some(name) = &self.config.settings.observe_header
-            && outcome != Outcome::Keyless
-        {
-            response.headers_mut().insert(name.clone(), HeaderValue::from_static(outcome.name()));
-        }
-        Ok(response.map_body(|_, body| AnswerBody::through(body)))
+    fn pass(mut self, body: RequestBody, outcome: Outcome) -> Answering<B> {
+        Box::pin(async move {
+            self.witness.sees(outcome);
+            let mut response = self.entry.enter(&self.service, body.into_payload()).await?;
+            if let Some(name) = &self.config.settings.observe_header
+                && outcome != Outcome::Keyless
+            {
+                response.headers_mut().insert(name.clone(), HeaderValue::from_static(outcome.name()));
+            }
+            Ok(response.map_body(|_, body| AnswerBody::through(body)))
+        })
     }
 }
+
+type Answering<B> = LocalBoxFuture<'static, Result<ServiceResponse<AnswerBody<B>>, Error>>;
 
 /// Once: clients that share a key would share answers.
 fn warn_of_anonymous_cookie(headers: &HeaderMap) {
