@@ -9,6 +9,7 @@
 //!     .allowed_origin("https://shop.example")
 //!     .allowed_methods(["POST"])
 //!     .allowed_headers(cors::ALLOW_HEADERS)
+//!     .allowed_header("content-type")
 //!     .expose_headers(cors::EXPOSE_HEADERS);
 //! # let _ = cors;
 //! ```

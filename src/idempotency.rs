@@ -191,7 +191,7 @@ impl Idempotency {
         self.operated(cache)?.store.forget(id).await
     }
 
-    /// A page of records: at most `limit`, behind `after`.
+    /// A page of records behind `after`, in the order of their ids: at most `limit`. An empty page is the end.
     ///
     /// # Errors
     /// As for [`inspect`](Self::inspect).

@@ -13,8 +13,9 @@ use crate::{Claim, Enforcement, Key, Policy, RecordId, StoredResponse, fingerpri
 /// The request's place in idempotency: `web::ReqData<IdempotencyInfo>` in every handler under an
 /// [`IdempotencyKey`](crate::IdempotencyKey) or [`ExemptIdempotencyKey`](crate::ExemptIdempotencyKey).
 ///
-/// Where no claim protects the request (safe methods, exempt routes, optional ones without a key, and with
-/// `mode = observe` those that would have been refused or replayed) there is no key, it does not exist, and `attempt` is 0.
+/// Where no claim protects the request (safe methods, exempt routes, optional ones without a key) there is no key, it does
+/// not exist, and `attempt` is 0. With `mode = observe` a request that would have been replayed, or refused for another
+/// reason than its key or its payload, has its key and no claim.
 ///
 /// ```
 /// use actix_idempotency::IdempotencyInfo;
@@ -56,10 +57,24 @@ pub(crate) enum Stage {
     TakenInside,
     /// This instance let the request pass; one further in may still govern.
     Passed,
+    /// This instance only watches; one further in that enforces still governs.
+    Observing,
     /// This instance governs; nothing has run.
     Governing,
     /// The handler has started, and is to finish whatever happens to the connection.
     Running,
+}
+
+impl Stage {
+    /// Whether an instance in this stage leaves nothing to decide to one further in. One that only watches leaves
+    /// everything to one that enforces; of two that watch, one is enough.
+    pub(crate) fn governs(self, inner: Enforcement) -> bool {
+        match self {
+            Self::Governing | Self::Running => true,
+            Self::Observing => inner == Enforcement::Observe,
+            Self::Asking | Self::TakenInside | Self::Passed => false,
+        }
+    }
 }
 
 /// What a claim gives a handler to know.
@@ -186,7 +201,7 @@ impl IdempotencyInfo {
     /// An instance or a guard was reached after the decision: the most that it can do is keep the answer out of the store.
     pub(crate) fn declare_late(&self, policy: Policy) {
         if let Some(inner) = &self.0
-            && matches!(inner.stage.get(), Stage::Governing | Stage::Running)
+            && matches!(inner.stage.get(), Stage::Observing | Stage::Governing | Stage::Running)
         {
             inner.late_exempt.set(policy == Policy::Exempt);
         }

@@ -107,7 +107,7 @@ mod facade {
         }
     }
 
-    /// One call to a store, timed until it is dropped.
+    /// One call to a store, timed until it is answered.
     pub(crate) struct StoreCall<'a> {
         cache: &'a str,
         call: &'static str,

@@ -41,6 +41,7 @@
 
 use std::collections::BTreeMap;
 
+use actix_web::http::header::HeaderName;
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -183,8 +184,10 @@ fn refusals(settings: &Settings, policy: Policy) -> BTreeMap<u16, Vec<Problem>> 
     for problem in problems {
         by_status.entry(problem.status(&style).as_u16()).or_default().push(problem);
     }
-    // A replay has a status of its own, with the body of the first answer.
-    if let Some(status) = settings.conflict_status_code {
+    // A replay has a status of its own, with the body of the first answer. A manual handler answers itself.
+    if let Some(status) = settings.conflict_status_code
+        && !matches!(policy, Policy::Manual | Policy::OptionalManual)
+    {
         by_status.entry(status.as_u16()).or_default();
     }
     by_status
@@ -216,7 +219,8 @@ fn response(settings: &Settings, status: u16, problems: &[Problem]) -> Value {
     }
     if settings.conflict_status_code.is_some_and(|replay| replay.as_u16() == status) {
         says.push("A replay: the headers and the body of the first answer.".into());
-        if let Some(name) = &settings.replay_header {
+        let body = HeaderName::from_static("idempotency-body");
+        for name in settings.replay_header.iter().chain(&settings.expires_header).chain([&body]) {
             let name = header_name(name.as_str());
             headers.insert(name.clone(), json!({ "$ref": format!("#/components/headers/{name}") }));
         }

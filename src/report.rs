@@ -12,11 +12,12 @@ use crate::{Policy, RecordId, metrics};
 pub enum Outcome {
     /// It ran, and its response is stored.
     Stored,
-    /// It ran; its response is none that is stored, and the key is free.
+    /// It ran; its response is none that is stored, and the key is free. (With `lock.enable = false` also: the store could
+    /// not be asked afterwards.)
     NotStored,
     /// It ran; the store could not take the response in time, and the write goes on behind.
     WrittenBehind,
-    /// It ran too long: another owner took over, and their response stands.
+    /// It ran too long, or without a lock: another owner's response stands.
     Superseded,
     /// Its handler panicked.
     Panicked,

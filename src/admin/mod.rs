@@ -29,8 +29,10 @@ const PAGE: &str = include_str!("page.html");
 /// What a page of records holds at most.
 const MOST: usize = 500;
 
-/// How many records one request looks at for those that pass its filters.
+/// How many records one request looks at for those that pass its filters, and how many it holds at a time: they come with
+/// their responses.
 const MOST_LOOKED_AT: usize = 5_000;
+const AT_ONCE: usize = 50;
 
 impl Idempotency {
     /// A page for operators and the JSON behind it, to be mounted **behind an authorization of your own**: whoever reaches
@@ -62,7 +64,8 @@ impl Idempotency {
     /// Errors are problem+json. Requests need no key themselves; where an [`IdempotencyKey`](crate::IdempotencyKey) stands
     /// outside of an authorization that awaits, it can't see that, and needs an
     /// [`exempt`](crate::IdempotencyKey::exempt) pattern for this scope. A record on Redis is found by a look at all names there:
-    /// these pages are for people, not for loops.
+    /// these pages are for people, not for loops. They show the caches of this `Idempotency`: not a store that a wrap
+    /// brought with it. A key is found as the settings of the process read and scope it, not as a wrap was configured.
     pub fn admin_scope(&self) -> impl HttpServiceFactory + 'static {
         let no_store = DefaultHeaders::new().add((header::CACHE_CONTROL, "no-store"));
         web::scope("")
@@ -117,10 +120,10 @@ struct Listing {
 
 /// What a record must be like to be listed.
 struct Filter {
+    id: String,
     state: Option<RecordState>,
     status: Option<Statuses>,
     replayed: Option<bool>,
-    id: Option<String>,
 }
 
 impl Filter {
@@ -132,14 +135,30 @@ impl Filter {
         });
         let status =
             listing.status.as_deref().map(|list| Statuses::from_str(list).map_err(|error| Refusal::bad(&error)));
-        let id = listing.id.as_ref().map(|id| id.to_ascii_lowercase());
-        Ok(Self { state: state.transpose()?, status: status.transpose()?, replayed: listing.replayed, id })
+        let id = listing.id.as_deref().unwrap_or_default().to_ascii_lowercase();
+        if id.len() > 64 || !id.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            return Err(Refusal::bad("id is the beginning of a record id, which has 64 hexadecimal digits"));
+        }
+        Ok(Self { id, state: state.transpose()?, status: status.transpose()?, replayed: listing.replayed })
+    }
+
+    /// The last id before those that begin as asked for.
+    fn before(&self) -> Option<RecordId> {
+        let least: RecordId = format!("{:0<64}", self.id).parse().ok()?;
+        let mut bytes = *least.as_bytes();
+        let at = bytes.iter().rposition(|byte| *byte > 0)?;
+        bytes[at] -= 1;
+        bytes[at + 1..].fill(0xff);
+        Some(RecordId::from_bytes(bytes))
+    }
+
+    fn begins(&self, id: &RecordId) -> bool {
+        id.to_string().starts_with(&self.id)
     }
 
     fn passes(&self, record: &Inspection) -> bool {
         let status = || record.record.as_ref().and_then(|record| record.response().ok()).map(|r| r.status());
-        self.id.as_ref().is_none_or(|start| record.id.to_string().starts_with(start))
-            && self.state.is_none_or(|state| record.state == state)
+        self.state.is_none_or(|state| record.state == state)
             && self.replayed.is_none_or(|replayed| (record.replays.unwrap_or(0) > 0) == replayed)
             && self.status.as_ref().is_none_or(|statuses| status().is_some_and(|status| statuses.contains(status)))
     }
@@ -147,19 +166,22 @@ impl Filter {
 
 async fn list(idempotency: web::Data<Idempotency>, listing: web::Query<Listing>) -> Result<HttpResponse, Refusal> {
     let filter = Filter::of(&listing)?;
-    let cache = listing.cache.as_deref().unwrap_or("default");
+    let cache = cache_of(&idempotency, listing.cache.as_deref())?;
     let limit = listing.limit.unwrap_or(50).clamp(1, MOST);
     let after = listing.after.as_deref().map(id_of).transpose()?;
-    let mut after = after.max(filter.id.as_deref().and_then(before));
+    let mut after = after.max(filter.before());
     let mut records = Vec::new();
-    let mut looked_at = 0;
-    let next = loop {
-        let found = idempotency.list(cache, after, MOST).await?;
-        let last = found.len() < MOST;
-        looked_at += found.len();
+    for _ in 0..MOST_LOOKED_AT / AT_ONCE {
+        let found = idempotency.list(cache, after, AT_ONCE).await?;
+        if found.is_empty() {
+            return Ok(HttpResponse::Ok().json(Page { records, next: None }));
+        }
         for record in found {
+            // They come in the order of their ids.
+            if !filter.begins(&record.id) {
+                return Ok(HttpResponse::Ok().json(Page { records, next: None }));
+            }
             if records.len() == limit {
-                // There is one more to look at.
                 return Ok(HttpResponse::Ok().json(Page { records, next: after.map(|id| id.to_string()) }));
             }
             after = Some(record.id);
@@ -167,14 +189,15 @@ async fn list(idempotency: web::Data<Idempotency>, listing: web::Query<Listing>)
                 records.push(Row::of(cache, &record));
             }
         }
-        if last {
-            break None;
-        }
-        if looked_at >= MOST_LOOKED_AT {
-            break after.map(|id| id.to_string());
-        }
-    };
-    Ok(HttpResponse::Ok().json(Page { records, next }))
+    }
+    Ok(HttpResponse::Ok().json(Page { records, next: after.map(|id| id.to_string()) }))
+}
+
+/// The cache that is asked for, or the one that requests use where nothing else is said.
+fn cache_of<'a>(idempotency: &'a Idempotency, name: Option<&'a str>) -> Result<&'a str, Refusal> {
+    let name = name.unwrap_or(&idempotency.settings().storage.cache_name);
+    let known = idempotency.cache(name).map_err(|error| Refusal::new(StatusCode::NOT_FOUND, &error))?;
+    Ok(&known.name)
 }
 
 #[derive(Deserialize)]
@@ -190,11 +213,12 @@ async fn show(
     showing: web::Query<Showing>,
 ) -> Result<HttpResponse, Refusal> {
     let (cache, id) = path.into_inner();
-    let record = idempotency.inspect(&cache, &id_of(&id)?).await?.ok_or_else(Refusal::absent)?;
+    let cache = cache_of(&idempotency, Some(&cache))?;
+    let record = idempotency.inspect(cache, &id_of(&id)?).await?.ok_or_else(Refusal::absent)?;
     let response = record.record.as_ref().map(crate::Record::response).transpose().map_err(StoreError::from)?;
     let body =
         response.as_ref().filter(|_| showing.body).and_then(|response| response.body()).map(|body| Body::of(body));
-    Ok(HttpResponse::Ok().json(Detail::of(&cache, &record, response.as_ref(), body)))
+    Ok(HttpResponse::Ok().json(Detail::of(cache, &record, response.as_ref(), body)))
 }
 
 /// Whose key is looked for. Sent in a body: keys are not to be in URLs, which are logged.
@@ -220,7 +244,7 @@ async fn find(idempotency: web::Data<Idempotency>, finding: web::Json<Finding>) 
     }
     let key = Key::parse(finding.key.as_bytes(), settings.syntax, settings.max_key_length);
     let key = key.map_err(|invalid| Refusal::bad(&invalid))?;
-    let cache = finding.cache.as_deref().unwrap_or("default");
+    let cache = cache_of(&idempotency, finding.cache.as_deref())?;
     let principal = match (&finding.principal, &finding.authorization) {
         (Some(_), Some(_)) => return Err(Refusal::bad("principal or authorization, not both")),
         (Some(subject), None) => Principal::new(subject.clone()),
@@ -263,13 +287,14 @@ async fn forget(
     forgetting: web::Json<Forgetting>,
 ) -> Result<HttpResponse, Refusal> {
     let (cache, id) = path.into_inner();
+    let cache = cache_of(&idempotency, Some(&cache))?;
     let id = id_of(&id)?;
     let reason = forgetting.reason.trim();
     if reason.is_empty() {
         return Err(Refusal::bad("a reason is needed"));
     }
     let by = request.extensions().get::<Principal>().and_then(|principal| principal.subject().map(str::to_owned));
-    match idempotency.forget(&cache, &id).await? {
+    match idempotency.forget(cache, &id).await? {
         Forgotten::Removed => {
             tracing::warn!(cache, record = ?id, reason, by, "a record was forgotten: its key can run again");
             Ok(HttpResponse::Ok().json(serde_json::json!({ "forgotten": "removed" })))
@@ -277,16 +302,6 @@ async fn forget(
         Forgotten::Absent => Err(Refusal::absent()),
         Forgotten::InFlight => Err(Refusal::new(StatusCode::CONFLICT, "a live owner holds it; it stays")),
     }
-}
-
-/// The last id before those that begin so.
-fn before(start: &str) -> Option<RecordId> {
-    let least: RecordId = format!("{start:0<64}").parse().ok()?;
-    let mut bytes = *least.as_bytes();
-    let at = bytes.iter().rposition(|byte| *byte > 0)?;
-    bytes[at] -= 1;
-    bytes[at + 1..].fill(0xff);
-    Some(RecordId::from_bytes(bytes))
 }
 
 fn id_of(text: &str) -> Result<RecordId, Refusal> {
@@ -330,7 +345,11 @@ impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
         // Its cause tells an operator more than it does.
         let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, &format!("{error}{cause}"))
+        let status = match error {
+            StoreError::Unsupported(_) => StatusCode::NOT_IMPLEMENTED,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self::new(status, &format!("{error}{cause}"))
     }
 }
 

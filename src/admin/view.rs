@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, time::SystemTime};
 
-use actix_web::http::header::HttpDate;
+use actix_web::http::header::{self, HeaderName, HeaderValue, HttpDate};
 use serde::Serialize;
 
 use crate::{Idempotency, Inspection, RecordState, StoredResponse};
@@ -13,6 +13,8 @@ pub(super) struct Status<'a> {
     mode: &'static str,
     /// Where keys are sent.
     header: &'a str,
+    /// The cache that requests use where nothing else is said.
+    cache: &'a str,
     caches: Vec<Cache<'a>>,
 }
 
@@ -80,8 +82,9 @@ impl<'a> Status<'a> {
         let settings = idempotency.settings();
         let caches = settings.cache_names().into_iter();
         let caches = caches.filter_map(|name| Some(Cache { name, class: &settings.cache(name)?.class })).collect();
+        let cache = settings.storage.cache_name.as_str();
         let mode = if settings.is_observed() { "observe" } else { "enforce" };
-        Self { running: idempotency.running(), mode, header: settings.header.as_str(), caches }
+        Self { running: idempotency.running(), mode, header: settings.header.as_str(), cache, caches }
     }
 }
 
@@ -114,8 +117,12 @@ impl<'a> Detail<'a> {
     pub(super) fn of(cache: &'a str, record: &Inspection, stored: Option<&StoredResponse>, body: Option<Body>) -> Self {
         let mut row = Row::of(cache, record);
         if let (Some(response), Some(stored)) = (&mut row.response, stored) {
-            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-            let headers = stored.headers().iter().map(|(name, value)| (name.to_string(), text(value.as_bytes())));
+            let text = |name: &HeaderName, value: &HeaderValue| match name {
+                // Whoever has it is that user.
+                name if name == header::SET_COOKIE => "(not shown)".to_owned(),
+                _ => String::from_utf8_lossy(value.as_bytes()).into_owned(),
+            };
+            let headers = stored.headers().iter().map(|(name, value)| (name.to_string(), text(name, value)));
             response.headers = Some(headers.collect());
             response.body = body;
         }

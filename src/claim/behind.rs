@@ -16,12 +16,12 @@ const MAX_RELEASES: usize = 1024;
 impl Cache {
     /// Frees a claim on the background thread, again and again until the lease would have ended.
     pub(super) fn release_behind(self: &Arc<Self>, claim: Claim, fate: Fate, terms: &Terms) {
-        let Some(behind) = Behind::enter(self, &claim) else { return };
+        let Some(freeing) = Freeing::enter(self, &claim) else { return };
         let (timeout, limit) = (terms.timeout, terms.lease.min(terms.retry_for));
         // Shutdown waits for it: nobody else frees this claim.
         let running = self.operations.track();
         background::spawn(async move {
-            let release = || behind.cache.call("release", behind.cache.store.release(&claim, fate)).within(timeout);
+            let release = || freeing.cache.call("release", freeing.cache.store.release(&claim, fate)).within(timeout);
             let freed = retry(limit, release).await;
             if let Err(error) = freed {
                 tracing::warn!(error = %error, record = ?claim.id, "a claim could not be freed; it ends with its lease");
@@ -34,7 +34,7 @@ impl Cache {
     /// after the release did; so it is asked for a few times more.
     fn give_up_behind(self: &Arc<Self>, request: &BeginRequest, terms: &Terms) {
         let claim = request.gives_up();
-        let Some(behind) = Behind::enter(self, &claim) else { return };
+        let Some(freeing) = Freeing::enter(self, &claim) else { return };
         let (timeout, lease) = (terms.timeout, terms.lease);
         background::spawn(async move {
             let start = Instant::now();
@@ -42,7 +42,7 @@ impl Cache {
                 tokio::time::sleep(pause).await;
                 let left = lease.saturating_sub(start.elapsed());
                 let release =
-                    || behind.cache.call("release", behind.cache.store.release(&claim, Fate::Free)).within(timeout);
+                    || freeing.cache.call("release", freeing.cache.store.release(&claim, Fate::Free)).within(timeout);
                 let freed = retry(left, release).await;
                 if !matches!(freed, Ok(false)) {
                     return;
@@ -69,23 +69,23 @@ impl Drop for Underway<'_> {
 }
 
 /// The right to free a claim behind.
-struct Behind {
+struct Freeing {
     cache: Arc<Cache>,
     _counted: metrics::Behind,
 }
 
-impl Behind {
+impl Freeing {
     fn enter(cache: &Arc<Cache>, claim: &Claim) -> Option<Self> {
-        let behind = Self { cache: cache.clone(), _counted: metrics::Behind::starts() };
+        let freeing = Self { cache: cache.clone(), _counted: metrics::Behind::starts() };
         if cache.releases.fetch_add(1, Relaxed) < MAX_RELEASES {
-            return Some(behind);
+            return Some(freeing);
         }
         tracing::warn!(record = ?claim.id, "too many claims wait to be freed; this one ends with its lease");
         None
     }
 }
 
-impl Drop for Behind {
+impl Drop for Freeing {
     fn drop(&mut self) {
         self.cache.releases.fetch_sub(1, Relaxed);
     }

@@ -2,6 +2,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
+use futures_util::FutureExt as _;
 use tokio::time::Instant;
 
 use super::{Cache, Question, Terms, keeper::Keeping, local::Holding, retry};
@@ -23,10 +24,10 @@ pub(crate) enum Written {
     Stored,
     /// The store could not take it in time; it is tried again.
     Behind,
-    /// Another owner took over; their record, when they have completed.
+    /// Another owner took over, or was first where nothing is locked; their record, when it is known.
     Superseded(Option<Record>),
-    /// It ran without a claim, and somebody else was first.
-    Not,
+    /// It ran without a claim, and the store could not be asked for one afterwards.
+    Lost,
 }
 
 type Upkeep = (Option<Keeping>, Holding);
@@ -85,10 +86,16 @@ impl Held {
     async fn write(mut self: Box<Self>) -> Written {
         if let State::CompletingUnlocked(question, record) = &self.state {
             let (question, record) = (*question, record.clone());
-            let Some(claim) = Box::pin(self.claim_late(question)).await else { return Written::Not };
-            self.state = State::Completing(claim, record);
+            let late = Box::pin(self.claim_late(question)).await;
+            self.state = match late {
+                Ok(claim) => State::Completing(claim, record),
+                Err(written) => {
+                    self.state = State::Ended;
+                    return written;
+                }
+            };
         }
-        let State::Completing(claim, record) = &self.state else { return Written::Not };
+        let State::Completing(claim, record) = &self.state else { return Written::Lost };
         let call = self.cache.call("complete", self.cache.store.complete(claim, record, self.terms.ttl));
         match call.within(self.terms.timeout).await {
             Ok(completion) => {
@@ -101,6 +108,19 @@ impl Held {
                 // The drop hands the write on.
                 Written::Behind
             }
+        }
+    }
+
+    /// As [`complete`](Self::complete), where nobody waits: in a store of this process at once, in another one behind.
+    pub(crate) fn complete_unwaited(self: Box<Self>, record: Record) {
+        if self.cache.store.leases() {
+            let running = self.cache.operations.track();
+            background::spawn(async move {
+                drop(self.complete(record).await);
+                drop(running);
+            });
+        } else {
+            drop(self.complete(record).now_or_never());
         }
     }
 
@@ -135,19 +155,24 @@ impl Held {
             }
             State::Releasing(claim) => self.cache.release_behind(claim, Fate::Free, &self.terms),
             State::Completing(claim, record) => self.complete_behind(claim, record),
-            State::Unlocked(_) | State::CompletingUnlocked(..) | State::Ended => {}
+            State::CompletingUnlocked(question, record) => {
+                let rest = Self::unlocked(self.cache.clone(), self.terms.clone(), question);
+                rest.complete_unwaited(record);
+            }
+            State::Unlocked(_) | State::Ended => {}
         }
     }
 
     /// Without a lock the record is claimed only now, for as long as storing it takes; whoever was first stays.
-    async fn claim_late(&self, question: Question) -> Option<Claim> {
+    async fn claim_late(&self, question: Question) -> Result<Claim, Written> {
         let request = question.begin(OwnerToken::random(), &self.terms);
         match self.cache.begin(&request, &self.terms).await {
-            Ok(Begin::Fresh { claim, .. }) => Some(claim),
-            Ok(_) => None,
+            Ok(Begin::Fresh { claim, .. }) => Ok(claim),
+            Ok(_) => Err(Written::Superseded(None)),
             Err(error) => {
+                metrics::write_lost();
                 tracing::warn!(%error, record = ?question.id, "the response of an operation without a lock is not stored");
-                None
+                Err(Written::Lost)
             }
         }
     }

@@ -23,7 +23,7 @@ use self::{
 };
 pub(crate) use self::{
     held::{Held, Written},
-    terms::Terms,
+    terms::{Terms, century},
 };
 use crate::{
     Begin, BeginRequest, Fingerprint, Mode, OwnerToken, Record, RecordId, Store, StoreError, StoreFuture,
@@ -50,7 +50,6 @@ pub(crate) struct Question {
 }
 
 /// The answer to a question.
-#[expect(clippy::large_enum_variant, reason = "one per request, taken apart at once")]
 pub(crate) enum Claimed {
     Run { held: Box<Held>, previous: Option<Record> },
     Completed { record: Record, remaining: Duration },
@@ -60,7 +59,6 @@ pub(crate) enum Claimed {
 }
 
 /// An answer, or where the first request runs.
-#[expect(clippy::large_enum_variant, reason = "one per request, taken apart at once")]
 enum Asked {
     Answer(Claimed),
     InFlight(InFlight),

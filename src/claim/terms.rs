@@ -25,8 +25,6 @@ impl Terms {
     /// `settings.storage` must be those of the cache.
     pub(crate) fn new(settings: &Settings, store: &dyn Store) -> Self {
         let LockSettings { ttl, lease, enable, timeout, max_waiters, .. } = settings.lock;
-        // What is for ever in a setting is a century here, so that it can be added to the time of day.
-        let century = |duration: Duration| duration.min(Duration::from_secs(100 * 366 * 24 * 60 * 60));
         let (ttl, lease, timeout) = (ttl.map(century), century(lease), century(timeout));
         let max_run = century(settings.limits.max_run);
         let (lease, renewed_for) = match ttl {
@@ -43,9 +41,14 @@ impl Terms {
             wait: if settings.is_observed() { Duration::ZERO } else { timeout },
             max_waiters,
             on_unknown: settings.on_unknown,
-            ttl: settings.storage.ttl,
+            ttl: century(settings.storage.ttl),
             timeout: century(settings.storage.timeout),
             retry_for: century(settings.storage.retry_for),
         }
     }
+}
+
+/// What is for ever in a setting is a century here, so that it can be added to the time of day.
+pub(crate) fn century(duration: Duration) -> Duration {
+    duration.min(Duration::from_secs(100 * 366 * 24 * 60 * 60))
 }

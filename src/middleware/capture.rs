@@ -13,7 +13,6 @@ use actix_web::{
     },
 };
 use bytes::{Bytes, BytesMut};
-use futures_util::FutureExt as _;
 
 use super::{AnswerBody, body::Recording, replay::replay, run::Run};
 use crate::{
@@ -106,12 +105,12 @@ where
     match written {
         // A late owner's client gets the answer that everybody gets.
         Written::Superseded(Some(winner)) => {
-            if let Ok(response) = replay(&winner, ttl, &run.config) {
+            if let Ok(response) = replay(&winner, None, &run.config) {
                 return Ok(ServiceResponse::new(request, response));
             }
         }
         Written::Stored | Written::Behind => run.config.tell_expiry(response.headers_mut(), ttl),
-        Written::Superseded(None) | Written::Not => {}
+        Written::Superseded(None) | Written::Lost => {}
     }
     Ok(ServiceResponse::new(request, response.set_body(AnswerBody::whole(bytes))))
 }
@@ -155,9 +154,8 @@ fn observe(stored: Option<&ResponseHead>, held: Box<Held>, mut run: Run) {
     };
     let record = record_of(response, None, &run.config.settings);
     run.witness.writes(&record);
-    if let Some(written) = held.complete(record).now_or_never() {
-        run.witness.sees(written.outcome());
-    }
+    run.witness.sees(Outcome::Stored);
+    held.complete_unwaited(record);
 }
 
 impl Written {
@@ -166,7 +164,7 @@ impl Written {
             Self::Stored => Outcome::Stored,
             Self::Behind => Outcome::WrittenBehind,
             Self::Superseded(_) => Outcome::Superseded,
-            Self::Not => Outcome::NotStored,
+            Self::Lost => Outcome::NotStored,
         }
     }
 }

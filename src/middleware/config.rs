@@ -16,7 +16,7 @@ use super::Plan;
 use crate::{
     ConfigError, Idempotency, Key, KeyEncoder, KeyRequest, Mode, Policy, Principal, RecordId, Scope, Settings,
     builder::rules_of,
-    claim::{Cache, Question, Terms},
+    claim::{Cache, Question, Terms, century},
     idempotency::{PrincipalFn, record_id},
     operations::Operations,
     policy::Rules,
@@ -103,7 +103,8 @@ impl Config {
     /// Tells until when a stored answer is kept.
     pub(super) fn tell_expiry(&self, headers: &mut HeaderMap, remaining: Duration) {
         if let Some(name) = &self.settings.expires_header
-            && let Some(expires) = SystemTime::now().checked_add(remaining)
+            // The format has years of four digits.
+            && let Some(expires) = SystemTime::now().checked_add(century(remaining))
             && let Ok(value) = HttpDate::from(expires).try_into_value()
         {
             headers.insert(name.clone(), value);

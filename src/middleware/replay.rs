@@ -24,10 +24,10 @@ const OF_THE_BODY: [HeaderName; 7] = [
     HeaderName::from_static("content-md5"),
 ];
 
-/// `remaining`: how long the record will be there.
+/// `remaining`: how long the record will be there, when that is known.
 pub(super) fn replay<B: MessageBody + 'static>(
     record: &Record,
-    remaining: Duration,
+    remaining: Option<Duration>,
     config: &Config,
 ) -> Result<HttpResponse<AnswerBody<B>>, UnreadableRecord> {
     let stored = record.response()?;
@@ -46,6 +46,8 @@ pub(super) fn replay<B: MessageBody + 'static>(
     if let Some(marker) = &config.settings.replay_header {
         headers.insert(marker.clone(), HeaderValue::from_static("true"));
     }
-    config.tell_expiry(headers, remaining);
+    if let Some(remaining) = remaining {
+        config.tell_expiry(headers, remaining);
+    }
     Ok(response)
 }

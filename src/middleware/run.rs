@@ -45,7 +45,9 @@ where
     B: MessageBody + 'static,
 {
     let observed = run.config.settings.is_observed();
-    if run.config.settings.on_disconnect == OnDisconnect::Finish && !observed {
+    if observed {
+        run.info.set_stage(Stage::Observing);
+    } else if run.config.settings.on_disconnect == OnDisconnect::Finish {
         run.info.set_stage(Stage::Running);
     }
     let outline = entry.outline();

@@ -113,7 +113,7 @@ where
         };
         match &outer {
             // Middleware that awaits hid this instance from the one outside, which has decided by now.
-            Some(outer) if matches!(outer.stage(), Stage::Governing | Stage::Running) => {
+            Some(outer) if outer.stage().governs(config.settings.mode) => {
                 outer.declare_late(config.policy(&request, false));
                 return CallFuture::passing(self.service.call(request));
             }
@@ -196,7 +196,6 @@ where
         let key = match key {
             Ok(Some(key)) => key,
             Ok(None) if matches!(policy, Policy::Optional | Policy::OptionalManual) => {
-                self.info.set_stage(Stage::Passed);
                 return self.pass(body, Outcome::Keyless).await;
             }
             Ok(None) => return self.refuse(body, Problem::MissingKey).await,
@@ -223,11 +222,17 @@ where
         // May it run?
         let running = match config.operations.start() {
             Ok(running) => running,
-            Err(problem) => return self.refuse(body, problem).await,
+            Err(problem) => {
+                self.tell_observed(&key, id);
+                return self.refuse(body, problem).await;
+            }
         };
         let mut waited = Duration::ZERO;
         let claimed = config.cache.claim(question, &config.terms, &mut waited).await;
         self.witness.waited(waited);
+        if !matches!(claimed, Ok(Claimed::Run { .. } | Claimed::Mismatch)) {
+            self.tell_observed(&key, id);
+        }
         let error = match claimed {
             Ok(Claimed::Run { held, previous }) => match previous.map(|record| record.response()).transpose() {
                 Ok(previous) => return self.run(body, key, id, held, previous, running).await,
@@ -236,16 +241,10 @@ where
                     StoreError::from(unreadable)
                 }
             },
-            // While requests are only observed: the handler runs, and still calls others under the keys of the first run.
             Ok(Claimed::Completed { .. }) if config.settings.is_observed() => {
-                self.info.grant(key, id, config.settings.mode, None, None);
                 return self.pass(body, Outcome::Replayed).await;
             }
-            Ok(Claimed::InFlight) if config.settings.is_observed() => {
-                self.info.grant(key, id, config.settings.mode, None, None);
-                return self.pass(body, Outcome::InFlight).await;
-            }
-            Ok(Claimed::Completed { record, remaining }) => match replay(&record, remaining, &config) {
+            Ok(Claimed::Completed { record, remaining }) => match replay(&record, Some(remaining), &config) {
                 Ok(response) => {
                     self.witness.sees(Outcome::Replayed);
                     return Ok(self.entry.answer(response));
@@ -295,6 +294,13 @@ where
         run::run(&service, entry, body, Run { config, info, held: Some(held), running, witness }).await
     }
 
+    /// A request that is only observed runs in any case, and is to call others under the keys of the first run.
+    fn tell_observed(&self, key: &Key, id: RecordId) {
+        if self.config.settings.is_observed() {
+            self.info.grant(key.clone(), id, self.config.settings.mode, None, None);
+        }
+    }
+
     /// Answers with a problem. Where requests are only observed, this one runs all the same.
     ///
     /// Boxed, as `pass`: the way of few would make the future of each request larger, which is moved often.
@@ -315,6 +321,7 @@ where
     fn pass(mut self, body: RequestBody, outcome: Outcome) -> Answering<B> {
         Box::pin(async move {
             self.witness.sees(outcome);
+            self.info.set_stage(if outcome == Outcome::Keyless { Stage::Passed } else { Stage::Observing });
             let mut response = self.entry.enter(&self.service, body.into_payload()).await?;
             if let Some(name) = &self.config.settings.observe_header
                 && outcome != Outcome::Keyless

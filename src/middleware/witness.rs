@@ -109,6 +109,9 @@ impl Witness {
 
 impl Drop for Account {
     fn drop(&mut self) {
+        if self.outcome == Outcome::Abandoned && std::thread::panicking() {
+            self.outcome = Outcome::Panicked;
+        }
         let _in = self.span.enter();
         self.span.record("outcome", self.outcome.name());
         self.span.record("waited", tracing::field::debug(self.waited));

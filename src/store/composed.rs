@@ -201,7 +201,7 @@ impl Store for ComposedStore {
     }
 
     fn list(&self, _after: Option<RecordId>, _limit: usize) -> StoreFuture<'_, Vec<Inspection>> {
-        StoreFuture::ready(Err(StoreError::unavailable("a custom storage can't list its records")))
+        StoreFuture::ready(Err(StoreError::Unsupported("list its records")))
     }
 }
 

@@ -69,7 +69,8 @@ pub trait Store: Send + Sync + 'static {
     /// Removes a completed record or one whose owner was lost. A live claim stays.
     fn forget<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Forgotten>;
 
-    /// Some records, starting behind `after`, in an order of the store's own; at most `limit`.
+    /// A page of records behind `after`, in the ascending order of their ids: at most `limit`, and fewer than there are only
+    /// if they are none. An empty page is the end.
     fn list(&self, after: Option<RecordId>, limit: usize) -> StoreFuture<'_, Vec<Inspection>>;
 
     /// Whether a claim needs renewing to stay alive. `false`: claims die with the process that holds them.
@@ -290,6 +291,9 @@ pub enum StoreError {
     /// It is full, and nothing may be evicted.
     #[error("the store is full")]
     Full,
+    /// It is not made for that.
+    #[error("this store can't {0}")]
+    Unsupported(&'static str),
     /// It holds something that this crate can't read.
     #[error("the store holds an unreadable record")]
     Unreadable(#[from] crate::UnreadableRecord),

@@ -49,7 +49,7 @@ fn a_body_that_would_be_refused_arrives_whole() {
 }
 
 #[test]
-fn a_store_that_is_down_harms_nobody() {
+fn a_store_that_is_full_harms_nobody() {
     let server = Server::start(&[
         OBSERVE[0],
         OBSERVE[1],
@@ -71,12 +71,25 @@ fn a_client_that_leaves_takes_its_handler_with_it() {
     client.write(&Request::post("/slow?ms=500").key(&key).bytes());
     log.wait_for("start", 1);
     client.reset();
-    // The key is free as soon as the handler is gone; while it ran on, this would be told as in flight.
-    crate::common::eventually("the handler is gone", || match server.post("/slow?ms=0", &key).value("x-would-be") {
-        None | Some("key-reused") => Ok(()),
-        Some(other) => Err(other.to_owned()),
+    // The key is free as soon as the handler is gone. Had it gone on, this would be told as in flight, and then as replayed.
+    let mut told = None;
+    crate::common::eventually("the handler is gone", || {
+        told = server.post("/slow?ms=500", &key).value("x-would-be").map(str::to_owned);
+        if told.as_deref() == Some("in-flight") { Err("in flight") } else { Ok(()) }
     });
+    assert_eq!(told, None);
     assert_eq!(log.count("end"), log.count("start") - 1, "the first never came to its end");
+}
+
+#[test]
+#[cfg(feature = "redis")]
+fn a_store_that_is_down_harms_nobody() {
+    let mut redis = crate::redis::fixture::Redis::start();
+    let log = crate::common::RunLog::new();
+    let server = redis.server(&log, &OBSERVE);
+    redis.kill();
+    let down = server.post("/items", &fresh_key());
+    assert_eq!((down.status, down.value("x-would-be")), (201, Some("store-unavailable")));
 }
 
 /// What was only watched is never the answer to anybody.
@@ -96,4 +109,38 @@ fn what_was_observed_is_not_replayed_when_it_is_enforced() {
     let enforced = redis.server(&log, &[]);
     assert_eq!(enforced.post("/items", &key).status, 201);
     assert!(enforced.post("/items", &key).is_replay());
+}
+
+/// What nobody waits for must not look like a network that swallows answers: connections were thrown away for it.
+#[test]
+#[cfg(feature = "redis")]
+fn observing_keeps_its_connections() {
+    let redis = crate::redis::fixture::Redis::start();
+    let log = crate::common::RunLog::new();
+    let server = redis.server(&log, &OBSERVE);
+    let made = || {
+        let stats: String = redis::cmd("INFO").arg("stats").query(&mut redis.connect()).unwrap();
+        let line = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:")).unwrap();
+        line.trim().parse::<u32>().unwrap()
+    };
+    let before = made();
+    for _ in 0..10 {
+        at_once(10, |_| server.post("/slow?ms=5", &fresh_key()));
+    }
+    let after = made();
+    assert!(after < before + 15, "{} connections", after - before);
+}
+
+/// Without a lock the record is claimed when the run is over, by which time nobody waits.
+#[test]
+#[cfg(feature = "redis")]
+fn what_ran_without_a_lock_is_observed_too() {
+    let redis = crate::redis::fixture::Redis::start();
+    let log = crate::common::RunLog::new();
+    let server = redis.server(&log, &[OBSERVE[0], OBSERVE[1], ("IDEMPOTENCY_KEY__LOCK__ENABLE", "false")]);
+    let key = fresh_key();
+    crate::common::eventually("it is stored", || match server.post("/items", &key).value("x-would-be") {
+        Some("replayed") => Ok(()),
+        other => Err(other.map(str::to_owned)),
+    });
 }

@@ -137,7 +137,8 @@ fn what_can_not_be_is_refused_with_a_problem() {
     refused(get(&server, "records?status=old"), 400, "status");
     refused(get(&server, "records?after=17"), 400, "64 hexadecimal digits");
     refused(get(&server, "records?limits=17"), 400, "limits");
-    refused(get(&server, "records?cache=nowhere"), 503, "nowhere");
+    refused(get(&server, "records?cache=nowhere"), 404, "nowhere");
+    refused(get(&server, "records?id=zz"), 400, "64 hexadecimal digits");
     refused(get(&server, &format!("records/default/{}", "0".repeat(64))), 404, "no such record");
     refused(tell(&server, "find", &json!({})), 400, "key");
     refused(tell(&server, "find", &json!({ "key": "a b" })), 400, "quoted");

@@ -211,7 +211,7 @@ impl Store for MemoryStore {
         StoreFuture::ready(Ok(forgotten))
     }
 
-    /// In the order of ids. Each page looks at all records: meant for people, not for loops.
+    /// Each page looks at all records: meant for people, not for loops.
     fn list(&self, after: Option<RecordId>, limit: usize) -> StoreFuture<'_, Vec<Inspection>> {
         let now = self.shared.clock.now();
         let mut ids: Vec<RecordId> = Vec::new();

@@ -18,18 +18,13 @@ local function expire()
   redis.call('PEXPIRE', KEYS[1], string.format('%.0f', keep))
 end
 
--- Somebody asked for the operation. Only told to operators: an answer must not fail for it.
-local function seen()
-  redis.pcall('HSET', KEYS[1], 'u', string.format('%.0f', now))
-end
-
 local function claim(attempt, fence, taken_over)
   fence = math.max(now_us, fence + 1)
   local now_text = string.format('%.0f', now)
   redis.call('HSET', KEYS[1], 'v', '1', 's', 'I', 'o', ARGV[1], 'f', ARGV[2], 'a', attempt,
     'n', string.format('%.0f', fence), 'l', string.format('%.0f', now + ARGV[3]), 't', taken_over, 'u', now_text)
-  redis.call('HSETNX', KEYS[1], 'c', now_text)
   expire()
+  redis.pcall('HSETNX', KEYS[1], 'c', now_text)
   return {'A', attempt, fence, taken_over, ARGV[5] == 'again' and redis.call('HGET', KEYS[1], 'r')}
 end
 
@@ -57,7 +52,8 @@ end
 
 if state == 'D' then
   if ARGV[5] == 'once' then
-    seen()
+    -- Only told to operators: an answer must not fail for it.
+    redis.pcall('HSET', KEYS[1], 'u', string.format('%.0f', now))
     redis.pcall('HINCRBY', KEYS[1], 'k', 1)
     return {'R', redis.call('HGET', KEYS[1], 'r'), redis.call('PTTL', KEYS[1])}
   end
@@ -75,7 +71,6 @@ if owner == ARGV[1] then
   expire()
   return {'A', attempt, fence, tonumber(redis.call('HGET', KEYS[1], 't')), redis.call('HGET', KEYS[1], 'r')}
 end
-seen()
 if lease_ends > now then return {'P', lease_ends - now} end
 if ARGV[6] == 'reject' then return {'X'} end
 if beneath_ends and beneath_ends <= now then

@@ -221,15 +221,22 @@ impl Store for RedisStore {
         })
     }
 
-    /// In the order of ids. Each page scans all names: meant for people, not for loops.
+    /// Each page scans all names: meant for people, not for loops.
     fn list(&self, after: Option<RecordId>, limit: usize) -> StoreFuture<'_, Vec<Inspection>> {
         StoreFuture::boxed(async move {
-            let ids = self.ids(after, limit).await?;
-            let mut page = Vec::with_capacity(ids.len());
-            for id in ids {
-                page.extend(self.inspected(id).await?);
+            let mut after = after;
+            loop {
+                let ids = self.ids(after, limit).await?;
+                let mut page = Vec::with_capacity(ids.len());
+                for id in &ids {
+                    page.extend(self.inspected(*id).await?);
+                }
+                // All of a page can have expired since its names were read.
+                if ids.is_empty() || !page.is_empty() {
+                    return Ok(page);
+                }
+                after = ids.last().copied();
             }
-            Ok(page)
         })
     }
 

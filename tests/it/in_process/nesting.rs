@@ -2,13 +2,15 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use actix_idempotency::{ExemptIdempotencyKey, Idempotency, IdempotencyInfo, IdempotencyKey, Policy, guard};
+use actix_idempotency::{
+    Enforcement, ExemptIdempotencyKey, Idempotency, IdempotencyInfo, IdempotencyKey, Policy, guard,
+};
 use actix_service::{IntoServiceFactory as _, ServiceFactory as _};
 use actix_web::{
     App, Error, HttpResponse,
     body::MessageBody,
     dev::{AppConfig, ServiceRequest, ServiceResponse},
-    middleware::{Next, from_fn},
+    middleware::{Condition, Next, from_fn},
     rt,
     test::{TestRequest, init_service},
     web,
@@ -209,4 +211,29 @@ fn without_set_up_the_pair_uses_one_store_for_the_process() {
     };
     send_one();
     send_one();
+}
+
+/// An instance that only watches, hidden from one inside by middleware that awaits, took the claim away from it.
+#[test]
+fn an_observing_instance_leaves_everything_to_an_enforcing_one_inside() {
+    alone(|| async {
+        for hidden in [false, true] {
+            let runs = Runs::default();
+            let counting = runs.clone();
+            let handler = move || {
+                let n = counting.next();
+                async move { HttpResponse::Created().body(n.to_string()) }
+            };
+            let inner = IdempotencyKey::default().configure(|settings| settings.mode = Enforcement::Enforce);
+            let scope = web::scope("/pay").wrap(inner).route("", web::post().to(handler));
+            let app = app!(
+                .service(scope.wrap(Condition::new(hidden, from_fn(pass))))
+                .wrap(IdempotencyKey::default().configure(|settings| settings.mode = Enforcement::Observe))
+            );
+            assert_eq!(send(&app, post("/pay", None)).await.0, 400, "{hidden}");
+            assert_eq!(send(&app, post("/pay", Some("k"))).await.0, 201, "{hidden}");
+            let (status, headers, _) = send(&app, post("/pay", Some("k"))).await;
+            assert_eq!((status.as_u16(), headers.contains_key(MARKER), runs.0.get()), (409, true, 1), "{hidden}");
+        }
+    });
 }

@@ -176,3 +176,18 @@ async fn lock_class_redis_serves_custom_storages() {
     assert!(lock.acquire(&name, OwnerToken::random(), TTL).await.unwrap());
     assert_eq!(idempotency.forget("default", &id).await.unwrap(), Forgotten::InFlight, "another process holds it");
 }
+
+/// What is only told to operators may be forbidden: a claim was left behind without an end.
+#[actix_web::test]
+async fn a_claim_has_an_end_whatever_an_operator_forbade() {
+    let redis = Redis::start();
+    let mut connection = redis.connect();
+    redis::cmd("ACL").arg(&["SETUSER", "default", "-hsetnx", "-hincrby"]).exec(&mut connection).unwrap();
+    let store = store(&redis);
+    let claim = claim(&store, &ask(1)).await;
+    let name = redis.names().pop().unwrap();
+    let left: i64 = redis::cmd("TTL").arg(&name).query(&mut connection).unwrap();
+    assert!(left > 0, "{left}");
+    store.complete(&claim, &record(1), TTL).await.unwrap();
+    assert!(matches!(store.begin(&ask(1)).await.unwrap(), Begin::Completed { .. }));
+}
