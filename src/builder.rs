@@ -2,12 +2,13 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use actix_web::dev::ServiceRequest;
+use actix_web::{dev::ServiceRequest, http::Method};
 use parking_lot::Mutex;
 
 use crate::{
     BasicKeyEncoder, CanonicalJsonEncoder, ComposedStore, ConfigError, DjangoKeyEncoder, Idempotency, KeyEncoder, Lock,
-    MemoryLimits, MemoryStore, OnError, Policy, Principal, Settings, Storage, StorageSettings, Store, ThreadLock,
+    MemoryLimits, MemoryStore, Methods, OnError, Policy, Principal, Settings, Storage, StorageSettings, Store,
+    ThreadLock,
     claim::Cache,
     idempotency::{PrincipalFn, Shared},
     lock::AnyLock,
@@ -206,6 +207,15 @@ pub(crate) fn rules_of(settings: &Settings) -> Result<Rules, ConfigError> {
 }
 
 fn warn_of_given_up_promises(settings: &Settings) {
+    if settings.is_observed() {
+        tracing::warn!("mode = observe: every request runs, retries too; what would have become of it is only told");
+    }
+    if let Methods::List(methods) = &settings.methods {
+        let known = [Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+        for method in methods.iter().filter(|method| !known.contains(method)) {
+            tracing::warn!(%method, "methods: not one of POST, PUT, PATCH and DELETE; is it meant?");
+        }
+    }
     if !settings.lock.enable {
         tracing::warn!("lock.enable = false: duplicates may run side by side");
     }

@@ -1,11 +1,11 @@
 //! What can be wrong before a server listens.
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 use crate::{Policy, StoreError};
 
 /// A mistake in the configuration. Each names what is wrong, where it was said, and what would be accepted.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// A settings file can't be read or is no TOML.
@@ -100,13 +100,24 @@ pub enum ConfigError {
     },
 }
 
+/// As `Display`: what a `main` prints that returns it.
+impl fmt::Debug for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 /// The chain below a store's error, which says what a person can mend.
 fn cause(error: &StoreError) -> String {
     let mut text = String::new();
     let mut next = std::error::Error::source(error);
     while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
+        let cause_text = cause.to_string();
+        // Some say their causes themselves.
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
         next = cause.source();
     }
     text

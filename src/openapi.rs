@@ -2,7 +2,9 @@
 //! instead of the handler's, and the marks of a replay, as the settings in force make them.
 //!
 //! [`components`] goes into the document once, [`operation`] into every operation. Both are JSON text of OpenAPI 3.1,
-//! so that they can be put into a document of any origin. With utoipa:
+//! so that they can be put into a document of any origin. A replay has the headers of the first answer and those of
+//! `components.headers` more: refer to them in the operation's own responses, as
+//! `"Idempotent-Replayed": {"$ref": "#/components/headers/Idempotent-Replayed"}`. With utoipa:
 //!
 //! ```
 //! use actix_idempotency::{Policy, Settings, openapi};
@@ -30,7 +32,10 @@
 //!             serde_json::from_str(&openapi::operation(&settings, Policy::Required)).expect("an operation");
 //!         let pay = api.paths.paths.get_mut("/payments").and_then(|path| path.post.as_mut()).expect("there it is");
 //!         pay.parameters.get_or_insert_default().extend(more.parameters.unwrap_or_default());
-//!         pay.responses.responses.extend(more.responses.responses);
+//!         for (status, response) in more.responses.responses {
+//!             // What the API says of a status itself stays.
+//!             pay.responses.responses.entry(status).or_insert(response);
+//!         }
 //!     }
 //! }
 //!
@@ -46,17 +51,20 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     OnUnknown, Policy, Settings, Syntax,
-    problem::{self, Problem, ProblemStyle},
+    problem::{self, Problem, ProblemStyle, header_name},
 };
 
 /// The `components` of a document: parameters `IdempotencyKey` and `OptionalIdempotencyKey`, the schema
-/// `IdempotencyProblem`, responses `Idempotency400` and so on, and the headers of a replay.
+/// `IdempotencyProblem`, responses `Idempotency400` and so on (`OptionalIdempotency400` where a policy has less to say),
+/// and the headers of a replay.
 #[must_use]
 pub fn components(settings: &Settings) -> String {
-    let responses: Map<String, Value> = refusals(settings, Policy::Required)
-        .into_iter()
-        .map(|(status, problems)| (format!("Idempotency{status}"), response(settings, status, &problems)))
-        .collect();
+    let mut responses = Map::new();
+    for policy in [Policy::Optional, Policy::OptionalManual, Policy::Manual, Policy::Required] {
+        for (status, problems) in refusals(settings, policy) {
+            responses.insert(name_of(settings, status, policy), response(settings, status, &problems, policy));
+        }
+    }
     json!({
         "parameters": {
             "IdempotencyKey": parameter(settings, true),
@@ -80,7 +88,10 @@ pub fn operation(settings: &Settings, policy: Policy) -> String {
     };
     let responses: Map<String, Value> = refusals(settings, policy)
         .into_keys()
-        .map(|status| (status.to_string(), json!({ "$ref": format!("#/components/responses/Idempotency{status}") })))
+        .map(|status| {
+            let name = name_of(settings, status, policy);
+            (status.to_string(), json!({ "$ref": format!("#/components/responses/{name}") }))
+        })
         .collect();
     json!({
         "parameters": [{ "$ref": format!("#/components/parameters/{parameter}") }],
@@ -105,7 +116,7 @@ fn parameter(settings: &Settings, required: bool) -> Value {
     };
     let most = settings.max_key_length;
     json!({
-        "name": header_name(settings.header.as_str()),
+        "name": header_name(&settings.header),
         "in": "header",
         "required": required,
         "description": format!(
@@ -116,33 +127,19 @@ fn parameter(settings: &Settings, required: bool) -> Value {
     })
 }
 
-/// As people write header names, which have no case.
-fn header_name(name: &str) -> String {
-    let words = name.split('-').map(|word| {
-        let mut letters = word.chars();
-        let first = letters.next().map(|c| c.to_ascii_uppercase());
-        first.into_iter().chain(letters).collect::<String>()
-    });
-    words.collect::<Vec<_>>().join("-")
-}
-
 fn headers(settings: &Settings) -> Value {
     let mut headers = Map::new();
-    let mut add = |name: &str, description: &str, schema: Value| {
+    let mut add = |name: &HeaderName, description: &str, schema: Value| {
         headers.insert(header_name(name), json!({ "description": description, "schema": schema }));
     };
     if let Some(name) = &settings.replay_header {
-        add(
-            name.as_str(),
-            "Marks the stored answer to an earlier request.",
-            json!({ "type": "string", "const": "true" }),
-        );
+        add(name, "Marks the stored answer to an earlier request.", json!({ "type": "string", "const": "true" }));
     }
     if let Some(name) = &settings.expires_header {
-        add(name.as_str(), "Until when a stored answer is kept, as an HTTP date.", json!({ "type": "string" }));
+        add(name, "Until when a stored answer is kept, as an HTTP date.", json!({ "type": "string" }));
     }
     add(
-        "idempotency-body",
+        &HeaderName::from_static("idempotency-body"),
         "On a replay: the body was not kept, since it was too large.",
         json!({ "type": "string", "const": "omitted" }),
     );
@@ -165,7 +162,7 @@ fn schema() -> Value {
 
 /// The problems that an operation can be answered with, by their statuses.
 fn refusals(settings: &Settings, policy: Policy) -> BTreeMap<u16, Vec<Problem>> {
-    let style = style(settings);
+    let style = ProblemStyle::of(settings);
     let mut problems = vec![
         Problem::InvalidKey(crate::InvalidKey::Blank),
         Problem::KeyReused,
@@ -184,16 +181,36 @@ fn refusals(settings: &Settings, policy: Policy) -> BTreeMap<u16, Vec<Problem>> 
     for problem in problems {
         by_status.entry(problem.status(&style).as_u16()).or_default().push(problem);
     }
-    // A replay has a status of its own, with the body of the first answer. A manual handler answers itself.
+    // A replay has a status of its own, with the body of the first answer.
     if let Some(status) = settings.conflict_status_code
-        && !matches!(policy, Policy::Manual | Policy::OptionalManual)
+        && replays(settings, status.as_u16(), policy)
     {
         by_status.entry(status.as_u16()).or_default();
     }
     by_status
 }
 
-fn response(settings: &Settings, status: u16, problems: &[Problem]) -> Value {
+/// `Idempotency400`, and where a policy has less to say under a status than `Required`, its name before that.
+fn name_of(settings: &Settings, status: u16, policy: Policy) -> String {
+    let says = |policy| {
+        refusals(settings, policy).remove(&status).map(|problems| (problems, replays(settings, status, policy)))
+    };
+    let before = match policy {
+        policy if says(policy) == says(Policy::Required) => "",
+        Policy::Manual => "Manual",
+        Policy::OptionalManual => "OptionalManual",
+        _ => "Optional",
+    };
+    format!("{before}Idempotency{status}")
+}
+
+/// Whether a replay has this status instead of its own. A manual handler answers itself.
+fn replays(settings: &Settings, status: u16, policy: Policy) -> bool {
+    settings.conflict_status_code.is_some_and(|replay| replay.as_u16() == status)
+        && !matches!(policy, Policy::Manual | Policy::OptionalManual)
+}
+
+fn response(settings: &Settings, status: u16, problems: &[Problem], policy: Policy) -> Value {
     let named = problems.iter().filter_map(|problem| Some((problem.name()?, problem.title())));
     let mut says: Vec<String> = named.map(|(name, title)| format!("`{name}`: {title}.")).collect();
     let mut headers = Map::new();
@@ -217,11 +234,11 @@ fn response(settings: &Settings, status: u16, problems: &[Problem]) -> Value {
             }),
         );
     }
-    if settings.conflict_status_code.is_some_and(|replay| replay.as_u16() == status) {
+    if replays(settings, status, policy) {
         says.push("A replay: the headers and the body of the first answer.".into());
         let body = HeaderName::from_static("idempotency-body");
         for name in settings.replay_header.iter().chain(&settings.expires_header).chain([&body]) {
-            let name = header_name(name.as_str());
+            let name = header_name(name);
             headers.insert(name.clone(), json!({ "$ref": format!("#/components/headers/{name}") }));
         }
     }
@@ -232,12 +249,4 @@ fn response(settings: &Settings, status: u16, problems: &[Problem]) -> Value {
         }
     }
     response
-}
-
-fn style(settings: &Settings) -> ProblemStyle {
-    ProblemStyle {
-        mismatch_status: settings.mismatch_status_code,
-        in_flight_status: settings.in_flight_status_code,
-        link: None,
-    }
 }

@@ -102,6 +102,14 @@ fn parse(pattern: &str) -> Result<ResourceDef, ConfigError> {
     if !pattern.is_empty() && !pattern.starts_with('/') {
         return Err(refused("it does not start with `/`".into()));
     }
+    let open = pattern.bytes().try_fold(0_u32, |open, byte| match byte {
+        b'{' => Some(open + 1),
+        b'}' => open.checked_sub(1),
+        _ => Some(open),
+    });
+    if open != Some(0) {
+        return Err(refused("a brace has no counterpart".into()));
+    }
     // `ResourceDef::new` panics on what it can't parse.
     panic::catch_unwind(|| ResourceDef::new(pattern)).map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned();

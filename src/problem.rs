@@ -23,11 +23,11 @@ use actix_web::{
     HttpResponse,
     http::{
         StatusCode,
-        header::{self, HeaderValue},
+        header::{self, HeaderName, HeaderValue},
     },
 };
 
-use crate::{InvalidKey, Outcome};
+use crate::{InvalidKey, Outcome, Settings};
 
 /// Each `type` is this, and the problem's name.
 pub const TYPE_BASE: &str = "https://docs.rs/actix-idempotency/latest/actix_idempotency/problem/";
@@ -58,6 +58,8 @@ pub(crate) enum Problem {
 /// What of a problem's answer is set by configuration.
 #[derive(Clone, Debug)]
 pub(crate) struct ProblemStyle {
+    /// Where the key is sent, as people write it.
+    pub(crate) header: String,
     pub(crate) mismatch_status: StatusCode,
     pub(crate) in_flight_status: StatusCode,
     /// `Link: <…>; rel="describedby"`.
@@ -66,8 +68,32 @@ pub(crate) struct ProblemStyle {
 
 impl Default for ProblemStyle {
     fn default() -> Self {
-        Self { mismatch_status: StatusCode::UNPROCESSABLE_ENTITY, in_flight_status: StatusCode::LOCKED, link: None }
+        Self::of(&Settings::default())
     }
+}
+
+impl ProblemStyle {
+    pub(crate) fn of(settings: &Settings) -> Self {
+        let link =
+            settings.docs_url.as_ref().map(|url| HeaderValue::from_str(&format!("<{url}>; rel=\"describedby\"")));
+        Self {
+            header: header_name(&settings.header),
+            mismatch_status: settings.mismatch_status_code,
+            in_flight_status: settings.in_flight_status_code,
+            // `Settings::check` has seen that it is a header value.
+            link: link.and_then(Result::ok),
+        }
+    }
+}
+
+/// As people write header names, which have no case.
+pub(crate) fn header_name(name: &HeaderName) -> String {
+    let words = name.as_str().split('-').map(|word| {
+        let mut letters = word.chars();
+        let first = letters.next().map(|c| c.to_ascii_uppercase());
+        first.into_iter().chain(letters).collect::<String>()
+    });
+    words.collect::<Vec<_>>().join("-")
 }
 
 impl Problem {
@@ -118,10 +144,10 @@ impl Problem {
         }
     }
 
-    fn detail(self) -> String {
+    fn detail(self, style: &ProblemStyle) -> String {
         match self {
-            Self::MissingKey => "This operation needs a key that is unique to it, sent in the key header.".into(),
-            Self::InvalidKey(why) => format!("In the key header, {why}."),
+            Self::MissingKey => format!("This operation needs a key that is unique to it, sent as `{}`.", style.header),
+            Self::InvalidKey(why) => format!("In `{}`, {why}.", style.header),
             Self::KeyReused => {
                 "The key was used with another method, path, query or payload. Use a new key for a new operation."
                     .into()
@@ -183,7 +209,7 @@ impl Problem {
             r#"{{"type":"{base}{name}","title":"{}","status":{},"detail":"{}"}}"#,
             self.title(),
             status.as_u16(),
-            self.detail(),
+            self.detail(style),
         ))
     }
 }

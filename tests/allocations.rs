@@ -1,5 +1,7 @@
 //! Allocations per request beyond bare actix, against `benches/budget.toml`. The counter counts those of one thread.
 
+#![cfg(not(feature = "metrics"))]
+
 #[allow(dead_code, unreachable_pub, reason = "the benches need more of it")]
 #[path = "../benches/common/mod.rs"]
 mod common;

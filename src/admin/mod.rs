@@ -167,7 +167,10 @@ impl Filter {
 async fn list(idempotency: web::Data<Idempotency>, listing: web::Query<Listing>) -> Result<HttpResponse, Refusal> {
     let filter = Filter::of(&listing)?;
     let cache = cache_of(&idempotency, listing.cache.as_deref())?;
-    let limit = listing.limit.unwrap_or(50).clamp(1, MOST);
+    let limit = listing.limit.unwrap_or(50);
+    if !(1..=MOST).contains(&limit) {
+        return Err(Refusal::bad(&format!("limit is 1 to {MOST}")));
+    }
     let after = listing.after.as_deref().map(id_of).transpose()?;
     let mut after = after.max(filter.before());
     let mut records = Vec::new();
@@ -305,7 +308,7 @@ async fn forget(
 }
 
 fn id_of(text: &str) -> Result<RecordId, Refusal> {
-    text.parse().map_err(|error| Refusal::bad(&error))
+    text.parse().map_err(|error| Refusal::bad(&format!("{error}; records?id= finds it by its first ones")))
 }
 
 /// Why an operator gets no answer, as problem+json.

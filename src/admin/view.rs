@@ -5,7 +5,7 @@ use std::{fmt::Write as _, time::SystemTime};
 use actix_web::http::header::{self, HeaderName, HeaderValue, HttpDate};
 use serde::Serialize;
 
-use crate::{Idempotency, Inspection, RecordState, StoredResponse};
+use crate::{Idempotency, Inspection, RecordState, StoredResponse, middleware::OBSERVED};
 
 #[derive(Serialize)]
 pub(super) struct Status<'a> {
@@ -51,6 +51,8 @@ pub(super) struct Row<'a> {
     first_seen: Option<String>,
     last_seen: Option<String>,
     remaining_seconds: u64,
+    /// Whether it is kept apart, by `mode = observe`, as far as it says so itself: with its response.
+    observed: bool,
     response: Option<Response>,
 }
 
@@ -102,6 +104,7 @@ impl<'a> Row<'a> {
             first_seen: record.first_seen.map(date),
             last_seen: record.last_seen.map(date),
             remaining_seconds: record.remaining.as_secs(),
+            observed: response.as_ref().is_some_and(|response| response.header(&OBSERVED.0).is_some()),
             response: response.map(|response| Response {
                 status: response.status().as_u16(),
                 record_bytes: bytes,

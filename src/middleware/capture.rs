@@ -1,9 +1,9 @@
 //! From a handler's response to a record: whether it is kept, and what of it.
 
-use std::{future::poll_fn, pin::pin};
+use std::{future::poll_fn, pin::pin, sync::Once};
 
 use actix_web::{
-    Error, HttpRequest, HttpResponse,
+    Error, HttpMessage as _, HttpRequest, HttpResponse,
     body::{self, BodySize, MessageBody},
     dev::{ResponseHead, ServiceResponse},
     error::ErrorInternalServerError,
@@ -16,7 +16,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::{AnswerBody, body::Recording, replay::replay, run::Run};
 use crate::{
-    Outcome, Record, Settings,
+    Outcome, Principal, Record, Settings,
     claim::{Held, Written},
     info::Stage,
 };
@@ -59,6 +59,9 @@ where
     let Some(held) = run.held.take() else {
         return Ok(through(response));
     };
+    if run.anonymous {
+        warn_of_late_principal(response.request());
+    }
     let stored = !run.info.is_late_exempt() && is_stored(&response, &run.config.settings);
     if run.config.settings.is_observed() {
         observe(stored.then(|| response.response().head()), held, run);
@@ -158,6 +161,19 @@ fn observe(stored: Option<&ResponseHead>, held: Box<Held>, mut run: Run) {
     held.complete_unwaited(record);
 }
 
+/// Once: an answer to somebody is stored as one to anybody.
+fn warn_of_late_principal(request: &HttpRequest) {
+    static WARNED: Once = Once::new();
+    if !WARNED.is_completed() && request.extensions().contains::<Principal>() {
+        WARNED.call_once(|| {
+            tracing::error!(
+                "a `Principal` came into a request's extensions inside of the idempotency wrap, which took the request for \
+                 anonymous: whoever sends the same key gets this answer. Put the authentication outside of the wrap"
+            );
+        });
+    }
+}
+
 impl Written {
     pub(super) const fn outcome(&self) -> Outcome {
         match self {
@@ -227,13 +243,19 @@ async fn whole<B: MessageBody>(body: B, length: u64) -> Result<Bytes, Error> {
     Ok(bytes.freeze())
 }
 
+/// The field of a record of a request that was only observed.
+pub(crate) static OBSERVED: (HeaderName, HeaderValue) =
+    (HeaderName::from_static("idempotency-observed"), HeaderValue::from_static("true"));
+
 fn record_of(head: &ResponseHead, body: Option<&Bytes>, settings: &Settings) -> Record {
     let nominated: Vec<&[u8]> = connection_options(&head.headers).collect();
     let kept = head.headers.iter().filter(|(name, _)| {
         !is_left_out(name, settings)
             && !nominated.iter().any(|option| option.eq_ignore_ascii_case(name.as_str().as_bytes()))
     });
-    Record::new(head.status, kept, body.map(|bytes| &bytes[..]))
+    // It says itself that nobody is to be answered with it.
+    let observed = settings.is_observed().then_some((&OBSERVED.0, &OBSERVED.1));
+    Record::new(head.status, kept.chain(observed), body.map(|bytes| &bytes[..]))
 }
 
 /// The fields that `Connection` names belong to this connection only (RFC 9110, 7.6.1).

@@ -8,13 +8,14 @@ use std::{
 use actix_web::{
     HttpMessage as _,
     dev::{RequestHead, ServiceRequest},
-    http::header::{HeaderMap, HeaderValue, HttpDate, TryIntoHeaderValue as _},
+    http::header::{HeaderMap, HttpDate, TryIntoHeaderValue as _},
 };
 use bytes::Bytes;
 
 use super::Plan;
 use crate::{
     ConfigError, Idempotency, Key, KeyEncoder, KeyRequest, Mode, Policy, Principal, RecordId, Scope, Settings,
+    StorageSettings,
     builder::rules_of,
     claim::{Cache, Question, Terms, century},
     idempotency::{PrincipalFn, record_id},
@@ -52,24 +53,23 @@ impl Config {
         }
         let namespace = settings.storage.namespace.clone();
         settings.storage.cache_name = cache_name;
+        let before = (settings.storage.clone(), settings.limits.max_in_flight);
         for change in &plan.changes {
             change(&mut settings);
         }
         settings.check()?;
+        if let Some(setting) = fixed_by_now(&before, &settings) {
+            return Err(ConfigError::Combination(format!(
+                "`{setting}` shapes what all wraps share, and can't be changed at one of them; declare a cache for it"
+            )));
+        }
         let cache = match &plan.store {
             Some(store) => idempotency.cache_of(&declared.name, store),
             None => declared.clone(),
         };
-        let link =
-            settings.docs_url.as_ref().map(|url| HeaderValue::from_str(&format!("<{url}>; rel=\"describedby\"")));
         Ok(Self {
             terms: Arc::new(Terms::new(&settings, &*cache.store)),
-            style: ProblemStyle {
-                mismatch_status: settings.mismatch_status_code,
-                in_flight_status: settings.in_flight_status_code,
-                // `check` has seen that it is a header value.
-                link: link.and_then(Result::ok),
-            },
+            style: ProblemStyle::of(&settings),
             operations: shared.operations.clone(),
             watch: shared.watch.clone(),
             namespace,
@@ -135,4 +135,20 @@ impl Config {
         let fingerprint = self.encoder.fingerprint(&request);
         (id, Question { id: id.in_mode(self.settings.mode), fingerprint, mode })
     }
+}
+
+/// A setting that was changed at a wrap although the store, or the count of operations, is made already.
+fn fixed_by_now((storage, most): &(StorageSettings, usize), now: &Settings) -> Option<&'static str> {
+    let (before, after) = (storage, &now.storage);
+    let changed = [
+        ("storage.class", before.class != after.class),
+        ("storage.namespace", before.namespace != after.namespace),
+        ("storage.location", before.location != after.location),
+        ("storage.min_retention", before.min_retention != after.min_retention),
+        ("storage.max_entries", before.max_entries != after.max_entries),
+        ("storage.max_bytes", before.max_bytes != after.max_bytes),
+        ("storage.on_full", before.on_full != after.on_full),
+        ("limits.max_in_flight", *most != now.limits.max_in_flight),
+    ];
+    changed.into_iter().find(|(_, changed)| *changed).map(|(setting, _)| setting)
 }

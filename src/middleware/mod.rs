@@ -28,6 +28,7 @@ use actix_web::{
     dev::{ServiceRequest, ServiceResponse},
 };
 
+pub(crate) use self::capture::OBSERVED;
 pub use self::{body::AnswerBody, capture::StoreResponse, run::CallFuture, service::IdempotencyService};
 use self::{config::Config, service::Instance};
 use crate::{

@@ -21,7 +21,9 @@ use pin_project_lite::pin_project;
 use tracing::{Instrument as _, Span};
 
 use super::{AnswerBody, capture, config::Config, entry::Entry, request_body::RequestBody, witness::Witness};
-use crate::{IdempotencyInfo, OnDisconnect, Outcome, claim::Held, info::Stage, operations::Running, problem::Problem};
+use crate::{
+    IdempotencyInfo, OnDisconnect, OnUnknown, Outcome, claim::Held, info::Stage, operations::Running, problem::Problem,
+};
 
 /// A protected operation: what it works with, and what has to be given back when it ends.
 pub(super) struct Run {
@@ -30,6 +32,8 @@ pub(super) struct Run {
     /// `None`: it runs unprotected, since the store could not answer and settings say to run then.
     pub(super) held: Option<Box<Held>>,
     pub(super) running: Running,
+    /// No principal was known.
+    pub(super) anonymous: bool,
     pub(super) witness: Witness,
 }
 
@@ -64,7 +68,9 @@ where
                 drop(run);
                 panic::resume_unwind(panic);
             }
-            tracing::error!(panic = text_of(&*panic), "a protected handler panicked: its key is freed");
+            let barred = run.config.settings.on_unknown == OnUnknown::Reject;
+            let becomes = if barred { "barred until its record is forgotten" } else { "free" };
+            tracing::error!(panic = text_of(&*panic), key = becomes, "a protected handler panicked");
             let problem = Problem::Panicked.response(&run.config.style);
             Ok(outline.answer(problem.map_body(|_, body| AnswerBody::whole_of(body))))
         }

@@ -205,7 +205,8 @@ where
         if config.operations.is_closing() {
             return self.refuse(body, Problem::ShuttingDown).await;
         }
-        if principal.is_anonymous() {
+        let anonymous = principal.is_anonymous();
+        if anonymous {
             warn_of_anonymous_cookie(&self.entry.head().headers);
         }
 
@@ -235,7 +236,7 @@ where
         }
         let error = match claimed {
             Ok(Claimed::Run { held, previous }) => match previous.map(|record| record.response()).transpose() {
-                Ok(previous) => return self.run(body, key, id, held, previous, running).await,
+                Ok(previous) => return self.run(body, (key, id), held, previous, running, anonymous).await,
                 Err(unreadable) => {
                     held.release().await;
                     StoreError::from(unreadable)
@@ -273,25 +274,25 @@ where
         let Self { service, config, entry, info, mut witness } = self;
         witness.sees(Outcome::Unprotected);
         info.grant(key, id, config.settings.mode, None, None);
-        run::run(&service, entry, body, Run { config, info, held: None, running, witness }).await
+        run::run(&service, entry, body, Run { config, info, held: None, running, anonymous, witness }).await
     }
 
     /// Runs under a claim.
     async fn run(
         self,
         body: RequestBody,
-        key: Key,
-        id: RecordId,
+        (key, id): (Key, RecordId),
         held: Box<Held>,
         previous: Option<StoredResponse>,
         running: Running,
+        anonymous: bool,
     ) -> Result<ServiceResponse<AnswerBody<B>>, Error> {
         let Self { service, config, entry, info, mut witness } = self;
         witness.claims(held.claim());
         // What is observed has no answers to give.
         let previous = previous.filter(|_| !config.settings.is_observed());
         info.grant(key, id, config.settings.mode, held.claim().cloned(), previous);
-        run::run(&service, entry, body, Run { config, info, held: Some(held), running, witness }).await
+        run::run(&service, entry, body, Run { config, info, held: Some(held), running, anonymous, witness }).await
     }
 
     /// A request that is only observed runs in any case, and is to call others under the keys of the first run.

@@ -2,10 +2,42 @@
 
 use std::time::Duration;
 
-use actix_web::http::{Method, StatusCode};
+use actix_web::http::{Method, StatusCode, header::HeaderName};
 
 use super::{Methods, Settings, choices::is_safe, table};
 use crate::{ConfigError, record::MAX_RECORD};
+
+/// Headers that mean something else in an answer.
+const OF_OTHERS: [&str; 28] = [
+    "accept-ranges",
+    "age",
+    "allow",
+    "authorization",
+    "cache-control",
+    "connection",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "content-length",
+    "content-location",
+    "content-range",
+    "content-type",
+    "cookie",
+    "date",
+    "etag",
+    "expires",
+    "host",
+    "idempotency-body",
+    "last-modified",
+    "link",
+    "location",
+    "retry-after",
+    "set-cookie",
+    "transfer-encoding",
+    "upgrade",
+    "vary",
+    "www-authenticate",
+];
 
 impl Settings {
     /// Whether the settings make sense, one by one and together. Layers are checked as they are read; this is for what
@@ -37,6 +69,9 @@ impl Settings {
                     "`unsafe`, or methods that are not safe, in capitals",
                 ));
             }
+        }
+        if let Some((setting, name)) = self.taken_header() {
+            return Err(invalid(setting, name.to_string(), "the name of a header that nothing else uses, or none"));
         }
         let statuses = [
             ("conflict_status_code", self.conflict_status_code),
@@ -103,6 +138,26 @@ impl Settings {
             ));
         }
         Ok(())
+    }
+}
+
+impl Settings {
+    /// A mark for answers whose header means something else.
+    fn taken_header(&self) -> Option<(&'static str, &HeaderName)> {
+        let marks = [
+            ("replay_header", &self.replay_header),
+            ("expires_header", &self.expires_header),
+            ("observe_header", &self.observe_header),
+        ];
+        let mut named =
+            marks.iter().enumerate().filter_map(|(at, (setting, name))| Some((at, *setting, name.as_ref()?)));
+        let (_, setting, name) = named.find(|(at, _, name)| {
+            OF_OTHERS.contains(&name.as_str())
+                || name.as_str().starts_with("access-control-")
+                || **name == self.header
+                || marks[..*at].iter().any(|(_, other)| other.as_ref() == Some(*name))
+        })?;
+        Some((setting, name))
     }
 }
 

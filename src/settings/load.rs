@@ -121,7 +121,7 @@ impl SettingsLoader {
                 None => {}
             }
         }
-        settings.check()?;
+        settings.check().map_err(|error| in_its_layer(error, &entries))?;
         Ok(settings)
     }
 
@@ -197,6 +197,22 @@ impl SettingsLoader {
                 Ok(default.exists().then(|| (default.to_owned(), false)))
             }
         }
+    }
+}
+
+/// Names the layer that said what does not make sense.
+fn in_its_layer(error: ConfigError, entries: &[Entry]) -> ConfigError {
+    match error {
+        ConfigError::InvalidValue { setting, layer, value, accepted } => {
+            // A cache's setting may be that of `storage`.
+            let inherited = setting.strip_prefix("caches.").and_then(|rest| rest.split_once('.'));
+            let inherited = inherited.map(|(_, name)| format!("storage.{name}"));
+            let said = |path: &str| entries.iter().find(|entry| entry.path == path);
+            let entry = said(&setting).or_else(|| said(&inherited?));
+            let layer = entry.map_or(layer, |entry| entry.layer.clone());
+            ConfigError::InvalidValue { setting, layer, value, accepted }
+        }
+        error => error,
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use actix_idempotency::{ConfigError, Idempotency, Methods, OnError, OnFull, Policy, Profile, Settings, Syntax};
+use actix_idempotency::{
+    ConfigError, Idempotency, IdempotencyKey, Methods, OnError, OnFull, Policy, Profile, Settings, Syntax,
+};
 use actix_web::http::{Method, StatusCode};
 
 use crate::common::{Server, fresh_key};
@@ -185,4 +187,43 @@ fn a_server_does_not_start_on_a_mistake() {
         assert!(text.contains(value) || text.contains(&name.to_lowercase()[17..]), "{name}: {text}");
         assert!(output.stdout.is_empty(), "it never listened");
     }
+}
+
+/// An expiry as the `Content-Type` of every answer.
+#[test]
+fn a_mark_does_not_take_the_place_of_another_header() {
+    for (name, value) in [
+        ("EXPIRES_HEADER", "Content-Type"),
+        ("OBSERVE_HEADER", "Idempotency-Key"),
+        ("EXPIRES_HEADER", "Idempotent-Replayed"),
+        ("REPLAY_HEADER", "Date"),
+    ] {
+        let name = format!("IDEMPOTENCY_KEY__{name}");
+        let error = Settings::loader().environment([(name.as_str(), value)]).load().unwrap_err().to_string();
+        assert!(error.contains(&name) && error.contains(&value.to_lowercase()), "{error}");
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_named_with_its_layer() {
+    let error = Settings::loader().environment([("IDEMPOTENCY_KEY__STORAGE__TTL", "0")]).load().unwrap_err();
+    assert!(error.to_string().starts_with("environment variable IDEMPOTENCY_KEY__STORAGE__TTL"), "{error}");
+    // What a `main` shows that returns it.
+    assert_eq!(format!("{error:?}"), error.to_string());
+}
+
+#[test]
+fn what_all_wraps_share_is_not_changed_at_one() {
+    let wrap = IdempotencyKey::default().configure(|settings| settings.storage.class = "redis".into());
+    let wrap = wrap.using(&Idempotency::in_memory());
+    let made = actix_web::rt::System::new().block_on(async {
+        let app = actix_web::App::new().wrap(wrap);
+        actix_service::ServiceFactory::new_service(
+            &actix_service::IntoServiceFactory::into_factory(app),
+            actix_web::dev::AppConfig::default(),
+        )
+        .await
+        .is_ok()
+    });
+    assert!(!made);
 }

@@ -66,6 +66,8 @@ fn test() -> Step {
     // The tests drive them as processes.
     cargo("examples", &["build", "--all-features", "--examples"])?;
     fuzz()?;
+    // Apart, since metrics allocate too.
+    cargo("allocations", &["test", "--test", "allocations"])?;
     match need_valgrind() {
         Ok(()) => instructions::run(false)?,
         Err(missing) => println!("== instructions: not counted. {missing}"),

@@ -23,7 +23,13 @@ impl RedisStore {
                 );
                 return Ok(());
             }
-            Err(error) => return Err(error),
+            Err(error) => {
+                return Err(StoreError::unavailable(format!(
+                    "Redis at {} can't be reached: {}. To start without it, set storage.on_unreachable = warn",
+                    self.location,
+                    std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string),
+                )));
+            }
         };
         let said = |name: &str| {
             info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim).unwrap_or_default()

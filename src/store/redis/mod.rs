@@ -18,7 +18,7 @@ use super::{
     StoreError, StoreFuture,
 };
 use crate::{
-    AtStart, ConfigError, OnUnknown, Record, RecordId, StorageSettings,
+    AtStart, ConfigError, Location, OnUnknown, Record, RecordId, StorageSettings,
     connections::{Connections, of_redis},
 };
 
@@ -43,6 +43,7 @@ pub struct RedisStore {
     /// Of all names of records here.
     prefix: String,
     polls: Polls,
+    location: Location,
     on_evicting: AtStart,
     on_unreachable: AtStart,
 }
@@ -73,6 +74,7 @@ impl RedisStore {
             connections: Connections::new(&setting, &settings.location, settings.timeout)?,
             prefix: format!("idempotency:{}:{name}:", settings.namespace),
             polls: Polls::default(),
+            location: settings.location.clone(),
             on_evicting: settings.on_evicting,
             on_unreachable: settings.on_unreachable,
         })
