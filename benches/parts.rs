@@ -22,7 +22,8 @@ use futures_util::FutureExt as _;
 fn service(criterion: &mut Criterion) {
     let system = rt::System::new();
     let (bare, with) = system.block_on(async {
-        let app = App::new().app_data(web::Data::new(idempotency())).wrap(IdempotencyKey::default()).configure(routes);
+        let app =
+            App::new().app_data(web::Data::new(idempotency(1_000))).wrap(IdempotencyKey::default()).configure(routes);
         (sender(test::init_service(App::new().configure(routes)).await), sender(test::init_service(app).await))
     });
     let keys = Cell::new(0);

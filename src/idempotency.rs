@@ -229,7 +229,7 @@ pub(crate) fn record_id(
     encoded: &str,
     endpoint: Option<(&str, &str)>,
 ) -> RecordId {
-    let digest = Digest::new(b"record").part(namespace.as_bytes()).part(cache.as_bytes());
+    let digest = Digest::new(b"id").part(namespace.as_bytes()).part(cache.as_bytes());
     let mut digest = principal.add_to(digest).part(encoded.as_bytes());
     if let Some((method, path)) = endpoint {
         digest = digest.part(method.as_bytes()).part(path.as_bytes());

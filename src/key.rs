@@ -104,13 +104,23 @@ impl fmt::Debug for Key {
     }
 }
 
+/// Which characters a bare value has. A table, since every key is looked at.
+const BARE: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 128_u8 {
+        table[byte as usize] = byte.is_ascii_alphanumeric()
+            || matches!(byte, b'.' | b'_' | b'~' | b':' | b'/' | b'+' | b'=' | b'@' | b'-');
+        byte += 1;
+    }
+    table
+};
+
 fn bare(value: &[u8]) -> Result<String, InvalidKey> {
     if value.is_empty() {
         return Err(InvalidKey::Blank);
     }
-    let allowed =
-        |b: &u8| matches!(b, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'+'..=b':' | b'=' | b'@' | b'_' | b'~');
-    if !value.iter().all(|b| allowed(b) && *b != b',') {
+    if !value.iter().all(|&b| BARE[usize::from(b)]) {
         return Err(InvalidKey::Malformed("a character that needs the quoted form"));
     }
     if b":@=".contains(&value[0]) {
@@ -128,7 +138,7 @@ fn visible(value: &[u8]) -> Result<String, InvalidKey> {
 
 /// Callers have checked that every byte is ASCII.
 fn ascii(value: &[u8]) -> String {
-    String::from_utf8_lossy(value).into_owned()
+    String::from_utf8(value.to_vec()).expect("ASCII is UTF-8")
 }
 
 /// A structured-field Item that is a String; parameters are parsed and ignored (RFC 9651, 4.2.3).

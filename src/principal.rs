@@ -68,12 +68,12 @@ impl Principal {
         }
     }
 
-    /// Kinds can't collide: each has a tag of its own.
+    /// Kinds can't collide: each has a tag of its own. Short ones: with a UUID as key a record id is one block of SHA-256.
     pub(crate) fn add_to(&self, digest: Digest) -> Digest {
         match &self.0 {
-            Kind::Anonymous => digest.part(b"anonymous").part(b""),
-            Kind::Named(subject) => digest.part(b"named").part(subject.as_bytes()),
-            Kind::Credentials(hash) => digest.part(b"credentials").part(hash),
+            Kind::Anonymous => digest.part(b"a").part(b""),
+            Kind::Named(subject) => digest.part(b"n").part(subject.as_bytes()),
+            Kind::Credentials(hash) => digest.part(b"c").part(hash),
         }
     }
 }

@@ -67,12 +67,15 @@ impl Record {
     }
 
     fn encode(wire: &Wire<'_>) -> Self {
-        let headers: usize = wire.headers.iter().map(|(n, v)| n.len() + v.len() + 4).sum();
-        let mut bytes = Vec::with_capacity(16 + headers + wire.body.map_or(0, |body| body.len()));
+        // Exact, so that nothing is moved or wasted.
+        let headers = wire.headers.iter().map(|(name, value)| prefixed(name.len()) + prefixed(value.len()));
+        let body = 1 + wire.body.map_or(0, |body| prefixed(body.len()));
+        let length = 1 + varint(wire.status.into()) + varint(wire.headers.len()) + headers.sum::<usize>() + body;
+        let mut bytes = Vec::with_capacity(length);
         bytes.push(VERSION);
         bincode::serde::encode_into_std_write(wire, &mut bytes, CONFIG)
             .expect("a Vec takes any bytes, and sequences know their length");
-        bytes.shrink_to_fit();
+        debug_assert_eq!(bytes.len(), length);
         Self(bytes.into())
     }
 
@@ -139,6 +142,21 @@ impl fmt::Debug for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Record({} bytes)", self.0.len())
     }
+}
+
+/// The bytes of a number.
+const fn varint(number: usize) -> usize {
+    match number {
+        0..=250 => 1,
+        251..=0xffff => 3,
+        0x1_0000..=0xffff_ffff => 5,
+        _ => 9,
+    }
+}
+
+/// The bytes of something with its length before it.
+const fn prefixed(length: usize) -> usize {
+    varint(length) + length
 }
 
 fn damaged(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> UnreadableRecord {

@@ -33,7 +33,7 @@ fn allocations_stay_within_budget() {
         // A thread of its own: instances count what was made on their thread.
         let [bare, with] = std::thread::spawn(move || {
             let system = rt::System::new();
-            let scenario = system.block_on(Scenario::new(kind));
+            let scenario = system.block_on(Scenario::new(kind, 1_000));
             [(&scenario.bare, 201), (&scenario.with, scenario.expected())]
                 .map(|(send, expected)| usual(&system, &scenario, send, expected))
         })

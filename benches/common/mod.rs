@@ -44,9 +44,10 @@ pub(crate) fn routes(config: &mut web::ServiceConfig) {
     config.route("/", web::post().to(answer)).route("/", web::get().to(answer));
 }
 
-pub(crate) fn idempotency() -> Idempotency {
+/// Keeps so many records: a store that is full gives up one for each that comes.
+pub(crate) fn idempotency(records: usize) -> Idempotency {
     let mut settings = Settings::default();
-    settings.storage.max_entries = 100_000;
+    settings.storage.max_entries = records;
     settings.storage.min_retention = Duration::ZERO;
     Idempotency::builder().settings(settings).build().expect("sound settings")
 }

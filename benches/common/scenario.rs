@@ -58,8 +58,8 @@ pub(crate) struct Scenario {
 
 impl Scenario {
     /// Make one per thread: instances count what was made on their thread.
-    pub(crate) async fn new(kind: Kind) -> Self {
-        let app = App::new().app_data(web::Data::new(idempotency()));
+    pub(crate) async fn new(kind: Kind, records: usize) -> Self {
+        let app = App::new().app_data(web::Data::new(idempotency(records)));
         let with = match kind {
             Kind::Safe | Kind::Replay | Kind::FirstRun => {
                 sender(test::init_service(app.wrap(IdempotencyKey::default()).configure(routes)).await)

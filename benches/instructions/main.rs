@@ -32,7 +32,7 @@ fn main() {
 fn service(bare: bool, name: &str) {
     let kind = Kind::ALL.into_iter().find(|kind| kind.name() == name).expect("the name of a scenario");
     let system = rt::System::new();
-    let scenario = system.block_on(Scenario::new(kind));
+    let scenario = system.block_on(Scenario::new(kind, 1_000));
     let (send, expected) = if bare { (&scenario.bare, 201) } else { (&scenario.with, scenario.expected()) };
     // What is done once only is not an operation's cost.
     for request in (0..5).flat_map(|_| scenario.batch()) {

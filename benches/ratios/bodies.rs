@@ -23,7 +23,7 @@ pub(crate) fn measure(size: usize) -> [f64; 2] {
         let body: &'static [u8] = vec![7; size].leak();
         let limit = || web::PayloadConfig::new(4 << 20);
         let bare = sender(test::init_service(App::new().app_data(limit()).configure(routes)).await);
-        let app = App::new().app_data(limit()).app_data(web::Data::new(idempotency()));
+        let app = App::new().app_data(limit()).app_data(web::Data::new(idempotency(1_000)));
         let with = sender(test::init_service(app.wrap(IdempotencyKey::default()).configure(routes)).await);
         let (mut hashes, mut adds) = (Vec::new(), Vec::new());
         let calls = ((8 << 20) / size).clamp(40, 2000);

@@ -8,10 +8,16 @@ use actix_web::rt;
 use crate::{
     common::Send,
     scenario::{BATCH, Kind, Scenario},
-    table::{ROUNDS, Table, Target::AtMost, median, micros},
+    table::{
+        ROUNDS, Table,
+        Target::{self, AtMost},
+        median, micros,
+    },
 };
 
 const BATCHES: usize = 100;
+/// What the store keeps.
+const RECORDS: usize = 1_000;
 
 pub(crate) fn service(table: &Table) {
     for kind in Kind::ALL {
@@ -22,16 +28,22 @@ pub(crate) fn service(table: &Table) {
             Kind::NestedExempt => 0.6,
             Kind::NestedFirstRun => 2.5,
         };
-        // A thread of its own: instances count what was made on their thread.
-        let measured = std::thread::spawn(move || rt::System::new().block_on(measure(kind)));
-        let [bare, with, adds] = measured.join().expect("a bench does not panic");
-        table.row(kind.name(), [&micros(bare), &micros(with)], adds / 1e3, "µs", &AtMost(most));
+        row(table, kind.name(), kind, RECORDS, &AtMost(most));
     }
+    // The same work, in memory that no cache holds.
+    row(table, "first run, 100 k records", Kind::FirstRun, 100 * RECORDS, &Target::None);
+}
+
+fn row(table: &Table, name: &str, kind: Kind, records: usize, target: &Target) {
+    // A thread of its own: instances count what was made on their thread.
+    let measured = std::thread::spawn(move || rt::System::new().block_on(measure(kind, records)));
+    let [bare, with, adds] = measured.join().expect("a bench does not panic");
+    table.row(name, [&micros(bare), &micros(with)], adds / 1e3, "µs", target);
 }
 
 /// Nanoseconds a request through bare, through the middleware, and the difference.
-async fn measure(kind: Kind) -> [f64; 3] {
-    let scenario = Scenario::new(kind).await;
+async fn measure(kind: Kind, records: usize) -> [f64; 3] {
+    let scenario = Scenario::new(kind, records).await;
     let mut rounds = [const { Vec::new() }; 3];
     for round in 0..=ROUNDS {
         let mut batches = [const { Vec::new() }; 3];

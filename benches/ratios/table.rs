@@ -7,6 +7,8 @@ pub(crate) const ROUNDS: usize = 5;
 pub(crate) enum Target {
     AtMost(f64),
     AtLeast(f64),
+    /// Only told.
+    None,
 }
 use Target::{AtLeast, AtMost};
 
@@ -24,15 +26,16 @@ impl Table {
     /// What both sides took, where there are two, and what is promised of it.
     pub(crate) fn row(&self, name: &str, [bare, with]: [&str; 2], measured: f64, unit: &str, target: &Target) {
         let places = if unit == "µs" || unit == "x" { 2 } else { 0 };
+        let measured_text = format!("{measured:.places$} {unit}");
         let (met, sign, bound) = match *target {
             AtMost(most) => (measured <= most, "<=", most),
             AtLeast(least) => (measured >= least, ">=", least),
+            Target::None => return println!("{name:50} {bare:>11} {with:>11} {measured_text:>12}"),
         };
         self.rows.set(self.rows.get() + 1);
         self.met.set(self.met.get() + usize::from(met));
         println!(
-            "{name:50} {bare:>11} {with:>11} {:>12} {:>12} {}",
-            format!("{measured:.places$} {unit}"),
+            "{name:50} {bare:>11} {with:>11} {measured_text:>12} {:>12} {}",
             format!("{sign} {bound:.places$} {unit}"),
             if met { "met" } else { "NOT MET" }
         );

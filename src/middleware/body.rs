@@ -42,7 +42,8 @@ pin_project! {
         Through { #[pin] body: B },
         Whole { bytes: Bytes },
         Boxed { #[pin] body: BoxBody },
-        Recorded { recording: Recording<B> },
+        /// Boxed: few bodies are recorded, and all are moved often.
+        Recorded { recording: Box<Recording<B>> },
     }
 }
 
@@ -60,8 +61,8 @@ impl<B: MessageBody + 'static> AnswerBody<B> {
         Self { kind: Kind::Boxed { body } }
     }
 
-    pub(super) const fn recorded(recording: Recording<B>) -> Self {
-        Self { kind: Kind::Recorded { recording } }
+    pub(super) fn recorded(recording: Recording<B>) -> Self {
+        Self { kind: Kind::Recorded { recording: Box::new(recording) } }
     }
 }
 

@@ -16,7 +16,10 @@ use actix_web::{
     body::MessageBody,
     dev::{Payload, RequestHead, ServiceRequest, ServiceResponse},
     error::PayloadError,
-    http::{Method, Uri, Version, header},
+    http::{
+        Method, Uri, Version,
+        header::{self, HeaderValue},
+    },
     test::TestRequest,
 };
 use bytes::Bytes;
@@ -63,14 +66,19 @@ where
     /// Lets the handler see `payload`, and goes inside.
     pub(super) fn enter(self, service: &S, payload: Payload) -> S::Future {
         match self {
-            Self::Kept(mut request) => {
-                request.set_payload(payload);
-                service.call(request)
+            Self::Kept(request) => Way::Kept(request).enter(service, payload),
+            Self::Routed { inside, gate, .. } => Way::Routed { inside, gate }.enter(service, payload),
+        }
+    }
+
+    /// The way inside, and what an answer needs of a request that the handler takes with it.
+    pub(super) fn outlined(self) -> (Way<S>, Outline) {
+        match self {
+            Self::Kept(request) => {
+                let outline = Outline::of(request.head());
+                (Way::Kept(request), outline)
             }
-            Self::Routed { inside, gate, .. } => {
-                gate.open(payload);
-                inside
-            }
+            Self::Routed { inside, gate, head, .. } => (Way::Routed { inside, gate }, Outline::Head(head)),
         }
     }
 
@@ -87,16 +95,25 @@ where
             Self::Routed { head, .. } => stand_in(*head).into_response(response),
         }
     }
+}
 
-    /// What an answer needs of a request that the handler took with it.
-    pub(super) fn outline(&self) -> Outline {
-        let head = self.head();
-        Outline {
-            method: head.method.clone(),
-            uri: head.uri.clone(),
-            version: head.version,
-            peer: head.peer_addr,
-            origin: head.headers.get(header::ORIGIN).cloned(),
+/// The way inside alone.
+pub(super) enum Way<S: Service<ServiceRequest>> {
+    Kept(ServiceRequest),
+    Routed { inside: S::Future, gate: Gate },
+}
+
+impl<S: Service<ServiceRequest>> Way<S> {
+    pub(super) fn enter(self, service: &S, payload: Payload) -> S::Future {
+        match self {
+            Self::Kept(mut request) => {
+                request.set_payload(payload);
+                service.call(request)
+            }
+            Self::Routed { inside, gate } => {
+                gate.open(payload);
+                inside
+            }
         }
     }
 }
@@ -118,28 +135,45 @@ pub(super) fn give_accept_encoding_back(request: &mut ServiceRequest, outer: &Id
     }
 }
 
-/// The little of a request that layers outside look at when a panicked handler's answer passes them.
-pub(super) struct Outline {
-    method: Method,
-    uri: Uri,
-    version: Version,
-    peer: Option<SocketAddr>,
-    origin: Option<header::HeaderValue>,
+/// What layers outside look at when a panicked handler's answer passes them.
+pub(super) enum Outline {
+    Head(Box<RequestHead>),
+    /// Cheaper than all of it.
+    Little {
+        method: Method,
+        uri: Uri,
+        version: Version,
+        peer: Option<SocketAddr>,
+        origin: Option<HeaderValue>,
+    },
 }
 
 impl Outline {
+    fn of(head: &RequestHead) -> Self {
+        Self::Little {
+            method: head.method.clone(),
+            uri: head.uri.clone(),
+            version: head.version,
+            peer: head.peer_addr,
+            origin: head.headers.get(header::ORIGIN).cloned(),
+        }
+    }
+
     pub(super) fn answer<B: MessageBody + 'static>(
         self,
         response: HttpResponse<AnswerBody<B>>,
     ) -> ServiceResponse<AnswerBody<B>> {
-        let mut head = RequestHead::default();
-        head.method = self.method;
-        head.uri = self.uri;
-        head.version = self.version;
-        head.peer_addr = self.peer;
-        if let Some(origin) = self.origin {
-            head.headers.insert(header::ORIGIN, origin);
-        }
+        let head = match self {
+            Self::Head(head) => *head,
+            Self::Little { method, uri, version, peer, origin } => {
+                let mut head = RequestHead::default();
+                (head.method, head.uri, head.version, head.peer_addr) = (method, uri, version, peer);
+                if let Some(origin) = origin {
+                    head.headers.insert(header::ORIGIN, origin);
+                }
+                head
+            }
+        };
         stand_in(head).into_response(response)
     }
 }

@@ -54,8 +54,8 @@ where
     } else if run.config.settings.on_disconnect == OnDisconnect::Finish {
         run.info.set_stage(Stage::Running);
     }
-    let outline = entry.outline();
-    let inside = async { entry.enter(service, body.into_payload()).await };
+    let (way, outline) = entry.outlined();
+    let inside = async { way.enter(service, body.into_payload()).await };
     match AssertUnwindSafe(inside).catch_unwind().await {
         Ok(Ok(response)) => capture::response(response, run).await,
         Ok(Err(error)) => {

@@ -1,4 +1,4 @@
-//! The decision: what to do with a request. [`IdempotencyService::call`] and [`govern`] say who governs it,
+//! The decision: what to do with a request. [`IdempotencyService::call`] says who governs it,
 //! [`Governed::decide`] is the rest of the table, top to bottom.
 
 use std::{cell::OnceCell, rc::Rc, sync::Once, time::Duration};
@@ -141,12 +141,21 @@ where
         let principal = if matches!(key, Ok(Some(_))) { config.principal(&request) } else { Principal::anonymous() };
         let route = if config.watch.is_watched() { request.match_pattern() } else { None };
         let entry = if self.has_inside { Entry::route(&*self.service, request) } else { Entry::Kept(request) };
+        // The router has been asked, and whoever is inside has spoken: nothing of them acts later than in `call`.
+        if info.stage() == Stage::TakenInside {
+            return CallFuture::passing(entry.pass(&self.service));
+        }
+        let policy = info.declared().unwrap_or(policy);
+        if policy == Policy::Exempt {
+            info.set_stage(Stage::Passed);
+            return CallFuture::passing(entry.pass(&self.service));
+        }
         let asked = Asked { entry, info: info.clone(), policy, key, principal, route };
         CallFuture::governed(govern(self.service.clone(), config.clone(), asked), info)
     }
 }
 
-/// What becomes of a request that no instance further inside has taken.
+/// What becomes of a request that this instance governs.
 async fn govern<S, B>(
     service: Rc<S>,
     config: Rc<Config>,
@@ -157,14 +166,6 @@ where
     B: MessageBody + 'static,
 {
     let Asked { entry, info, policy, key, principal, route } = asked;
-    if info.stage() == Stage::TakenInside {
-        return Ok(entry.pass(&service).await?.map_body(|_, body| AnswerBody::through(body)));
-    }
-    let policy = info.declared().unwrap_or(policy);
-    if policy == Policy::Exempt {
-        info.set_stage(Stage::Passed);
-        return Ok(entry.pass(&service).await?.map_body(|_, body| AnswerBody::through(body)));
-    }
     let witness = Witness::new(&config, &entry.head().method, route, policy);
     let span = witness.span();
     let governed = Governed { service, config, entry, info, witness };

@@ -83,7 +83,7 @@ fn bench(arguments: &[&str]) -> Step {
     if ["--all", "--growth", "--wire"].iter().any(|flag| arguments.contains(flag)) {
         need_wrk()?;
     }
-    let mut all = vec!["bench", "--all-features", "--bench", "ratios", "--"];
+    let mut all = vec!["bench", "--features", "redis,testing", "--bench", "ratios", "--"];
     all.extend(arguments);
     cargo("benchmarks", &all)
 }
