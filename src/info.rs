@@ -83,8 +83,16 @@ struct Granted {
     /// As it is while requests are enforced.
     id: RecordId,
     mode: Enforcement,
-    claim: Option<Claim>,
+    turn: Option<Turn>,
     previous: Option<StoredResponse>,
+}
+
+/// What of a claim a handler can use.
+#[derive(Clone, Copy)]
+struct Turn {
+    attempt: u32,
+    taken_over: bool,
+    fence: u64,
 }
 
 impl IdempotencyInfo {
@@ -109,20 +117,20 @@ impl IdempotencyInfo {
     /// How often this key was claimed, from 1: more than 1 after a lost owner, and in manual handlers that run again.
     #[must_use]
     pub fn attempt(&self) -> u32 {
-        self.claim().map_or(0, |claim| claim.attempt)
+        self.turn().map_or(0, |turn| turn.attempt)
     }
 
     /// Whether the owner before was lost while it ran: it may have had effects.
     #[must_use]
     pub fn taken_over(&self) -> bool {
-        self.claim().is_some_and(|claim| claim.taken_over)
+        self.turn().is_some_and(|turn| turn.taken_over)
     }
 
     /// A number that grows with every claim of the key: another system can refuse a writer with a lower one. 0 without a
     /// claim.
     #[must_use]
     pub fn fence(&self) -> u64 {
-        self.claim().map_or(0, |claim| claim.fence)
+        self.turn().map_or(0, |turn| turn.fence)
     }
 
     /// The record of a protected request; operators find it by this.
@@ -152,8 +160,8 @@ impl IdempotencyInfo {
         Some(Key::derived(digest.part(service.as_bytes()).part(call.as_bytes()).finish()))
     }
 
-    fn claim(&self) -> Option<&Claim> {
-        self.granted()?.claim.as_ref()
+    fn turn(&self) -> Option<Turn> {
+        self.granted()?.turn
     }
 
     fn granted(&self) -> Option<&Granted> {
@@ -171,11 +179,13 @@ impl IdempotencyInfo {
         key: Key,
         id: RecordId,
         mode: Enforcement,
-        claim: Option<Claim>,
+        claim: Option<&Claim>,
         previous: Option<StoredResponse>,
     ) {
         if let Some(inner) = &self.0 {
-            let granted = inner.granted.set(Granted { key, id, mode, claim, previous });
+            let turn =
+                claim.map(|claim| Turn { attempt: claim.attempt, taken_over: claim.taken_over, fence: claim.fence });
+            let granted = inner.granted.set(Granted { key, id, mode, turn, previous });
             debug_assert!(granted.is_ok(), "a request is granted once");
         }
     }

@@ -24,8 +24,7 @@ use super::{
     witness::Witness,
 };
 use crate::{
-    Idempotency, IdempotencyInfo, InvalidKey, Key, Mode, OnError, Outcome, Policy, Principal, RecordId, StoreError,
-    StoredResponse,
+    Idempotency, IdempotencyInfo, Key, Mode, OnError, Outcome, Policy, Principal, RecordId, StoreError, StoredResponse,
     claim::{Claimed, Held},
     info::Stage,
     operations::Running,
@@ -53,7 +52,6 @@ struct Asked<S: Service<ServiceRequest>> {
     entry: Entry<S>,
     info: IdempotencyInfo,
     policy: Policy,
-    key: Result<Option<Key>, InvalidKey>,
     principal: Principal,
     /// The pattern of its route, when somebody watches.
     route: Option<String>,
@@ -134,11 +132,11 @@ where
         request.extensions_mut().insert(info.clone());
 
         let settings = &config.settings;
-        let key = Key::of_request(request.headers(), &settings.header, settings.syntax, settings.max_key_length);
-        if policy != Policy::Exempt && !matches!(key, Ok(None)) && !settings.is_observed() {
+        let has_key = request.headers().contains_key(&settings.header);
+        if policy != Policy::Exempt && has_key && !settings.is_observed() {
             entry::take_accept_encoding(&mut request, &info);
         }
-        let principal = if matches!(key, Ok(Some(_))) { config.principal(&request) } else { Principal::anonymous() };
+        let principal = if has_key { config.principal(&request) } else { Principal::anonymous() };
         let route = if config.watch.is_watched() { request.match_pattern() } else { None };
         let entry = if self.has_inside { Entry::route(&*self.service, request) } else { Entry::Kept(request) };
         // The router has been asked, and whoever is inside has spoken: nothing of them acts later than in `call`.
@@ -150,7 +148,7 @@ where
             info.set_stage(Stage::Passed);
             return CallFuture::passing(entry.pass(&self.service));
         }
-        let asked = Asked { entry, info: info.clone(), policy, key, principal, route };
+        let asked = Asked { entry, info: info.clone(), policy, principal, route };
         CallFuture::governed(govern(self.service.clone(), config.clone(), asked), info)
     }
 }
@@ -165,11 +163,11 @@ where
     S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
     B: MessageBody + 'static,
 {
-    let Asked { entry, info, policy, key, principal, route } = asked;
+    let Asked { entry, info, policy, principal, route } = asked;
     let witness = Witness::new(&config, &entry.head().method, route, policy);
     let span = witness.span();
     let governed = Governed { service, config, entry, info, witness };
-    governed.decide(policy, key, principal).instrument(span).await
+    governed.decide(policy, principal).instrument(span).await
 }
 
 /// A request that this instance governs.
@@ -186,15 +184,12 @@ where
     S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
     B: MessageBody + 'static,
 {
-    async fn decide(
-        mut self,
-        policy: Policy,
-        key: Result<Option<Key>, InvalidKey>,
-        principal: Principal,
-    ) -> Result<ServiceResponse<AnswerBody<B>>, Error> {
+    async fn decide(mut self, policy: Policy, principal: Principal) -> Result<ServiceResponse<AnswerBody<B>>, Error> {
         let config = self.config.clone();
         let body = RequestBody::unread(self.entry.take_payload());
-        let key = match key {
+        let settings = &config.settings;
+        let headers = &self.entry.head().headers;
+        let key = match Key::of_request(headers, &settings.header, settings.syntax, settings.max_key_length) {
             Ok(Some(key)) => key,
             Ok(None) if matches!(policy, Policy::Optional | Policy::OptionalManual) => {
                 return self.pass(body, Outcome::Keyless).await;
@@ -292,7 +287,7 @@ where
         witness.claims(held.claim());
         // What is observed has no answers to give.
         let previous = previous.filter(|_| !config.settings.is_observed());
-        info.grant(key, id, config.settings.mode, held.claim().cloned(), previous);
+        info.grant(key, id, config.settings.mode, held.claim(), previous);
         run::run(&service, entry, body, Run { config, info, held: Some(held), running, anonymous, witness }).await
     }
 
