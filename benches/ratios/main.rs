@@ -43,7 +43,7 @@ const PARTS: &[Part] = &[
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["serve", side] => return wire::serve(side == "with"),
+        ["serve", side] => return wire::serve(side),
         ["--growth"] => return growth::growth(),
         _ => {}
     }
