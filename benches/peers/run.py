@@ -76,7 +76,7 @@ def uvicorn(port, pinned):
 
 
 PEERS = [
-    Peer("actix-idempotency", "actix-web", "this crate: defaults, records in memory", rust("actix-idempotency"),
+    Peer("actix-idempotency", "actix-web", "this crate: defaults, records in memory, bounds beyond what the load leaves behind", rust("actix-idempotency"),
          ["actix-idempotency", "actix-web"], replay_status=409),
     Peer("actix-idempotent", "actix-web",
          "README's set-up: hash of the request, answers in actix-session's session in Redis; sessions last 30 min, not 2 s",

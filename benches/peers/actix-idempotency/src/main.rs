@@ -1,11 +1,12 @@
-//! This crate, with its default settings: records in memory.
+//! This crate, with its default settings, save that the store is large enough for what the load leaves behind: records in
+//! memory.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
-use actix_idempotency::{Idempotency, IdempotencyKey};
+use actix_idempotency::{Idempotency, IdempotencyKey, Settings};
 use actix_web::{App, HttpResponse, HttpServer, middleware::Condition, rt::time::sleep, web};
 
 static RUNS: AtomicU64 = AtomicU64::new(0);
@@ -28,7 +29,11 @@ async fn runs() -> String {
 async fn main() -> std::io::Result<()> {
     let port = std::env::var("PORT").unwrap().parse().unwrap();
     let mode = std::env::var("MODE").unwrap();
-    let idempotency = Idempotency::builder().build().unwrap();
+    let mut settings = Settings::default();
+    // By default it would be full within seconds of this load, and refuse what it can't keep for a minute.
+    settings.storage.max_entries = 40_000_000;
+    settings.storage.max_bytes = 16 << 30;
+    let idempotency = Idempotency::builder().settings(settings).build().unwrap();
     HttpServer::new(move || {
         App::new()
             .app_data(web::Data::new(idempotency.clone()))
