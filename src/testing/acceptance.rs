@@ -159,6 +159,8 @@ impl<S: Store, A: Fn(Duration)> Subject<S, A> {
         self.completed(rule, &ask(1), 7).await;
         self.mismatch("another payload is a mismatch", &other_payload(1)).await;
         self.completed("and leaves the record as it was", &ask(1), 7).await;
+        let Begin::Completed { remaining, .. } = self.begin(&ask(1)).await else { panic!("{rule}") };
+        assert!(remaining <= TTL && remaining > TTL - SLACK, "it says how long it remains: {remaining:?}");
     }
 
     async fn may_be_asked_again_with_the_same_token(&self) {

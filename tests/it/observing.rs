@@ -49,6 +49,19 @@ fn a_body_that_would_be_refused_arrives_whole() {
 }
 
 #[test]
+fn a_body_that_would_be_refused_arrives_whole_in_however_many_pieces() {
+    let server = Server::start(&[OBSERVE[0], OBSERVE[1], ("IDEMPOTENCY_KEY__MAX_REQUEST_BODY", "100")]);
+    let sent: Vec<u8> = (0..250).collect();
+    let sha256 = Fingerprint::from_bytes(Sha256::digest(&sent).into()).to_string();
+    let mut connection = server.connect();
+    connection.write(&Request::post("/echo").key(&fresh_key()).body(sent).chunked());
+    let reply = connection.reply();
+    let echo: Value = reply.json();
+    assert_eq!((&echo["len"], &echo["sha256"]), (&json!(250), &json!(sha256)));
+    assert_eq!(reply.value("x-would-be"), Some("body-too-large"));
+}
+
+#[test]
 fn a_store_that_is_full_harms_nobody() {
     let server = Server::start(&[
         OBSERVE[0],
