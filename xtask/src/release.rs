@@ -129,7 +129,15 @@ fn semver() -> Step {
 fn package() -> Step {
     let list =
         said(Command::new(env!("CARGO")).args(["package", "--list", "--allow-dirty"])).ok_or("cargo package failed")?;
-    for page in ["README.md", "CHANGELOG.md", "LICENSE-APACHE", "LICENSE-MIT", "docs/clients.md", "docs/django.md"] {
+    for page in [
+        "README.md",
+        "CHANGELOG.md",
+        "LICENSE-APACHE",
+        "LICENSE-MIT",
+        "docs/clients.md",
+        "docs/cookbook.md",
+        "docs/django.md",
+    ] {
         if !list.lines().any(|line| line == page) {
             return Err(format!("{page} is not in the package, and README.md points there"));
         }
