@@ -263,7 +263,7 @@ pub struct Inspection {
     pub replays: Option<u64>,
     /// When the key was first claimed. `None`: the store does not keep it.
     pub first_seen: Option<SystemTime>,
-    /// When the operation was last asked for under its key. `None`: the store does not keep it.
+    /// When it was last claimed or replayed. `None`: the store does not keep it.
     pub last_seen: Option<SystemTime>,
 }
 

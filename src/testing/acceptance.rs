@@ -368,7 +368,8 @@ impl<S: Store, A: Fn(Duration)> Subject<S, A> {
         assert!(seen.replays.is_none_or(|replays| replays == 2), "{rule}: {:?} replays", seen.replays);
         same("a completion does not change when a key was first seen", seen.first_seen, first);
         assert!(seen.last_seen >= seen.first_seen, "{rule}: {seen:?}");
-        // An operator's look is none.
+        // Neither another payload nor an operator's look is a use of it.
+        self.mismatch(rule, &other_payload(1)).await;
         let again = self.store.inspect(&claim.id).await.expect("inspect answers").expect("a record is seen");
         same(rule, (again.replays, again.last_seen), (seen.replays, seen.last_seen));
     }

@@ -1,6 +1,7 @@
 //! The embedded default store: one process, no disk, bounded.
 
 mod bounds;
+mod done;
 mod shard;
 
 use std::{

@@ -4,24 +4,25 @@ use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use lru::LruCache;
 use tokio::sync::{Notify, futures::OwnedNotified};
 
-use super::{MemoryLimits, PreHashed, end, left};
+use super::{
+    MemoryLimits, PreHashed,
+    done::{Done, Seen},
+    end, left,
+};
 use crate::{
     Fingerprint, OnUnknown, Record, RecordId,
-    clock::{Micros, system_time},
+    clock::Micros,
     store::{
         Begin, BeginRequest, Claim, Completion, Fate, Forgotten, Inspection, Mode, OwnerToken, RecordState, Renewal,
         StoreError,
     },
 };
-
-/// What a record costs beyond its bytes: its place in the tables, its expiry, the allocator. Measured, rounded up.
-const UPKEEP: usize = 288;
 
 /// How many due records one call frees at most.
 pub(super) const SWEEP_BATCH: usize = 64;
@@ -56,89 +57,6 @@ struct InFlight {
     beneath: Option<Done>,
     /// Made by the first waiter.
     waiters: Option<Arc<Notify>>,
-}
-
-#[derive(Clone)]
-pub(super) struct Done {
-    token: OwnerToken,
-    operation: Operation,
-    attempt: u32,
-    seen: Seen,
-    pub(super) completed: Micros,
-    expires: Micros,
-    pub(super) record: Record,
-}
-
-/// The fingerprint of a completed operation, cut short: 192 bits tell operations apart, and a record is to be small.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Operation([u8; 24]);
-
-impl From<Fingerprint> for Operation {
-    fn from(fingerprint: Fingerprint) -> Self {
-        let (head, _) = fingerprint.as_bytes().split_first_chunk().expect("a fingerprint is longer");
-        Self(*head)
-    }
-}
-
-impl Done {
-    /// The record with its body given up.
-    pub(super) fn without_body(self) -> Self {
-        Self { record: self.record.with_body(None), ..self }
-    }
-
-    pub(super) fn cost(&self) -> usize {
-        self.record.as_bytes().len() + UPKEEP
-    }
-}
-
-/// What an operator is told of a record's use. In seconds: a record is to be small.
-#[derive(Clone, Copy)]
-struct Seen {
-    first: u32,
-    last: u32,
-    replays: u32,
-}
-
-impl Seen {
-    fn now(now: Micros) -> Self {
-        let now = seconds(now);
-        Self { first: now, last: now, replays: 0 }
-    }
-
-    fn again(&mut self, now: Micros) {
-        self.last = seconds(now);
-    }
-
-    fn inspection(
-        self,
-        id: RecordId,
-        state: RecordState,
-        owner: OwnerToken,
-        attempt: u32,
-        remaining: Duration,
-        record: Option<Record>,
-    ) -> Inspection {
-        Inspection {
-            id,
-            state,
-            attempt,
-            remaining,
-            record,
-            owner: Some(owner),
-            replays: Some(self.replays.into()),
-            first_seen: Some(time(self.first)),
-            last_seen: Some(time(self.last)),
-        }
-    }
-}
-
-/// Good until 2106.
-fn seconds(now: Micros) -> u32 {
-    u32::try_from(now / 1_000_000).unwrap_or(u32::MAX)
-}
-
-fn time(seconds: u32) -> SystemTime {
-    system_time(u64::from(seconds) * 1_000_000)
 }
 
 type Waiters = Option<Arc<Notify>>;
@@ -214,7 +132,6 @@ impl Shard {
         if entry.fingerprint != request.fingerprint {
             return Some(Begin::Mismatch);
         }
-        entry.seen.again(now);
         let previous = |entry: &InFlight| entry.beneath.as_ref().map(|done| done.record.clone());
         if entry.token == request.token {
             entry.lease_ends = end(now, request.lease);
@@ -238,6 +155,7 @@ impl Shard {
         entry.attempt = entry.attempt.saturating_add(1);
         entry.fence = next_fence(&mut self.last_fence, now);
         entry.taken_over = true;
+        entry.seen.again(now);
         entry.lease_ends = end(now, request.lease);
         entry.kept_until = kept_until(entry.lease_ends, request.keep, entry.beneath.as_ref());
         let previous = previous(entry);

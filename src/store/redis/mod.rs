@@ -29,7 +29,8 @@ use crate::{
 /// One hash per record, named `idempotency:{namespace}:{cache}:{record id}`; the id is 64 hexadecimal digits and holds
 /// no client's key. Fields: `v` version, `s` state (`I` in flight, `D` done), `o` owner token, `f` fingerprint,
 /// `a` attempt, `n` fence, `l` end of the lease (ms of the server's clock), `t` taken over, `c` and `u` when it was first
-/// and last asked for, `k` how often it was replayed, `r` response (bincode behind a version byte), `e` and `p` end and owner of the completed record beneath a manual claim. Every record has a TTL.
+/// claimed, and last claimed or replayed, `k` how often it was replayed, `r` response (bincode behind a version byte), `e` and
+/// `p` end and owner of the completed record beneath a manual claim. Every record has a TTL.
 ///
 /// Each call is one script and one round trip; the clock is the server's. One key per script, so that a cluster could
 /// hold the records; the bundled client speaks to one primary.
