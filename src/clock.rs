@@ -66,5 +66,5 @@ pub(crate) fn system_time(at: Micros) -> SystemTime {
 
 /// Saturates: a duration that no clock reaches is as good as for ever.
 pub(crate) fn micros(duration: Duration) -> Micros {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+    duration.as_secs().saturating_mul(1_000_000).saturating_add(duration.subsec_micros().into())
 }

@@ -4,6 +4,8 @@ use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 
+use crate::{Enforcement, Principal};
+
 /// SHA-256 over length-prefixed parts behind a domain name, so that no two different lists of parts read the same.
 #[derive(Clone)]
 pub(crate) struct Digest(Sha256);
@@ -21,7 +23,9 @@ impl Digest {
             length >>= 7;
         }
         self.0.update([length.to_le_bytes()[0]]);
-        self.0.update(part);
+        if !part.is_empty() {
+            self.0.update(part);
+        }
         self
     }
 
@@ -85,6 +89,34 @@ hash_type! {
 hash_type! {
     /// What the operation is: SHA-256 over everything of a request that must be the same when its key is used again.
     Fingerprint
+}
+
+/// The ids of the records of one cache: their hashes begin alike.
+pub(crate) struct RecordIds(Digest);
+
+impl RecordIds {
+    pub(crate) fn new(namespace: &str, cache: &str) -> Self {
+        Self(Digest::new(b"id").part(namespace.as_bytes()).part(cache.as_bytes()))
+    }
+
+    /// Where a record is found. `endpoint`: method and path, with `scope = endpoint`.
+    pub(crate) fn of(&self, principal: &Principal, encoded: &str, endpoint: Option<(&str, &str)>) -> RecordId {
+        let mut digest = principal.add_to(self.0.clone()).part(encoded.as_bytes());
+        if let Some((method, path)) = endpoint {
+            digest = digest.part(method.as_bytes()).part(path.as_bytes());
+        }
+        RecordId(digest.finish())
+    }
+}
+
+impl RecordId {
+    /// What is only observed is kept apart: it never becomes the answer to anybody.
+    pub(crate) fn in_mode(self, mode: Enforcement) -> Self {
+        match mode {
+            Enforcement::Enforce => self,
+            Enforcement::Observe => Self::from_bytes(Digest::new(b"observed").part(self.as_bytes()).finish()),
+        }
+    }
 }
 
 impl std::str::FromStr for RecordId {

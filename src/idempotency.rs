@@ -10,8 +10,8 @@ use actix_web::dev::ServiceRequest;
 use parking_lot::Mutex;
 
 use crate::{
-    Builder, ConfigError, Enforcement, Forgotten, Inspection, KeyEncoder, Principal, RecordId, Settings, Store,
-    StoreError, background, claim::Cache, fingerprint::Digest, operations::Operations, report::Watch,
+    Builder, ConfigError, Forgotten, Inspection, KeyEncoder, Principal, RecordId, Settings, Store, StoreError,
+    background, claim::Cache, fingerprint::RecordIds, operations::Operations, report::Watch,
 };
 
 /// Finds the principal of a request; see [`Builder::principal`].
@@ -171,7 +171,7 @@ impl Idempotency {
     #[must_use]
     pub fn record_id(&self, cache: &str, principal: &Principal, key: &str) -> RecordId {
         let namespace = self.0.settings.cache(cache).map_or("", |settings| &settings.namespace);
-        record_id(namespace, cache, principal, key, None).in_mode(self.0.settings.mode)
+        RecordIds::new(namespace, cache).of(principal, key, None).in_mode(self.0.settings.mode)
     }
 
     /// What is known of a record.
@@ -218,32 +218,6 @@ impl Idempotency {
 
     fn operated(&self, cache: &str) -> Result<&Arc<Cache>, StoreError> {
         self.cache(cache).map_err(StoreError::unavailable)
-    }
-}
-
-/// Where a record is found. `endpoint`: method and path, with `scope = endpoint`.
-pub(crate) fn record_id(
-    namespace: &str,
-    cache: &str,
-    principal: &Principal,
-    encoded: &str,
-    endpoint: Option<(&str, &str)>,
-) -> RecordId {
-    let digest = Digest::new(b"id").part(namespace.as_bytes()).part(cache.as_bytes());
-    let mut digest = principal.add_to(digest).part(encoded.as_bytes());
-    if let Some((method, path)) = endpoint {
-        digest = digest.part(method.as_bytes()).part(path.as_bytes());
-    }
-    RecordId::from_bytes(digest.finish())
-}
-
-impl RecordId {
-    /// What is only observed is kept apart: it never becomes the answer to anybody.
-    pub(crate) fn in_mode(self, mode: Enforcement) -> Self {
-        match mode {
-            Enforcement::Enforce => self,
-            Enforcement::Observe => Self::from_bytes(Digest::new(b"observed").part(self.as_bytes()).finish()),
-        }
     }
 }
 

@@ -20,7 +20,7 @@ use serde::Deserialize;
 use self::view::{Body, Detail, Found, Page, Row, Status};
 use crate::{
     Enforcement, ExemptIdempotencyKey, Forgotten, Idempotency, Inspection, Key, Principal, RecordId, RecordState,
-    Scope, Statuses, StoreError, idempotency::record_id,
+    Scope, Statuses, StoreError, fingerprint::RecordIds,
 };
 
 /// The page: one file, nothing from elsewhere.
@@ -265,7 +265,7 @@ async fn find(idempotency: web::Data<Idempotency>, finding: web::Json<Finding>) 
         (Scope::Endpoint, ..) => return Err(Refusal::bad("with scope = endpoint, method and path are needed too")),
     };
     let namespace = settings.cache(cache).map_or("", |settings| &settings.namespace);
-    let id = record_id(namespace, cache, &principal, key.as_str(), endpoint);
+    let id = RecordIds::new(namespace, cache).of(&principal, key.as_str(), endpoint);
     // A wrap may be in another mode than the process.
     let observed = id.in_mode(Enforcement::Observe);
     let found = match idempotency.inspect(cache, &id).await? {

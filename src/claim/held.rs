@@ -1,12 +1,17 @@
 //! A claim in the hands of a running operation. It ends in exactly one way: completed, released, or given up.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 
-use futures_util::FutureExt as _;
+use futures_util::{
+    FutureExt as _,
+    future::{BoxFuture, Either, Ready, ready},
+};
 use tokio::time::Instant;
 
 use super::{Cache, Question, Terms, keeper::Keeping, local::Holding, retry};
-use crate::{Begin, Claim, Completion, Fate, OnUnknown, OwnerToken, Record, background, metrics, operations::Running};
+use crate::{
+    Begin, Claim, Completion, Fate, OnUnknown, OwnerToken, Record, StoreError, background, metrics, operations::Running,
+};
 
 /// Dropping it frees the key, or marks it as *owner lost* where `on_unknown = reject` asks for that.
 pub(crate) struct Held {
@@ -70,23 +75,30 @@ impl Held {
         }
     }
 
-    /// Stores the response. Waits at most `storage.timeout`; a store that can't take it by then gets it from behind.
+    /// Stores the response: a store in this process at once, another one within `storage.timeout`; one that can't take it
+    /// by then gets it from behind.
     ///
     /// From the call on, not from the first poll, dropping anything leads to the response being stored.
-    pub(crate) fn complete(mut self: Box<Self>, record: Record) -> impl Future<Output = Written> {
+    pub(crate) fn complete(mut self: Box<Self>, record: Record) -> Either<Ready<Written>, BoxFuture<'static, Written>> {
         self.warn_of_ceiling();
-        self.state = match std::mem::replace(&mut self.state, State::Ended) {
+        self.state = match mem::replace(&mut self.state, State::Ended) {
             State::Claimed(claim) => State::Completing(claim, record),
             State::Unlocked(question) => State::CompletingUnlocked(question, record),
             state => state,
         };
-        self.write()
+        if let State::Completing(claim, record) = &self.state
+            && !self.cache.store.leases()
+            && let Some(answer) = self.cache.complete_now(claim, record, &self.terms)
+        {
+            return Either::Left(ready(self.ends(answer)));
+        }
+        Either::Right(Box::pin(self.write()))
     }
 
     async fn write(mut self: Box<Self>) -> Written {
         if let State::CompletingUnlocked(question, record) = &self.state {
             let (question, record) = (*question, record.clone());
-            let late = Box::pin(self.claim_late(question)).await;
+            let late = self.claim_late(question).await;
             self.state = match late {
                 Ok(claim) => State::Completing(claim, record),
                 Err(written) => {
@@ -97,7 +109,13 @@ impl Held {
         }
         let State::Completing(claim, record) = &self.state else { return Written::Lost };
         let call = self.cache.call("complete", self.cache.store.complete(claim, record, self.terms.ttl));
-        match call.within(self.terms.timeout).await {
+        let answer = call.within(self.terms.timeout).await;
+        self.ends(answer)
+    }
+
+    fn ends(&mut self, answer: Result<Completion, StoreError>) -> Written {
+        let State::Completing(claim, _) = &self.state else { return Written::Lost };
+        match answer {
             Ok(completion) => {
                 let written = written(claim, completion);
                 self.state = State::Ended;
@@ -128,7 +146,7 @@ impl Held {
     /// can do that within `storage.timeout`.
     pub(crate) async fn release(mut self: Box<Self>) {
         self.warn_of_ceiling();
-        let State::Claimed(claim) = std::mem::replace(&mut self.state, State::Ended) else { return };
+        let State::Claimed(claim) = mem::replace(&mut self.state, State::Ended) else { return };
         self.state = State::Releasing(claim.clone());
         let call = self.cache.call("release", self.cache.store.release(&claim, Fate::Free));
         let released = call.within(self.terms.timeout).await;
@@ -143,7 +161,7 @@ impl Held {
     }
 
     fn end(&mut self, fate: Fate) {
-        match std::mem::replace(&mut self.state, State::Ended) {
+        match mem::replace(&mut self.state, State::Ended) {
             State::Claimed(claim) => {
                 // A store in this process frees it here and now. Others are not called from a drop, which may happen
                 // where no runtime is left.

@@ -26,8 +26,8 @@ pub(crate) use self::{
     terms::{Terms, century},
 };
 use crate::{
-    Begin, BeginRequest, Fingerprint, Mode, OwnerToken, Record, RecordId, Store, StoreError, StoreFuture,
-    metrics::StoreCall, operations::Operations,
+    Begin, BeginRequest, Claim, Completion, Fingerprint, Mode, OwnerToken, Record, RecordId, Store, StoreError,
+    StoreFuture, metrics::StoreCall, operations::Operations,
 };
 
 /// A store under its name, with those who wait for it and those who hold its claims.
@@ -85,45 +85,60 @@ impl Cache {
         })
     }
 
-    /// Asks until there is an answer other than "in flight", for as long as the terms allow. Says how long it `waited`.
-    pub(crate) async fn claim(
-        self: &Arc<Self>,
+    /// Asks until there is an answer other than "in flight", for as long as the terms allow. Says how long it waited, too.
+    ///
+    /// Boxed where it waits, as every way here: it would make the future of each request larger, which is moved.
+    pub(crate) fn claim<'a>(
+        self: &'a Arc<Self>,
         question: Question,
-        terms: &Arc<Terms>,
-        waited: &mut Duration,
-    ) -> Result<Claimed, StoreError> {
-        if !terms.exclusive {
-            return Box::pin(self.claim_unlocked(question, terms)).await;
-        }
+        terms: &'a Arc<Terms>,
+    ) -> impl Future<Output = (Result<Claimed, StoreError>, Duration)> + 'a {
         let request = question.begin(OwnerToken::random(), terms);
-        let mut until = None;
+        async move {
+            if !terms.exclusive {
+                return (Box::pin(self.claim_unlocked(&request, terms)).await, Duration::ZERO);
+            }
+            match self.ask(&request, terms).await {
+                Ok(Asked::Answer(claimed)) => (Ok(claimed), Duration::ZERO),
+                Ok(Asked::InFlight(in_flight)) => Box::pin(self.claim_later(&request, terms, in_flight)).await,
+                Err(error) => (Err(error), Duration::ZERO),
+            }
+        }
+    }
+
+    /// Asks again and again, as long as somebody else runs.
+    async fn claim_later(
+        self: &Arc<Self>,
+        request: &BeginRequest,
+        terms: &Arc<Terms>,
+        mut in_flight: InFlight,
+    ) -> (Result<Claimed, StoreError>, Duration) {
+        let start = Instant::now();
+        let mut waited = Duration::ZERO;
         let mut seat = None;
         for round in 0.. {
-            let asked = match self.ask(&request, terms).await {
-                // Somebody ran a moment ago: a store that has gone silent since is no leave to run beside them.
-                Err(StoreError::Unavailable(_) | StoreError::TimedOut(_)) if round > 0 => return Ok(Claimed::InFlight),
-                asked => asked?,
-            };
-            let in_flight = match asked {
-                Asked::Answer(claimed) => return Ok(claimed),
-                Asked::InFlight(_) if terms.wait.is_zero() => return Ok(Claimed::InFlight),
-                Asked::InFlight(in_flight) => in_flight,
-            };
-            let now = Instant::now();
-            let left = until.get_or_insert_with(|| now + terms.wait).saturating_duration_since(now);
+            let left = terms.wait.saturating_sub(start.elapsed());
             if left.is_zero() {
-                return Ok(Claimed::InFlight);
+                break;
             }
             if seat.is_none() {
                 seat = self.waiting.enter(request.id, terms.max_waiters);
                 if seat.is_none() {
-                    return Ok(Claimed::InFlight);
+                    break;
                 }
             }
-            Box::pin(self.wait(&request.id, in_flight, round, left)).await;
-            *waited += now.elapsed();
+            let now = Instant::now();
+            self.wait(&request.id, in_flight, round, left).await;
+            waited += now.elapsed();
+            in_flight = match self.ask(request, terms).await {
+                Ok(Asked::Answer(claimed)) => return (Ok(claimed), waited),
+                Ok(Asked::InFlight(in_flight)) => in_flight,
+                // Somebody ran a moment ago: a store that has gone silent since is no leave to run beside them.
+                Err(StoreError::Unavailable(_) | StoreError::TimedOut(_)) => break,
+                Err(error) => return (Err(error), waited),
+            };
         }
-        Ok(Claimed::InFlight)
+        (Ok(Claimed::InFlight), waited)
     }
 
     /// One look at what this process knows, and else one question to the store.
@@ -166,10 +181,12 @@ impl Cache {
     }
 
     /// With `lock.enable = false` nothing is claimed before the run: only a completed record stops it.
-    async fn claim_unlocked(self: &Arc<Self>, question: Question, terms: &Arc<Terms>) -> Result<Claimed, StoreError> {
-        let token = OwnerToken::random();
-        let request = question.begin(token, terms);
-        let answer = self.begin(&request, terms).await?;
+    async fn claim_unlocked(
+        self: &Arc<Self>,
+        request: &BeginRequest,
+        terms: &Arc<Terms>,
+    ) -> Result<Claimed, StoreError> {
+        let answer = self.begin(request, terms).await?;
         let previous = match answer {
             Begin::Fresh { claim, previous } => {
                 let held = Held::new(self.clone(), terms.clone(), claim);
@@ -181,6 +198,7 @@ impl Cache {
             Begin::OwnerLost => return Ok(Claimed::OwnerLost),
             Begin::InFlight { .. } => None,
         };
+        let question = Question { id: request.id, fingerprint: request.fingerprint, mode: request.mode };
         let held = Held::unlocked(self.clone(), terms.clone(), question);
         Ok(Claimed::Run { held, previous })
     }
@@ -190,16 +208,26 @@ impl Cache {
         Call::new(&self.name, name, future)
     }
 
+    /// `complete`, where the store answers at once.
+    fn complete_now(&self, claim: &Claim, record: &Record, terms: &Terms) -> Option<Result<Completion, StoreError>> {
+        let measure = StoreCall::starts(&self.name, "complete");
+        let answer = self.store.complete(claim, record, terms.ttl).try_ready().ok()?;
+        measure.ends(&answer);
+        Some(answer)
+    }
+
     /// `begin`, repeated with the same token while `storage.timeout` lasts. A caller that gives up frees its token behind.
     async fn begin(self: &Arc<Self>, request: &BeginRequest, terms: &Arc<Terms>) -> Result<Begin, StoreError> {
         let measure = StoreCall::starts(&self.name, "begin");
-        let answer = match self.store.begin(request).try_ready() {
-            Ok(Err(StoreError::Unavailable(_))) => {
-                Box::pin(self.begin_in_time(self.store.begin(request), request, terms)).await
+        let call = match self.store.begin(request).try_ready() {
+            Ok(Err(StoreError::Unavailable(_))) => self.store.begin(request),
+            Ok(answer) => {
+                measure.ends(&answer);
+                return answer;
             }
-            Ok(answer) => answer,
-            Err(call) => Box::pin(self.begin_in_time(call, request, terms)).await,
+            Err(call) => call,
         };
+        let answer = Box::pin(self.begin_in_time(call, request, terms)).await;
         measure.ends(&answer);
         answer
     }

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use actix_web::http::{
     Method,
-    header::{self, HeaderMap, HeaderValue},
+    header::{self, AsHeaderName, HeaderMap, HeaderName, HeaderValue},
 };
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
@@ -33,7 +33,7 @@ pub struct KeyRequest<'a> {
     /// What follows `?`, as sent; empty when there is none.
     pub query: &'a str,
     /// All headers.
-    pub headers: &'a HeaderMap,
+    pub headers: Headers<'a>,
     /// The body as sent (not decompressed), in the pieces in which it arrived.
     pub body: &'a [Bytes],
 }
@@ -50,7 +50,52 @@ impl<'a> KeyRequest<'a> {
         headers: &'a HeaderMap,
         body: &'a [Bytes],
     ) -> Self {
-        Self { key, principal, method, path, query, headers, body }
+        Self { key, principal, method, path, query, headers: Headers(Lines::Map(headers)), body }
+    }
+}
+
+/// The headers of a request as an encoder sees them.
+#[derive(Clone, Copy, Debug)]
+pub struct Headers<'a>(Lines<'a>);
+
+#[derive(Clone, Copy, Debug)]
+enum Lines<'a> {
+    Map(&'a HeaderMap),
+    List(&'a [(HeaderName, HeaderValue)]),
+}
+
+impl<'a> Headers<'a> {
+    /// The first value of a header.
+    #[must_use]
+    pub fn get(self, name: impl AsHeaderName + AsRef<str>) -> Option<&'a HeaderValue> {
+        match self.0 {
+            Lines::Map(map) => map.get(name),
+            Lines::List(list) => {
+                let mut lines = list.iter();
+                lines.find(|(each, _)| each.as_str().eq_ignore_ascii_case(name.as_ref())).map(|(_, value)| value)
+            }
+        }
+    }
+
+    /// Every line of every header; those of one name in the order in which they came.
+    pub fn iter(self) -> impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)> {
+        let (map, list) = match self.0 {
+            Lines::Map(map) => (Some(map), &[][..]),
+            Lines::List(list) => (None, list),
+        };
+        map.into_iter().flat_map(HeaderMap::iter).chain(list.iter().map(|(name, value)| (name, value)))
+    }
+}
+
+impl<'a> From<&'a HeaderMap> for Headers<'a> {
+    fn from(map: &'a HeaderMap) -> Self {
+        Self(Lines::Map(map))
+    }
+}
+
+impl<'a> From<&'a [(HeaderName, HeaderValue)]> for Headers<'a> {
+    fn from(list: &'a [(HeaderName, HeaderValue)]) -> Self {
+        Self(Lines::List(list))
     }
 }
 
@@ -144,7 +189,7 @@ mod tests {
             method: &Method::POST,
             path,
             query,
-            headers: &HeaderMap::new(),
+            headers: Headers::from(&HeaderMap::new()),
             body: &body,
         })
     }

@@ -4,6 +4,7 @@ use std::{
     error::Error as StdError,
     fmt,
     future::poll_fn,
+    mem,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -81,7 +82,7 @@ impl<B: MessageBody + 'static> MessageBody for AnswerBody<B> {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BoxError>>> {
         match self.project().kind.project() {
             KindProj::Through { body } => body.poll_next(cx).map_err(Into::into),
-            KindProj::Whole { bytes } => Poll::Ready((!bytes.is_empty()).then(|| Ok(std::mem::take(bytes)))),
+            KindProj::Whole { bytes } => Poll::Ready((!bytes.is_empty()).then(|| Ok(mem::take(bytes)))),
             KindProj::Boxed { body } => body.poll_next(cx),
             KindProj::Recorded { recording } => recording.poll_next(cx),
         }
@@ -136,7 +137,7 @@ enum Left {
 impl<B: MessageBody + 'static> Recording<B> {
     /// `bare` is the record without a body: what is stored when the body can't be kept. An `endless` body is neither
     /// copied nor read on without its client.
-    pub(super) fn new(body: B, bare: Record, endless: bool, run: Run) -> Self {
+    pub(super) fn new(body: B, bare: Record, endless: bool, run: &mut Run) -> Self {
         let settings = &run.config.settings;
         let left = match settings.on_disconnect {
             OnDisconnect::Cancel => Left::Cancel,
@@ -152,10 +153,10 @@ impl<B: MessageBody + 'static> Recording<B> {
             bare,
             copy: (!endless && !too_large).then(BytesMut::new),
             most,
-            held: run.held,
+            held: run.held.take(),
             storing: None,
-            _running: (!endless).then_some(run.running),
-            witness: run.witness,
+            _running: run.running.take().filter(|_| !endless),
+            witness: mem::take(&mut run.witness),
         };
         if too_large && !endless {
             tape.store();
@@ -195,7 +196,7 @@ impl<B: MessageBody + 'static> Drop for Recording<B> {
             }
         };
         if !matches!(left, Left::Cancel) {
-            let span = std::mem::replace(&mut self.span, Span::none());
+            let span = mem::replace(&mut self.span, Span::none());
             actix_web::rt::spawn(rest.instrument(span));
         }
     }
@@ -258,7 +259,7 @@ impl<B: MessageBody + 'static> Tape<B> {
             };
             // Begun here, not at its first poll: from now on the record is stored, whatever becomes of this body.
             self.witness.writes(&record);
-            let (completing, mut witness) = (held.complete(record), std::mem::take(&mut self.witness));
+            let (completing, mut witness) = (held.complete(record), mem::take(&mut self.witness));
             self.storing = Some(Box::pin(async move { witness.sees(completing.await.outcome()) }));
         }
     }

@@ -13,6 +13,7 @@ use actix_web::{
     },
 };
 use bytes::{Bytes, BytesMut};
+use futures_util::future::{Either, LocalBoxFuture, Ready, ready};
 
 use super::{AnswerBody, body::Recording, replay::replay, run::Run};
 use crate::{
@@ -48,81 +49,133 @@ impl StoreResponse {
     }
 }
 
+/// The answer that a client gets, mostly at once. Only what must be waited for is a future, in a box of its own: the one
+/// of each request is moved, and is to be small.
+type Capture<'a, B> = Either<
+    Ready<Result<ServiceResponse<AnswerBody<B>>, Error>>,
+    LocalBoxFuture<'a, Result<ServiceResponse<AnswerBody<B>>, Error>>,
+>;
+
 /// Stores what the handler answered, and passes it on.
-pub(super) async fn response<B>(
-    response: ServiceResponse<B>,
-    mut run: Run,
-) -> Result<ServiceResponse<AnswerBody<B>>, Error>
+pub(super) fn response<B>(response: ServiceResponse<B>, run: &mut Run) -> Capture<'_, B>
 where
     B: MessageBody + 'static,
 {
     let Some(held) = run.held.take() else {
-        return Ok(through(response));
+        return at_once(through(response));
     };
+    let config = run.config.clone();
+    let settings = &config.settings;
     if run.anonymous {
         warn_of_late_principal(response.request());
     }
-    let stored = !run.info.is_late_exempt() && is_stored(&response, &run.config.settings);
-    if run.config.settings.is_observed() {
+    let stored = !run.info.is_late_exempt() && is_stored(&response, settings);
+    if settings.is_observed() {
         observe(stored.then(|| response.response().head()), held, run);
-        return Ok(through(response));
+        return at_once(through(response));
     }
     if !stored {
         run.witness.sees(Outcome::NotStored);
-        held.release().await;
-        return Ok(through(response));
+        return Either::Right(Box::pin(async move {
+            held.release().await;
+            Ok(through(response))
+        }));
     }
     let (request, response) = response.into_parts();
     let (mut response, body) = response.into_parts();
-    let most = run.config.settings.storage.max_response_body;
+    let most = settings.storage.max_response_body as u64;
     let endless = is_event_stream(response.headers());
-    let bytes = match body.size() {
-        BodySize::None => Bytes::new(),
-        BodySize::Sized(length) if length <= most as u64 && !endless => match whole(body, length).await {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                // No truncated answer may ever be replayed.
-                run.witness.sees(Outcome::NotStored);
-                held.release().await;
-                return Err(error);
-            }
-        },
-        BodySize::Sized(_) | BodySize::Stream => {
-            run.held = Some(held);
-            let bare = record_of(response.head(), None, &run.config.settings);
-            // From completion, which is still to come: it will be there a little longer.
-            run.config.tell_expiry(response.headers_mut(), run.config.settings.storage.ttl);
-            let recording = Recording::new(body, bare, endless, run);
-            return Ok(ServiceResponse::new(request, response.set_body(AnswerBody::recorded(recording))));
-        }
+    let length = match body.size() {
+        BodySize::None => Some(0),
+        BodySize::Sized(length) => Some(length).filter(|length| *length <= most && !endless),
+        BodySize::Stream => None,
     };
-    // Whatever a handler gave these, it is not sent.
-    let bodiless = matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT);
-    let kept = if bodiless { Bytes::new() } else { bytes.clone() };
-    let record = record_of(response.head(), Some(&kept), &run.config.settings);
-    run.witness.writes(&record);
-    let written = held.complete(record).await;
+    let Some(length) = length else {
+        run.held = Some(held);
+        let bare = record_of(response.head(), None, settings);
+        // From completion, which is still to come: it will be there a little longer.
+        config.tell_expiry(response.headers_mut(), settings.storage.ttl);
+        let recording = Recording::new(body, bare, endless, run);
+        return at_once(ServiceResponse::new(request, response.set_body(AnswerBody::recorded(recording))));
+    };
+    let kept = Kept { request, response, held, run };
+    match whole(body, length) {
+        Ok(bytes) => kept.store(bytes),
+        Err(body) => Either::Right(Box::pin(async move {
+            match in_pieces(body, length).await {
+                Ok(bytes) => kept.store(bytes).await,
+                Err(error) => {
+                    // No truncated answer may ever be replayed.
+                    kept.run.witness.sees(Outcome::NotStored);
+                    kept.held.release().await;
+                    Err(error)
+                }
+            }
+        })),
+    }
+}
+
+/// A response that is stored with its body.
+struct Kept<'a> {
+    request: HttpRequest,
+    response: HttpResponse<()>,
+    held: Box<Held>,
+    run: &'a mut Run,
+}
+
+impl<'a> Kept<'a> {
+    fn store<B: MessageBody + 'static>(self, bytes: Bytes) -> Capture<'a, B> {
+        let Self { request, response, held, run } = self;
+        // Whatever a handler gave these, it is not sent.
+        let bodiless = matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT);
+        let kept = if bodiless { &[][..] } else { &bytes[..] };
+        let record = record_of(response.head(), Some(kept), &run.config.settings);
+        run.witness.writes(&record);
+        match held.complete(record) {
+            Either::Left(written) => at_once(answer(request, response, bytes, written.into_inner(), run)),
+            Either::Right(writing) => Either::Right(Box::pin(async move {
+                let written = writing.await;
+                Ok(answer(request, response, bytes, written, run))
+            })),
+        }
+    }
+}
+
+/// What the client gets once it is known what became of the record.
+fn answer<B: MessageBody + 'static>(
+    request: HttpRequest,
+    mut response: HttpResponse<()>,
+    bytes: Bytes,
+    written: Written,
+    run: &mut Run,
+) -> ServiceResponse<AnswerBody<B>> {
     run.witness.sees(written.outcome());
     run.info.set_stage(Stage::Governing);
-    let ttl = run.config.settings.storage.ttl;
     match written {
         // A late owner's client gets the answer that everybody gets.
         Written::Superseded(Some(winner)) => {
             if let Ok(response) = replay(&winner, None, &run.config) {
-                return Ok(ServiceResponse::new(request, response));
+                return ServiceResponse::new(request, response);
             }
         }
-        Written::Stored | Written::Behind => run.config.tell_expiry(response.headers_mut(), ttl),
+        Written::Stored | Written::Behind => {
+            run.config.tell_expiry(response.headers_mut(), run.config.settings.storage.ttl);
+        }
         Written::Superseded(None) | Written::Lost => {}
     }
-    Ok(ServiceResponse::new(request, response.set_body(AnswerBody::whole(bytes))))
+    ServiceResponse::new(request, response.set_body(AnswerBody::whole(bytes)))
+}
+
+fn at_once<B: MessageBody + 'static>(response: ServiceResponse<AnswerBody<B>>) -> Capture<'static, B> {
+    Either::Left(ready(Ok(response)))
 }
 
 /// Stores the response that a middleware's error will become.
-pub(super) async fn error(error: &Error, mut run: Run) {
+pub(super) async fn error(error: &Error, run: &mut Run) {
     let Some(held) = run.held.take() else { return };
     let response = error.error_response();
-    let settings = &run.config.settings;
+    let config = run.config.clone();
+    let settings = &config.settings;
     let stored = !run.info.is_late_exempt() && keeps(response.status(), response.head(), settings);
     if settings.is_observed() {
         observe(stored.then(|| response.head()), held, run);
@@ -149,7 +202,7 @@ pub(super) async fn error(error: &Error, mut run: Run) {
 
 /// Keeps in mind that the key was used, and for what. No client waits for that, and nobody will be answered with it, so
 /// it has no body.
-fn observe(stored: Option<&ResponseHead>, held: Box<Held>, mut run: Run) {
+fn observe(stored: Option<&ResponseHead>, held: Box<Held>, run: &mut Run) {
     let Some(response) = stored else {
         run.witness.sees(Outcome::NotStored);
         held.free();
@@ -222,12 +275,14 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
     media.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
 }
 
-/// All of a body whose length is known, whether or not it can be had in one piece.
-async fn whole<B: MessageBody>(body: B, length: u64) -> Result<Bytes, Error> {
-    let body = match body.try_into_bytes() {
-        Ok(bytes) => return Ok(bytes),
-        Err(body) => body,
-    };
+/// A body that can be had in one piece.
+fn whole<B: MessageBody>(body: B, length: u64) -> Result<Bytes, B> {
+    // One of no size is not looked at: nothing of it is sent.
+    if length == 0 { Ok(Bytes::new()) } else { body.try_into_bytes() }
+}
+
+/// All of a body whose length is known.
+async fn in_pieces<B: MessageBody>(body: B, length: u64) -> Result<Bytes, Error> {
     let mut bytes = BytesMut::new();
     let mut body = pin!(body);
     while let Some(piece) = poll_fn(|cx| body.as_mut().poll_next(cx)).await {
@@ -247,7 +302,7 @@ async fn whole<B: MessageBody>(body: B, length: u64) -> Result<Bytes, Error> {
 pub(crate) static OBSERVED: (HeaderName, HeaderValue) =
     (HeaderName::from_static("idempotency-observed"), HeaderValue::from_static("true"));
 
-fn record_of(head: &ResponseHead, body: Option<&Bytes>, settings: &Settings) -> Record {
+fn record_of(head: &ResponseHead, body: Option<&[u8]>, settings: &Settings) -> Record {
     let nominated: Vec<&[u8]> = connection_options(&head.headers).collect();
     let kept = head.headers.iter().filter(|(name, _)| {
         !is_left_out(name, settings)
@@ -255,7 +310,7 @@ fn record_of(head: &ResponseHead, body: Option<&Bytes>, settings: &Settings) -> 
     });
     // It says itself that nobody is to be answered with it.
     let observed = settings.is_observed().then_some((&OBSERVED.0, &OBSERVED.1));
-    Record::new(head.status, kept.chain(observed), body.map(|bytes| &bytes[..]))
+    Record::new(head.status, kept.chain(observed), body)
 }
 
 /// The fields that `Connection` names belong to this connection only (RFC 9110, 7.6.1).

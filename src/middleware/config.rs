@@ -7,18 +7,19 @@ use std::{
 
 use actix_web::{
     HttpMessage as _,
-    dev::{RequestHead, ServiceRequest},
+    dev::ServiceRequest,
     http::header::{HeaderMap, HttpDate, TryIntoHeaderValue as _},
 };
 use bytes::Bytes;
 
-use super::Plan;
+use super::{Plan, entry::Head};
 use crate::{
     ConfigError, Idempotency, Key, KeyEncoder, KeyRequest, Mode, Policy, Principal, RecordId, Scope, Settings,
     StorageSettings,
     builder::rules_of,
     claim::{Cache, Question, Terms, century},
-    idempotency::{PrincipalFn, record_id},
+    fingerprint::RecordIds,
+    idempotency::PrincipalFn,
     operations::Operations,
     policy::Rules,
     problem::ProblemStyle,
@@ -32,8 +33,7 @@ pub(super) struct Config {
     pub(super) style: ProblemStyle,
     pub(super) operations: Arc<Operations>,
     pub(super) watch: Arc<Watch>,
-    /// As the store was made with it.
-    namespace: String,
+    record_ids: RecordIds,
     policy: Policy,
     own_rules: Rules,
     /// Rules from settings belong to the outermost instance on a request's way.
@@ -72,7 +72,7 @@ impl Config {
             style: ProblemStyle::of(&settings),
             operations: shared.operations.clone(),
             watch: shared.watch.clone(),
-            namespace,
+            record_ids: RecordIds::new(&namespace, &cache.name),
             policy: plan.policy,
             own_rules: plan.rules()?,
             settings_rules: rules_of(&settings)?,
@@ -114,7 +114,7 @@ impl Config {
     /// What the store is asked about a request, and the id that its record has while requests are enforced.
     pub(super) fn question(
         &self,
-        head: &RequestHead,
+        head: &Head<'_>,
         key: &Key,
         principal: &Principal,
         body: &[Bytes],
@@ -123,15 +123,15 @@ impl Config {
         let request = KeyRequest {
             key,
             principal,
-            method: &head.method,
+            method: head.method,
             path: head.uri.path(),
             query: head.uri.query().unwrap_or_default(),
-            headers: &head.headers,
+            headers: head.headers,
             body,
         };
         let endpoint = (self.settings.scope == Scope::Endpoint).then_some((request.method.as_str(), request.path));
         let encoded = self.encoder.encode(&request);
-        let id = record_id(&self.namespace, &self.cache.name, principal, &encoded, endpoint);
+        let id = self.record_ids.of(principal, &encoded, endpoint);
         let fingerprint = self.encoder.fingerprint(&request);
         (id, Question { id: id.in_mode(self.settings.mode), fingerprint, mode })
     }

@@ -18,7 +18,7 @@ use actix_web::{
     error::PayloadError,
     http::{
         Method, Uri, Version,
-        header::{self, HeaderValue},
+        header::{self, HeaderName, HeaderValue},
     },
     test::TestRequest,
 };
@@ -26,13 +26,15 @@ use bytes::Bytes;
 use futures_util::Stream;
 
 use super::AnswerBody;
-use crate::IdempotencyInfo;
+use crate::{IdempotencyInfo, encoder::Headers};
 
 pub(super) enum Entry<S: Service<ServiceRequest>> {
     /// Nothing is inside: the request has not been routed.
     Kept(ServiceRequest),
     /// Routed synchronously, which runs nothing: actix starts a handler when its future is first polled.
-    Routed { inside: S::Future, head: Box<RequestHead>, payload: Payload, gate: Gate },
+    Routed { inside: S::Future, gate: Gate, outline: Outline },
+    /// The handler has it.
+    Inside(Outline),
 }
 
 impl<S, B> Entry<S>
@@ -40,81 +42,117 @@ where
     S: Service<ServiceRequest, Response = ServiceResponse<B>>,
     B: MessageBody + 'static,
 {
+    pub(super) fn kept(mut request: ServiceRequest) -> (Self, Payload) {
+        let payload = request.take_payload();
+        (Self::Kept(request), payload)
+    }
+
     /// Asks the router: calls `service` with a payload that gives nothing yet.
-    pub(super) fn route(service: &S, mut request: ServiceRequest) -> Self {
-        let head = Box::new(request.head().clone());
+    pub(super) fn route(service: &S, mut request: ServiceRequest) -> (Self, Payload) {
+        let outline = Outline::whole(request.head());
         let gate = Gate::default();
         let payload = request.take_payload();
         request.set_payload(Payload::Stream { payload: Box::pin(gate.clone()) });
-        Self::Routed { inside: service.call(request), head, payload, gate }
+        (Self::Routed { inside: service.call(request), gate, outline }, payload)
     }
 
-    pub(super) fn head(&self) -> &RequestHead {
-        match self {
-            Self::Kept(request) => request.head(),
-            Self::Routed { head, .. } => head,
-        }
-    }
-
-    pub(super) fn take_payload(&mut self) -> Payload {
-        match self {
-            Self::Kept(request) => request.take_payload(),
-            Self::Routed { payload, .. } => mem::replace(payload, Payload::None),
-        }
-    }
-
-    /// Lets the handler see `payload`, and goes inside.
-    pub(super) fn enter(self, service: &S, payload: Payload) -> S::Future {
-        match self {
-            Self::Kept(request) => Way::Kept(request).enter(service, payload),
-            Self::Routed { inside, gate, .. } => Way::Routed { inside, gate }.enter(service, payload),
-        }
-    }
-
-    /// The way inside, and what an answer needs of a request that the handler takes with it.
-    pub(super) fn outlined(self) -> (Way<S>, Outline) {
+    pub(super) fn head(&self) -> Head<'_> {
         match self {
             Self::Kept(request) => {
-                let outline = Outline::of(request.head());
-                (Way::Kept(request), outline)
+                let head = request.head();
+                Head { method: &head.method, uri: &head.uri, headers: Headers::from(&head.headers) }
             }
-            Self::Routed { inside, gate, head, .. } => (Way::Routed { inside, gate }, Outline::Head(head)),
+            Self::Routed { outline, .. } | Self::Inside(outline) => {
+                Head { method: &outline.method, uri: &outline.uri, headers: Headers::from(&outline.headers[..]) }
+            }
         }
+    }
+
+    /// Lets the handler see `payload`, and goes inside. Once.
+    pub(super) fn enter(&mut self, service: &S, payload: Payload) -> S::Future {
+        let outline = match self {
+            Self::Kept(request) => Outline::little(request.head()),
+            Self::Routed { outline, .. } | Self::Inside(outline) => mem::take(outline),
+        };
+        mem::replace(self, Self::Inside(outline)).pass(service, payload)
     }
 
     /// Goes inside with the request as it came.
-    pub(super) fn pass(mut self, service: &S) -> S::Future {
-        let payload = self.take_payload();
-        self.enter(service, payload)
-    }
-
-    /// Answers instead of the handler. A routed request is lost inside: a stand-in with the same head takes its place.
-    pub(super) fn answer(self, response: HttpResponse<AnswerBody<B>>) -> ServiceResponse<AnswerBody<B>> {
-        match self {
-            Self::Kept(request) => request.into_response(response),
-            Self::Routed { head, .. } => stand_in(*head).into_response(response),
-        }
-    }
-}
-
-/// The way inside alone.
-pub(super) enum Way<S: Service<ServiceRequest>> {
-    Kept(ServiceRequest),
-    Routed { inside: S::Future, gate: Gate },
-}
-
-impl<S: Service<ServiceRequest>> Way<S> {
-    pub(super) fn enter(self, service: &S, payload: Payload) -> S::Future {
+    pub(super) fn pass(self, service: &S, payload: Payload) -> S::Future {
         match self {
             Self::Kept(mut request) => {
                 request.set_payload(payload);
                 service.call(request)
             }
-            Self::Routed { inside, gate } => {
+            Self::Routed { inside, gate, .. } => {
                 gate.open(payload);
                 inside
             }
+            Self::Inside(_) => unreachable!("a request goes inside once"),
         }
+    }
+
+    /// Answers instead of the handler. A request that is lost inside is replaced by a stand-in.
+    pub(super) fn answer(&mut self, response: HttpResponse<AnswerBody<B>>) -> ServiceResponse<AnswerBody<B>> {
+        match mem::replace(self, Self::Inside(Outline::default())) {
+            Self::Kept(request) => request.into_response(response),
+            Self::Routed { outline, .. } | Self::Inside(outline) => outline.stand_in().into_response(response),
+        }
+    }
+}
+
+/// What is asked of a request's head.
+pub(super) struct Head<'a> {
+    pub(super) method: &'a Method,
+    pub(super) uri: &'a Uri,
+    pub(super) headers: Headers<'a>,
+}
+
+/// A copy of a request's head, for what is still to be asked of it, and for layers outside that look at an answer's
+/// request. Headers are a list: a map takes several times as long to copy.
+#[derive(Default)]
+pub(super) struct Outline {
+    method: Method,
+    uri: Uri,
+    version: Version,
+    peer: Option<SocketAddr>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Outline {
+    fn whole(head: &RequestHead) -> Self {
+        let mut headers = Vec::with_capacity(head.headers.len());
+        headers.extend(head.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
+        Self { headers, ..Self::bare(head) }
+    }
+
+    /// As much as layers outside look at when the answer is a panicked handler's.
+    fn little(head: &RequestHead) -> Self {
+        let origin = head.headers.get(header::ORIGIN).map(|origin| (header::ORIGIN, origin.clone()));
+        Self { headers: origin.into_iter().collect(), ..Self::bare(head) }
+    }
+
+    fn bare(head: &RequestHead) -> Self {
+        Self {
+            method: head.method.clone(),
+            uri: head.uri.clone(),
+            version: head.version,
+            peer: head.peer_addr,
+            headers: Vec::new(),
+        }
+    }
+
+    /// A request with this head, and nothing else.
+    fn stand_in(self) -> ServiceRequest {
+        let mut request = TestRequest::default().to_srv_request();
+        request.match_info_mut().get_mut().update(&self.uri);
+        let head = request.head_mut();
+        (head.method, head.uri, head.version, head.peer_addr) = (self.method, self.uri, self.version, self.peer);
+        head.headers.reserve(self.headers.len());
+        for (name, value) in self.headers {
+            head.headers.append(name, value);
+        }
+        request
     }
 }
 
@@ -133,57 +171,6 @@ pub(super) fn give_accept_encoding_back(request: &mut ServiceRequest, outer: &Id
     for taken in outer.take_accept_encoding() {
         request.headers_mut().append(header::ACCEPT_ENCODING, taken);
     }
-}
-
-/// What layers outside look at when a panicked handler's answer passes them.
-pub(super) enum Outline {
-    Head(Box<RequestHead>),
-    /// Cheaper than all of it.
-    Little {
-        method: Method,
-        uri: Uri,
-        version: Version,
-        peer: Option<SocketAddr>,
-        origin: Option<HeaderValue>,
-    },
-}
-
-impl Outline {
-    fn of(head: &RequestHead) -> Self {
-        Self::Little {
-            method: head.method.clone(),
-            uri: head.uri.clone(),
-            version: head.version,
-            peer: head.peer_addr,
-            origin: head.headers.get(header::ORIGIN).cloned(),
-        }
-    }
-
-    pub(super) fn answer<B: MessageBody + 'static>(
-        self,
-        response: HttpResponse<AnswerBody<B>>,
-    ) -> ServiceResponse<AnswerBody<B>> {
-        let head = match self {
-            Self::Head(head) => *head,
-            Self::Little { method, uri, version, peer, origin } => {
-                let mut head = RequestHead::default();
-                (head.method, head.uri, head.version, head.peer_addr) = (method, uri, version, peer);
-                if let Some(origin) = origin {
-                    head.headers.insert(header::ORIGIN, origin);
-                }
-                head
-            }
-        };
-        stand_in(head).into_response(response)
-    }
-}
-
-/// A request with this head, and nothing else.
-fn stand_in(head: RequestHead) -> ServiceRequest {
-    let mut request = TestRequest::default().to_srv_request();
-    request.match_info_mut().get_mut().update(&head.uri);
-    *request.head_mut() = head;
-    request
 }
 
 /// A payload that gives nothing until it is opened with the real one. Nobody polls it before: the handler has not

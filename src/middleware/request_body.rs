@@ -12,7 +12,6 @@ const FEW: usize = 8;
 const SMALL: usize = 4096;
 
 /// A body in the pieces in which it arrived.
-#[derive(Default)]
 pub(super) struct RequestBody {
     pieces: Pieces,
     /// What was not read.
@@ -56,19 +55,18 @@ impl RequestBody {
     }
 
     /// Reads to the end, at most `limit` bytes; beyond, what was not read follows what was.
-    pub(super) async fn read(self, limit: usize) -> Result<Self, (Self, Problem)> {
-        let mut body = Self::default();
-        let Some(mut payload) = self.rest else { return Ok(body) };
+    pub(super) async fn read(&mut self, limit: usize) -> Result<(), Problem> {
+        let Some(payload) = &mut self.rest else { return Ok(()) };
         let mut small = BytesMut::new();
         let mut length = 0;
-        let mut problem = None;
+        let mut read = Ok(());
         while let Some(piece) = payload.next().await {
             let piece = match piece {
                 Ok(piece) => piece,
                 Err(error) => {
                     tracing::debug!(%error, "a request body could not be read to its end");
-                    payload = failed(error);
-                    problem = Some(Problem::UnreadableBody);
+                    *payload = failed(error);
+                    read = Err(Problem::UnreadableBody);
                     break;
                 }
             };
@@ -76,32 +74,32 @@ impl RequestBody {
             if piece.is_empty() {
                 continue;
             }
-            if body.pieces.as_slice().len() < FEW || piece.len() >= SMALL {
+            if self.pieces.as_slice().len() < FEW || piece.len() >= SMALL {
                 if !small.is_empty() {
-                    body.pieces.push(small.split().freeze());
+                    self.pieces.push(small.split().freeze());
                 }
-                body.pieces.push(piece);
+                self.pieces.push(piece);
             } else {
                 small.extend_from_slice(&piece);
             }
             if length > limit {
-                problem = Some(Problem::BodyTooLarge { limit });
+                read = Err(Problem::BodyTooLarge { limit });
                 break;
             }
         }
         if !small.is_empty() {
-            body.pieces.push(small.freeze());
+            self.pieces.push(small.freeze());
         }
-        match problem {
-            None => Ok(body),
-            Some(problem) => Err((Self { rest: Some(payload), ..body }, problem)),
+        if read.is_ok() {
+            self.rest = None;
         }
+        read
     }
 
     /// Reads at most `limit` bytes of what was not read and drops them: an answer to an unread body would cost the client
     /// its connection, and over HTTP/2 the answer.
-    pub(super) async fn discard(self, limit: usize) {
-        let Some(mut payload) = self.rest else { return };
+    pub(super) async fn discard(&mut self, limit: usize) {
+        let Some(payload) = &mut self.rest else { return };
         let mut length = 0;
         while let Some(Ok(piece)) = payload.next().await {
             length += piece.len();
@@ -116,8 +114,8 @@ impl RequestBody {
     }
 
     /// The same body for the handler.
-    pub(super) fn into_payload(self) -> Payload {
-        match (self.pieces, self.rest) {
+    pub(super) fn take_payload(&mut self) -> Payload {
+        match (std::mem::take(&mut self.pieces), self.rest.take()) {
             (Pieces::None, rest) => rest.unwrap_or(Payload::None),
             (Pieces::One(piece), None) => stream_of(stream::iter([Ok(piece)])),
             (Pieces::One(piece), Some(rest)) => stream_of(stream::iter([Ok(piece)]).chain(rest)),

@@ -14,13 +14,13 @@ use actix_service::Service;
 use actix_web::{
     Error,
     body::MessageBody,
-    dev::{ServiceRequest, ServiceResponse},
+    dev::{Payload, ServiceRequest, ServiceResponse},
 };
 use futures_util::{FutureExt as _, future::LocalBoxFuture};
 use pin_project_lite::pin_project;
 use tracing::{Instrument as _, Span};
 
-use super::{AnswerBody, capture, config::Config, entry::Entry, request_body::RequestBody, witness::Witness};
+use super::{AnswerBody, capture, config::Config, entry::Entry, witness::Witness};
 use crate::{
     IdempotencyInfo, OnDisconnect, OnUnknown, Outcome, claim::Held, info::Stage, operations::Running, problem::Problem,
 };
@@ -29,20 +29,27 @@ use crate::{
 pub(super) struct Run {
     pub(super) config: Rc<Config>,
     pub(super) info: IdempotencyInfo,
-    /// `None`: it runs unprotected, since the store could not answer and settings say to run then.
-    pub(super) held: Option<Box<Held>>,
-    pub(super) running: Running,
-    /// No principal was known.
-    pub(super) anonymous: bool,
     pub(super) witness: Witness,
+    /// No principal is known.
+    pub(super) anonymous: bool,
+    pub(super) running: Option<Running>,
+    /// `None`: it runs unprotected, since the store could not answer and settings say to run then; or its end is told.
+    pub(super) held: Option<Box<Held>>,
+}
+
+impl Run {
+    /// Of one that may not come to run.
+    pub(super) const fn new(config: Rc<Config>, info: IdempotencyInfo, witness: Witness) -> Self {
+        Self { config, info, witness, anonymous: false, running: None, held: None }
+    }
 }
 
 /// Calls the handler and stores its response.
 pub(super) async fn run<S, B>(
-    service: &Rc<S>,
-    entry: Entry<S>,
-    body: RequestBody,
-    mut run: Run,
+    service: &S,
+    entry: &mut Entry<S>,
+    payload: Payload,
+    run: &mut Run,
 ) -> Result<ServiceResponse<AnswerBody<B>>, Error>
 where
     S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
@@ -54,27 +61,28 @@ where
     } else if run.config.settings.on_disconnect == OnDisconnect::Finish {
         run.info.set_stage(Stage::Running);
     }
-    let (way, outline) = entry.outlined();
-    let inside = async { way.enter(service, body.into_payload()).await };
-    match AssertUnwindSafe(inside).catch_unwind().await {
-        Ok(Ok(response)) => capture::response(response, run).await,
+    let inside = async { entry.enter(service, payload).await };
+    let ended = AssertUnwindSafe(inside).catch_unwind().await;
+    let response = match ended {
+        Ok(Ok(response)) => response,
         Ok(Err(error)) => {
             Box::pin(capture::error(&error, run)).await;
-            Err(error)
+            return Err(error);
         }
         Err(panic) => {
             run.witness.sees(Outcome::Panicked);
+            drop(run.held.take());
             if observed {
-                drop(run);
                 panic::resume_unwind(panic);
             }
             let barred = run.config.settings.on_unknown == OnUnknown::Reject;
             let becomes = if barred { "barred until its record is forgotten" } else { "free" };
             tracing::error!(panic = text_of(&*panic), key = becomes, "a protected handler panicked");
             let problem = Problem::Panicked.response(&run.config.style);
-            Ok(outline.answer(problem.map_body(|_, body| AnswerBody::whole_of(body))))
+            return Ok(entry.answer(problem.map_body(|_, body| AnswerBody::whole_of(body))));
         }
-    }
+    };
+    capture::response(response, run).await
 }
 
 fn text_of(panic: &(dyn Any + Send)) -> &str {
@@ -155,11 +163,11 @@ struct Operation<B: MessageBody + 'static> {
 
 impl<B: MessageBody + 'static> Operation<B> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<ServiceResponse<AnswerBody<B>>, Error>> {
-        self.span.get_or_insert_with(Span::current);
         // Out of place while it is polled: a panic must not hand it on.
         let mut future = self.future.take().expect("polled after completion");
         let polled = future.as_mut().poll(cx);
         if polled.is_pending() {
+            self.span.get_or_insert_with(Span::current);
             self.future = Some(future);
         }
         polled

@@ -1,17 +1,16 @@
 //! The decision: what to do with a request. [`IdempotencyService::call`] says who governs it,
 //! [`Governed::decide`] is the rest of the table, top to bottom.
 
-use std::{cell::OnceCell, rc::Rc, sync::Once, time::Duration};
+use std::{cell::OnceCell, future::Future, mem, rc::Rc, sync::Once};
 
 use actix_service::Service;
 use actix_web::{
     Error, HttpMessage as _, HttpResponse,
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse, forward_ready},
-    http::header::{self, HeaderMap, HeaderValue},
+    http::header::{self, HeaderValue},
     web,
 };
-use futures_util::future::LocalBoxFuture;
 use tracing::Instrument as _;
 
 use super::{
@@ -24,10 +23,10 @@ use super::{
     witness::Witness,
 };
 use crate::{
-    Idempotency, IdempotencyInfo, Key, Mode, OnError, Outcome, Policy, Principal, RecordId, StoreError, StoredResponse,
-    claim::{Claimed, Held},
+    Idempotency, IdempotencyInfo, InvalidKey, Key, Mode, OnError, Outcome, Policy, Principal, RecordId, StoreError,
+    claim::Claimed,
+    encoder::Headers,
     info::Stage,
-    operations::Running,
     problem::{Problem, ProblemStyle},
     settings::is_safe,
 };
@@ -45,16 +44,6 @@ pub struct IdempotencyService<S> {
 pub(super) struct Instance {
     plan: Plan,
     config: OnceCell<Option<Rc<Config>>>,
-}
-
-/// A request of which all is known that can be known before it goes inside or is answered.
-struct Asked<S: Service<ServiceRequest>> {
-    entry: Entry<S>,
-    info: IdempotencyInfo,
-    policy: Policy,
-    principal: Principal,
-    /// The pattern of its route, when somebody watches.
-    route: Option<String>,
 }
 
 impl<S> IdempotencyService<S> {
@@ -125,58 +114,61 @@ where
         let policy = config.policy(&request, outer.is_none());
         let unprotected = !config.settings.methods.protect(request.method());
         if unprotected || (policy == Policy::Exempt && !self.has_inside) {
-            request.extensions_mut().insert(IdempotencyInfo::default());
+            // One of an instance outside that has stepped aside says the same.
+            if outer.is_none_or(|outer| outer.stage() != Stage::TakenInside) {
+                request.extensions_mut().insert(IdempotencyInfo::default());
+            }
             return CallFuture::passing(self.service.call(request));
         }
         let info = IdempotencyInfo::asking();
         request.extensions_mut().insert(info.clone());
 
         let settings = &config.settings;
-        let has_key = request.headers().contains_key(&settings.header);
+        let key = Key::of_request(request.headers(), &settings.header, settings.syntax, settings.max_key_length);
+        let has_key = !matches!(key, Ok(None));
         if policy != Policy::Exempt && has_key && !settings.is_observed() {
             entry::take_accept_encoding(&mut request, &info);
         }
         let principal = if has_key { config.principal(&request) } else { Principal::anonymous() };
         let route = if config.watch.is_watched() { request.match_pattern() } else { None };
-        let entry = if self.has_inside { Entry::route(&*self.service, request) } else { Entry::Kept(request) };
+        let (entry, payload) =
+            if self.has_inside { Entry::route(&*self.service, request) } else { Entry::kept(request) };
         // The router has been asked, and whoever is inside has spoken: nothing of them acts later than in `call`.
         if info.stage() == Stage::TakenInside {
-            return CallFuture::passing(entry.pass(&self.service));
+            return CallFuture::passing(entry.pass(&self.service, payload));
         }
         let policy = info.declared().unwrap_or(policy);
         if policy == Policy::Exempt {
             info.set_stage(Stage::Passed);
-            return CallFuture::passing(entry.pass(&self.service));
+            return CallFuture::passing(entry.pass(&self.service, payload));
         }
-        let asked = Asked { entry, info: info.clone(), policy, principal, route };
-        CallFuture::governed(govern(self.service.clone(), config.clone(), asked), info)
+        let witness = Witness::new(config, entry.head().method, route, policy);
+        let body = RequestBody::unread(payload);
+        let run = Run::new(config.clone(), info.clone(), witness);
+        let governed = Governed { service: self.service.clone(), entry, body, policy, key, principal, run };
+        CallFuture::governed(governed.answer(), info)
     }
-}
-
-/// What becomes of a request that this instance governs.
-async fn govern<S, B>(
-    service: Rc<S>,
-    config: Rc<Config>,
-    asked: Asked<S>,
-) -> Result<ServiceResponse<AnswerBody<B>>, Error>
-where
-    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
-    B: MessageBody + 'static,
-{
-    let Asked { entry, info, policy, principal, route } = asked;
-    let witness = Witness::new(&config, &entry.head().method, route, policy);
-    let span = witness.span();
-    let governed = Governed { service, config, entry, info, witness };
-    governed.decide(policy, principal).instrument(span).await
 }
 
 /// A request that this instance governs.
 struct Governed<S: Service<ServiceRequest>> {
     service: Rc<S>,
-    config: Rc<Config>,
     entry: Entry<S>,
-    info: IdempotencyInfo,
-    witness: Witness,
+    body: RequestBody,
+    policy: Policy,
+    key: Result<Option<Key>, InvalidKey>,
+    principal: Principal,
+    run: Run,
+}
+
+/// What is to become of a request.
+enum Decision<B: MessageBody + 'static> {
+    /// It runs, as [`Run`] now says.
+    Run,
+    /// It goes inside without a claim.
+    Pass(Outcome),
+    Refuse(Problem),
+    Answer(HttpResponse<AnswerBody<B>>),
 }
 
 impl<S, B> Governed<S>
@@ -184,158 +176,159 @@ where
     S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
     B: MessageBody + 'static,
 {
-    async fn decide(mut self, policy: Policy, principal: Principal) -> Result<ServiceResponse<AnswerBody<B>>, Error> {
-        let config = self.config.clone();
-        let body = RequestBody::unread(self.entry.take_payload());
-        let settings = &config.settings;
-        let headers = &self.entry.head().headers;
-        let key = match Key::of_request(headers, &settings.header, settings.syntax, settings.max_key_length) {
-            Ok(Some(key)) => key,
-            Ok(None) if matches!(policy, Policy::Optional | Policy::OptionalManual) => {
-                return self.pass(body, Outcome::Keyless).await;
-            }
-            Ok(None) => return self.refuse(body, Problem::MissingKey).await,
-            Err(invalid) => return self.refuse(body, Problem::InvalidKey(invalid)).await,
-        };
-        self.info.set_stage(Stage::Governing);
-        if config.operations.is_closing() {
-            return self.refuse(body, Problem::ShuttingDown).await;
+    /// Not an `async fn`: those keep what they are given twice, and this future is moved for each request. What few
+    /// requests wait for is boxed, for the same reason.
+    fn answer(mut self) -> impl Future<Output = Result<ServiceResponse<AnswerBody<B>>, Error>> {
+        async move {
+            // Now, not in `call`: layers outside enter a span of theirs where they poll.
+            let span = self.run.witness.begins();
+            let answer = async {
+                let decision = self.decide().await;
+                match decision {
+                    Decision::Run => {
+                        let payload = self.body.take_payload();
+                        run::run(&*self.service, &mut self.entry, payload, &mut self.run).await
+                    }
+                    Decision::Answer(response) => Ok(self.entry.answer(response)),
+                    Decision::Refuse(why) if self.run.config.settings.is_observed() => {
+                        Box::pin(self.pass(why.outcome())).await
+                    }
+                    Decision::Refuse(why) => Box::pin(self.refuse(why)).await,
+                    Decision::Pass(outcome) => Box::pin(self.pass(outcome)).await,
+                }
+            };
+            answer.instrument(span).await
         }
-        let anonymous = principal.is_anonymous();
-        if anonymous {
-            warn_of_anonymous_cookie(&self.entry.head().headers);
+    }
+
+    /// The table, top to bottom.
+    async fn decide(&mut self) -> Decision<B> {
+        let config = self.run.config.clone();
+        let settings = &config.settings;
+        let key = match mem::replace(&mut self.key, Ok(None)) {
+            Ok(Some(key)) => key,
+            Ok(None) if matches!(self.policy, Policy::Optional | Policy::OptionalManual) => {
+                return Decision::Pass(Outcome::Keyless);
+            }
+            Ok(None) => return Decision::Refuse(Problem::MissingKey),
+            Err(invalid) => return Decision::Refuse(Problem::InvalidKey(invalid)),
+        };
+        self.run.info.set_stage(Stage::Governing);
+        if config.operations.is_closing() {
+            return Decision::Refuse(Problem::ShuttingDown);
+        }
+        self.run.anonymous = self.principal.is_anonymous();
+        if self.run.anonymous {
+            warn_of_anonymous_cookie(self.entry.head().headers);
         }
 
         // What is it about? The body is read before anything is claimed: a slow upload must not hold a claim.
-        let body = match body.read(config.settings.max_request_body).await {
-            Ok(body) => body,
-            Err((body, problem)) => return self.refuse(body, problem).await,
-        };
-        let manual = matches!(policy, Policy::Manual | Policy::OptionalManual);
+        if let Err(problem) = self.body.read(settings.max_request_body).await {
+            return Decision::Refuse(problem);
+        }
+        let manual = matches!(self.policy, Policy::Manual | Policy::OptionalManual);
         let mode = if manual { Mode::Again } else { Mode::Once };
-        let (id, question) = config.question(self.entry.head(), &key, &principal, body.pieces(), mode);
-        self.witness.asks_for(question.id);
+        let (id, question) = config.question(&self.entry.head(), &key, &self.principal, self.body.pieces(), mode);
+        self.run.witness.asks_for(question.id);
 
         // May it run?
-        let running = match config.operations.start() {
-            Ok(running) => running,
+        match config.operations.start() {
+            Ok(running) => self.run.running = Some(running),
             Err(problem) => {
                 self.tell_observed(&key, id);
-                return self.refuse(body, problem).await;
+                return Decision::Refuse(problem);
             }
-        };
-        let mut waited = Duration::ZERO;
-        let claimed = config.cache.claim(question, &config.terms, &mut waited).await;
-        self.witness.waited(waited);
+        }
+        let (claimed, waited) = config.cache.claim(question, &config.terms).await;
+        self.run.witness.waited(waited);
         if !matches!(claimed, Ok(Claimed::Run { .. } | Claimed::Mismatch)) {
             self.tell_observed(&key, id);
         }
         let error = match claimed {
             Ok(Claimed::Run { held, previous }) => match previous.map(|record| record.response()).transpose() {
-                Ok(previous) => return self.run(body, (key, id), held, previous, running, anonymous).await,
+                Ok(previous) => {
+                    self.run.witness.claims(held.claim());
+                    // What is observed has no answers to give.
+                    let previous = previous.filter(|_| !settings.is_observed());
+                    self.run.info.grant(key, id, settings.mode, held.claim(), previous);
+                    self.run.held = Some(held);
+                    return Decision::Run;
+                }
                 Err(unreadable) => {
-                    held.release().await;
+                    Box::pin(held.release()).await;
                     StoreError::from(unreadable)
                 }
             },
-            Ok(Claimed::Completed { .. }) if config.settings.is_observed() => {
-                return self.pass(body, Outcome::Replayed).await;
-            }
+            Ok(Claimed::Completed { .. }) if settings.is_observed() => return Decision::Pass(Outcome::Replayed),
             Ok(Claimed::Completed { record, remaining }) => match replay(&record, Some(remaining), &config) {
                 Ok(response) => {
-                    self.witness.sees(Outcome::Replayed);
-                    return Ok(self.entry.answer(response));
+                    self.run.witness.sees(Outcome::Replayed);
+                    return Decision::Answer(response);
                 }
                 Err(unreadable) => StoreError::from(unreadable),
             },
-            Ok(Claimed::InFlight) => return self.refuse(body, Problem::InFlight).await,
-            Ok(Claimed::Mismatch) => return self.refuse(body, Problem::KeyReused).await,
-            Ok(Claimed::OwnerLost) => return self.refuse(body, Problem::OutcomeUnknown).await,
+            Ok(Claimed::InFlight) => return Decision::Refuse(Problem::InFlight),
+            Ok(Claimed::Mismatch) => return Decision::Refuse(Problem::KeyReused),
+            Ok(Claimed::OwnerLost) => return Decision::Refuse(Problem::OutcomeUnknown),
             Err(error) => error,
         };
 
         // Nobody can say.
         let down = matches!(error, StoreError::Unavailable(_) | StoreError::TimedOut(_));
-        let unprotected = down && config.settings.storage.on_error == OnError::Run;
+        let unprotected = down && settings.storage.on_error == OnError::Run;
         tracing::error!(
             error = &error as &dyn std::error::Error,
             cache = config.cache.name,
-            record = ?question.id,
+            record = ?id.in_mode(settings.mode),
             unprotected,
             "the store can't answer"
         );
-        if !unprotected || config.settings.is_observed() {
-            return self.refuse(body, Problem::StoreUnavailable).await;
+        if !unprotected || settings.is_observed() {
+            return Decision::Refuse(Problem::StoreUnavailable);
         }
-        let Self { service, config, entry, info, mut witness } = self;
-        witness.sees(Outcome::Unprotected);
-        info.grant(key, id, config.settings.mode, None, None);
-        run::run(&service, entry, body, Run { config, info, held: None, running, anonymous, witness }).await
-    }
-
-    /// Runs under a claim.
-    async fn run(
-        self,
-        body: RequestBody,
-        (key, id): (Key, RecordId),
-        held: Box<Held>,
-        previous: Option<StoredResponse>,
-        running: Running,
-        anonymous: bool,
-    ) -> Result<ServiceResponse<AnswerBody<B>>, Error> {
-        let Self { service, config, entry, info, mut witness } = self;
-        witness.claims(held.claim());
-        // What is observed has no answers to give.
-        let previous = previous.filter(|_| !config.settings.is_observed());
-        info.grant(key, id, config.settings.mode, held.claim(), previous);
-        run::run(&service, entry, body, Run { config, info, held: Some(held), running, anonymous, witness }).await
+        self.run.witness.sees(Outcome::Unprotected);
+        self.run.info.grant(key, id, settings.mode, None, None);
+        Decision::Run
     }
 
     /// A request that is only observed runs in any case, and is to call others under the keys of the first run.
     fn tell_observed(&self, key: &Key, id: RecordId) {
-        if self.config.settings.is_observed() {
-            self.info.grant(key.clone(), id, self.config.settings.mode, None, None);
+        let mode = self.run.config.settings.mode;
+        if self.run.config.settings.is_observed() {
+            self.run.info.grant(key.clone(), id, mode, None, None);
         }
     }
 
-    /// Answers with a problem. Where requests are only observed, this one runs all the same.
-    ///
-    /// Boxed, as `pass`: the way of few would make the future of each request larger, which is moved often.
-    fn refuse(mut self, body: RequestBody, why: Problem) -> Answering<B> {
-        if self.config.settings.is_observed() {
-            return self.pass(body, why.outcome());
+    /// Answers with a problem.
+    async fn refuse(&mut self, why: Problem) -> Result<ServiceResponse<AnswerBody<B>>, Error> {
+        self.run.witness.sees(why.outcome());
+        let config = &self.run.config;
+        if !matches!(why, Problem::BodyTooLarge { .. } | Problem::UnreadableBody) {
+            self.body.discard(config.settings.max_request_body).await;
         }
-        Box::pin(async move {
-            self.witness.sees(why.outcome());
-            if !matches!(why, Problem::BodyTooLarge { .. } | Problem::UnreadableBody) {
-                body.discard(self.config.settings.max_request_body).await;
-            }
-            Ok(self.entry.answer(problem(why, &self.config)))
-        })
+        let response = why.response(&config.style);
+        Ok(self.entry.answer(response.map_body(|_, body| AnswerBody::whole_of(body))))
     }
 
     /// Goes inside without a claim.
-    fn pass(mut self, body: RequestBody, outcome: Outcome) -> Answering<B> {
-        Box::pin(async move {
-            self.witness.sees(outcome);
-            self.info.set_stage(if outcome == Outcome::Keyless { Stage::Passed } else { Stage::Observing });
-            let mut response = self.entry.enter(&self.service, body.into_payload()).await?;
-            if let Some(name) = &self.config.settings.observe_header
-                && outcome != Outcome::Keyless
-            {
-                response.headers_mut().insert(name.clone(), HeaderValue::from_static(outcome.name()));
-            }
-            Ok(response.map_body(|_, body| AnswerBody::through(body)))
-        })
+    async fn pass(&mut self, outcome: Outcome) -> Result<ServiceResponse<AnswerBody<B>>, Error> {
+        let Run { config, info, witness, .. } = &mut self.run;
+        witness.sees(outcome);
+        info.set_stage(if outcome == Outcome::Keyless { Stage::Passed } else { Stage::Observing });
+        let mut response = self.entry.enter(&*self.service, self.body.take_payload()).await?;
+        if let Some(name) = &config.settings.observe_header
+            && outcome != Outcome::Keyless
+        {
+            response.headers_mut().insert(name.clone(), HeaderValue::from_static(outcome.name()));
+        }
+        Ok(response.map_body(|_, body| AnswerBody::through(body)))
     }
 }
 
-type Answering<B> = LocalBoxFuture<'static, Result<ServiceResponse<AnswerBody<B>>, Error>>;
-
 /// Once: clients that share a key would share answers.
-fn warn_of_anonymous_cookie(headers: &HeaderMap) {
+fn warn_of_anonymous_cookie(headers: Headers<'_>) {
     static WARNED: Once = Once::new();
-    if !WARNED.is_completed() && headers.contains_key(header::COOKIE) {
+    if !WARNED.is_completed() && headers.get(header::COOKIE).is_some() {
         WARNED.call_once(|| {
             tracing::warn!(
                 "a protected request carries a Cookie but no principal: put a `Principal` into the request's extensions, \
@@ -343,10 +336,6 @@ fn warn_of_anonymous_cookie(headers: &HeaderMap) {
             );
         });
     }
-}
-
-fn problem<B: MessageBody + 'static>(problem: Problem, config: &Config) -> HttpResponse<AnswerBody<B>> {
-    problem.response(&config.style).map_body(|_, body| AnswerBody::whole_of(body))
 }
 
 impl std::fmt::Debug for Instance {

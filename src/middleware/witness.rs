@@ -37,16 +37,6 @@ impl Witness {
         if !config.watch.is_watched() {
             return Self(None);
         }
-        let span = tracing::info_span!(
-            "idempotency",
-            outcome = Empty,
-            route = route.as_deref(),
-            policy = policy.name(),
-            record = Empty,
-            attempt = Empty,
-            waited = Empty,
-            stored_bytes = Empty,
-        );
         Self(Some(Box::new(Account {
             config: config.clone(),
             method: method.clone(),
@@ -59,13 +49,24 @@ impl Witness {
             arrived: Instant::now(),
             stored_bytes: None,
             outcome: Outcome::Abandoned,
-            span,
+            span: Span::none(),
         })))
     }
 
-    /// What the request runs in.
-    pub(super) fn span(&self) -> Span {
-        self.0.as_ref().map_or_else(Span::none, |account| account.span.clone())
+    /// The span that the request runs in.
+    pub(super) fn begins(&mut self) -> Span {
+        let Some(account) = &mut self.0 else { return Span::none() };
+        account.span = tracing::info_span!(
+            "idempotency",
+            outcome = Empty,
+            route = account.route.as_deref(),
+            policy = account.policy.name(),
+            record = Empty,
+            attempt = Empty,
+            waited = Empty,
+            stored_bytes = Empty,
+        );
+        account.span.clone()
     }
 
     pub(super) fn asks_for(&mut self, record: RecordId) {

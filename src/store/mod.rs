@@ -158,7 +158,7 @@ pub struct Claim {
     pub taken_over: bool,
 }
 
-/// 128 random bits that tell owners apart.
+/// 128 bits that tell owners apart, also those of other processes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct OwnerToken([u8; 16]);
 
@@ -170,19 +170,15 @@ impl OwnerToken {
             cell::Cell,
             hash::{BuildHasher, RandomState},
         };
-        // Half is the thread's, seeded from the operating system; half is a counter under a keyed hash: unique, and not
-        // guessable from earlier tokens, which never leave the store.
+        // A thread starts anywhere and counts from there. That need not be hard to guess: whoever can show a store a token
+        // can do with its records what they like.
         thread_local! {
-            static SOURCE: (u64, RandomState, Cell<u64>) =
-                (RandomState::new().hash_one(std::process::id()), RandomState::new(), Cell::new(0));
+            static NEXT: Cell<u128> = {
+                let random = RandomState::new();
+                Cell::new(u128::from(random.hash_one(0)) << 64 | u128::from(random.hash_one(1)))
+            };
         }
-        SOURCE.with(|(thread, hash, counter)| {
-            let n = counter.replace(counter.get() + 1);
-            let mut bytes = [0; 16];
-            bytes[..8].copy_from_slice(&thread.to_le_bytes());
-            bytes[8..].copy_from_slice(&hash.hash_one(n).to_le_bytes());
-            Self(bytes)
-        })
+        NEXT.with(|next| Self(next.replace(next.get().wrapping_add(1)).to_le_bytes()))
     }
 
     /// Its 16 bytes.

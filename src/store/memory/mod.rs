@@ -2,6 +2,7 @@
 
 mod bounds;
 mod done;
+mod expiry;
 mod shard;
 
 use std::{

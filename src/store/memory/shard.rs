@@ -1,11 +1,6 @@
 //! One shard: every transition of a record's life happens here, under the shard's lock.
 
-use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, mem, sync::Arc, time::Duration};
 
 use lru::LruCache;
 use tokio::sync::{Notify, futures::OwnedNotified};
@@ -13,7 +8,9 @@ use tokio::sync::{Notify, futures::OwnedNotified};
 use super::{
     MemoryLimits, PreHashed,
     done::{Done, Seen},
-    end, left,
+    end,
+    expiry::Expiry,
+    left,
 };
 use crate::{
     Fingerprint, OnUnknown, Record, RecordId,
@@ -37,8 +34,7 @@ pub(super) struct Shard {
     pub(super) bare: LruCache<RecordId, Done, PreHashed>,
     /// The part of `bytes` that is in `bare`.
     pub(super) bare_bytes: usize,
-    /// Ends of TTLs, soonest first. An entry counts only if its record still ends then.
-    expiry: BinaryHeap<Reverse<(Micros, RecordId)>>,
+    expiry: Expiry,
     pub(super) bytes: usize,
     last_fence: u64,
 }
@@ -74,7 +70,7 @@ impl Shard {
             in_flight: HashMap::default(),
             whole: LruCache::unbounded_with_hasher(PreHashed::default()),
             bare: LruCache::unbounded_with_hasher(PreHashed::default()),
-            expiry: BinaryHeap::new(),
+            expiry: Expiry::default(),
             bare_bytes: 0,
             bytes: 0,
             last_fence: 0,
@@ -228,10 +224,8 @@ impl Shard {
             expires: end(now, ttl),
             record: record.clone(),
         };
-        self.expiry.push(Reverse((done.expires, claim.id)));
         self.keep_done(claim.id, done);
         self.shrink(now);
-        self.drop_stale_expiry();
         (Completion::Stored, waiters)
     }
 
@@ -251,11 +245,8 @@ impl Shard {
     fn uncover(&mut self, id: &RecordId) -> Waiters {
         let mut entry = self.take_claim(id)?;
         if let Some(done) = entry.beneath.take() {
-            // Its entry in `expiry` may have been dropped meanwhile.
-            self.expiry.push(Reverse((done.expires, *id)));
             // It was claimed so often, though nothing came of it.
             self.keep_done(*id, Done { attempt: entry.attempt, seen: entry.seen, ..done });
-            self.drop_stale_expiry();
         }
         entry.waiters
     }
@@ -317,24 +308,25 @@ impl Shard {
 
     pub(super) fn expire(&mut self, now: Micros, at_most: usize) -> bool {
         for _ in 0..at_most {
-            match self.expiry.peek() {
-                Some(Reverse((due, _))) if *due <= now => {}
-                _ => return false,
-            }
-            let Some(Reverse((due, id))) = self.expiry.pop() else { return false };
-            if self.peek_done(&id).is_some_and(|done| done.expires == due) {
+            let Some((end, id)) = self.expiry.take_due(now) else { return false };
+            if self.ends_then(end, &id) {
                 self.take_done(&id);
             }
         }
         true
     }
 
-    /// Replaced and evicted records leave their entries behind: rebuilt before they outnumber the living.
-    fn drop_stale_expiry(&mut self) {
-        let living = self.whole.len() + self.bare.len();
-        if self.expiry.len() > living * 2 + 64 {
-            let done = self.whole.iter().chain(self.bare.iter());
-            self.expiry = done.map(|(id, done)| Reverse((done.expires, *id))).collect();
+    fn ends_then(&self, end: Micros, id: &RecordId) -> bool {
+        self.peek_done(id).is_some_and(|done| done.expires == end)
+    }
+
+    fn expires(&mut self, end: Micros, id: RecordId) {
+        self.expiry.add(end, id);
+        // Records that are gone may leave their ends behind: tidied up before they outnumber the living.
+        if self.expiry.len() > (self.whole.len() + self.bare.len()) * 2 + 64 {
+            let mut expiry = mem::take(&mut self.expiry);
+            expiry.retain(|end, id| self.ends_then(end, id));
+            self.expiry = expiry;
         }
     }
 
@@ -357,6 +349,7 @@ impl Shard {
     pub(super) fn take_done(&mut self, id: &RecordId) -> Option<Done> {
         let done = self.whole.pop(id).or_else(|| self.take_bare(id))?;
         self.bytes -= done.cost();
+        self.expiry.gone(done.expires, *id);
         Some(done)
     }
 
@@ -370,7 +363,9 @@ impl Shard {
     fn keep_done(&mut self, id: RecordId, done: Done) {
         self.take_done(&id);
         self.bytes += done.cost();
+        let end = done.expires;
         self.whole.put(id, done);
+        self.expires(end, id);
     }
 }
 
