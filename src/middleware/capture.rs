@@ -13,9 +13,9 @@ use actix_web::{
     },
 };
 use bytes::{Bytes, BytesMut};
-use futures_util::future::{Either, LocalBoxFuture, Ready, ready};
+use futures_util::future::{Either, ready};
 
-use super::{AnswerBody, body::Recording, replay::replay, run::Run};
+use super::{AnswerBody, Answering, body::Recording, replay::replay, run::Run};
 use crate::{
     Outcome, Principal, Record, Settings,
     claim::{Held, Written},
@@ -49,15 +49,8 @@ impl StoreResponse {
     }
 }
 
-/// The answer that a client gets, mostly at once. Only what must be waited for is a future, in a box of its own: the one
-/// of each request is moved, and is to be small.
-type Capture<'a, B> = Either<
-    Ready<Result<ServiceResponse<AnswerBody<B>>, Error>>,
-    LocalBoxFuture<'a, Result<ServiceResponse<AnswerBody<B>>, Error>>,
->;
-
 /// Stores what the handler answered, and passes it on.
-pub(super) fn response<B>(response: ServiceResponse<B>, run: &mut Run) -> Capture<'_, B>
+pub(super) fn response<B>(response: ServiceResponse<B>, run: &mut Run) -> Answering<'_, B>
 where
     B: MessageBody + 'static,
 {
@@ -124,7 +117,7 @@ struct Kept<'a> {
 }
 
 impl<'a> Kept<'a> {
-    fn store<B: MessageBody + 'static>(self, bytes: Bytes) -> Capture<'a, B> {
+    fn store<B: MessageBody + 'static>(self, bytes: Bytes) -> Answering<'a, B> {
         let Self { request, response, held, run } = self;
         // Whatever a handler gave these, it is not sent.
         let bodiless = matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT);
@@ -166,7 +159,7 @@ fn answer<B: MessageBody + 'static>(
     ServiceResponse::new(request, response.set_body(AnswerBody::whole(bytes)))
 }
 
-fn at_once<B: MessageBody + 'static>(response: ServiceResponse<AnswerBody<B>>) -> Capture<'static, B> {
+fn at_once<B: MessageBody + 'static>(response: ServiceResponse<AnswerBody<B>>) -> Answering<'static, B> {
     Either::Left(ready(Ok(response)))
 }
 

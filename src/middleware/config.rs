@@ -12,7 +12,7 @@ use actix_web::{
 };
 use bytes::Bytes;
 
-use super::{Plan, entry::Head};
+use super::{Plan, entry::Head, stand_in::StandIns};
 use crate::{
     ConfigError, Idempotency, Key, KeyEncoder, KeyRequest, Mode, Policy, Principal, RecordId, Scope, Settings,
     StorageSettings,
@@ -40,6 +40,7 @@ pub(super) struct Config {
     settings_rules: Rules,
     encoder: Arc<dyn KeyEncoder>,
     principal: Option<PrincipalFn>,
+    pub(super) stand_ins: StandIns,
 }
 
 impl Config {
@@ -78,6 +79,7 @@ impl Config {
             settings_rules: rules_of(&settings)?,
             encoder: plan.encoder.clone().unwrap_or_else(|| shared.encoder.clone()),
             principal: plan.principal.clone().or_else(|| shared.principal.clone()),
+            stand_ins: StandIns::default(),
             cache,
             settings,
         })

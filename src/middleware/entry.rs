@@ -4,7 +4,6 @@
 use std::{
     cell::RefCell,
     mem,
-    net::SocketAddr,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
@@ -14,18 +13,20 @@ use actix_service::Service;
 use actix_web::{
     HttpMessage as _, HttpResponse,
     body::MessageBody,
-    dev::{Payload, RequestHead, ServiceRequest, ServiceResponse},
+    dev::{Payload, ServiceRequest, ServiceResponse},
     error::PayloadError,
-    http::{
-        Method, Uri, Version,
-        header::{self, HeaderName, HeaderValue},
-    },
-    test::TestRequest,
+    http::{Method, Uri, header},
 };
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::{
+    Stream,
+    future::{Either, ready},
+};
 
-use super::AnswerBody;
+use super::{
+    AnswerBody, Answering,
+    stand_in::{Outline, StandIns},
+};
 use crate::{IdempotencyInfo, encoder::Headers};
 
 pub(super) enum Entry<S: Service<ServiceRequest>> {
@@ -93,10 +94,17 @@ where
     }
 
     /// Answers instead of the handler. A request that is lost inside is replaced by a stand-in.
-    pub(super) fn answer(&mut self, response: HttpResponse<AnswerBody<B>>) -> ServiceResponse<AnswerBody<B>> {
+    pub(super) fn answer<'a>(
+        &mut self,
+        response: HttpResponse<AnswerBody<B>>,
+        stand_ins: &'a StandIns,
+    ) -> Answering<'a, B> {
         match mem::replace(self, Self::Inside(Outline::default())) {
-            Self::Kept(request) => request.into_response(response),
-            Self::Routed { outline, .. } | Self::Inside(outline) => outline.stand_in().into_response(response),
+            Self::Kept(request) => Either::Left(ready(Ok(request.into_response(response)))),
+            Self::Routed { outline, .. } | Self::Inside(outline) => Either::Right(Box::pin(async move {
+                let request = stand_ins.request(outline).await?;
+                Ok(ServiceResponse::new(request, response))
+            })),
         }
     }
 }
@@ -106,54 +114,6 @@ pub(super) struct Head<'a> {
     pub(super) method: &'a Method,
     pub(super) uri: &'a Uri,
     pub(super) headers: Headers<'a>,
-}
-
-/// A copy of a request's head, for what is still to be asked of it, and for layers outside that look at an answer's
-/// request. Headers are a list: a map takes several times as long to copy.
-#[derive(Default)]
-pub(super) struct Outline {
-    method: Method,
-    uri: Uri,
-    version: Version,
-    peer: Option<SocketAddr>,
-    headers: Vec<(HeaderName, HeaderValue)>,
-}
-
-impl Outline {
-    fn whole(head: &RequestHead) -> Self {
-        let mut headers = Vec::with_capacity(head.headers.len());
-        headers.extend(head.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
-        Self { headers, ..Self::bare(head) }
-    }
-
-    /// As much as layers outside look at when the answer is a panicked handler's.
-    fn little(head: &RequestHead) -> Self {
-        let origin = head.headers.get(header::ORIGIN).map(|origin| (header::ORIGIN, origin.clone()));
-        Self { headers: origin.into_iter().collect(), ..Self::bare(head) }
-    }
-
-    fn bare(head: &RequestHead) -> Self {
-        Self {
-            method: head.method.clone(),
-            uri: head.uri.clone(),
-            version: head.version,
-            peer: head.peer_addr,
-            headers: Vec::new(),
-        }
-    }
-
-    /// A request with this head, and nothing else.
-    fn stand_in(self) -> ServiceRequest {
-        let mut request = TestRequest::default().to_srv_request();
-        request.match_info_mut().get_mut().update(&self.uri);
-        let head = request.head_mut();
-        (head.method, head.uri, head.version, head.peer_addr) = (self.method, self.uri, self.version, self.peer);
-        head.headers.reserve(self.headers.len());
-        for (name, value) in self.headers {
-            head.headers.append(name, value);
-        }
-        request
-    }
 }
 
 /// Protected requests go inside without `Accept-Encoding`, so that what is stored is identity. Where an instance further

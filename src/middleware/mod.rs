@@ -10,16 +10,10 @@ mod replay;
 mod request_body;
 mod run;
 mod service;
+mod stand_in;
 mod witness;
 
-use std::{
-    fmt,
-    future::{Ready, ready},
-    marker::PhantomData,
-    rc::Rc,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, marker::PhantomData, rc::Rc, sync::Arc, time::Duration};
 
 use actix_service::{Service, Transform};
 use actix_web::{
@@ -27,6 +21,7 @@ use actix_web::{
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse},
 };
+use futures_util::future::{Either, LocalBoxFuture, Ready, ready};
 
 pub(crate) use self::capture::OBSERVED;
 pub use self::{body::AnswerBody, capture::StoreResponse, run::CallFuture, service::IdempotencyService};
@@ -36,6 +31,13 @@ use crate::{
     idempotency::PrincipalFn,
     policy::{Over, Rules},
 };
+
+/// The answer that a client gets, mostly at once. Only what must be waited for is a future, in a box of its own: the one
+/// of each request is moved, and is to be small.
+type Answering<'a, B> = Either<
+    Ready<Result<ServiceResponse<AnswerBody<B>>, Error>>,
+    LocalBoxFuture<'a, Result<ServiceResponse<AnswerBody<B>>, Error>>,
+>;
 
 /// Every unsafe method needs a key, unless a route opts out. Wraps an App, a scope, a resource or a route; the innermost
 /// one that a request reaches governs it, with its own settings.

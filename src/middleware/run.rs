@@ -79,7 +79,8 @@ where
             let becomes = if barred { "barred until its record is forgotten" } else { "free" };
             tracing::error!(panic = text_of(&*panic), key = becomes, "a protected handler panicked");
             let problem = Problem::Panicked.response(&run.config.style);
-            return Ok(entry.answer(problem.map_body(|_, body| AnswerBody::whole_of(body))));
+            let problem = problem.map_body(|_, body| AnswerBody::whole_of(body));
+            return entry.answer(problem, &run.config.stand_ins).await;
         }
     };
     capture::response(response, run).await

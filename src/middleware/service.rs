@@ -189,7 +189,7 @@ where
                         let payload = self.body.take_payload();
                         run::run(&*self.service, &mut self.entry, payload, &mut self.run).await
                     }
-                    Decision::Answer(response) => Ok(self.entry.answer(response)),
+                    Decision::Answer(response) => self.entry.answer(response, &self.run.config.stand_ins).await,
                     Decision::Refuse(why) if self.run.config.settings.is_observed() => {
                         Box::pin(self.pass(why.outcome())).await
                     }
@@ -307,7 +307,7 @@ where
             self.body.discard(config.settings.max_request_body).await;
         }
         let response = why.response(&config.style);
-        Ok(self.entry.answer(response.map_body(|_, body| AnswerBody::whole_of(body))))
+        self.entry.answer(response.map_body(|_, body| AnswerBody::whole_of(body)), &config.stand_ins).await
     }
 
     /// Goes inside without a claim.
