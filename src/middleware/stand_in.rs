@@ -31,8 +31,10 @@ pub(super) struct Outline {
 
 impl Outline {
     pub(super) fn whole(head: &RequestHead) -> Self {
-        let mut headers = Vec::with_capacity(head.headers.len());
-        headers.extend(head.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
+        let mut headers = Vec::with_capacity(head.headers.len_keys());
+        for (name, value) in &head.headers {
+            headers.push((name.clone(), value.clone()));
+        }
         Self { headers, ..Self::bare(head) }
     }
 
