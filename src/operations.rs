@@ -18,6 +18,8 @@ pub(crate) struct Operations {
     running: AtomicUsize,
     most: usize,
     closing: AtomicBool,
+    /// Whether anybody ever waited for `idle`.
+    awaited: AtomicBool,
     idle: Notify,
 }
 
@@ -27,7 +29,8 @@ pub(crate) struct Running(Arc<Operations>);
 
 impl Operations {
     pub(crate) fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { running: AtomicUsize::new(0), most, closing: AtomicBool::new(false), idle: Notify::new() })
+        let (running, closing, awaited) = (AtomicUsize::new(0), AtomicBool::new(false), AtomicBool::new(false));
+        Arc::new(Self { running, most, closing, awaited, idle: Notify::new() })
     }
 
     /// Starts one, unless too many run or the server is shutting down.
@@ -67,6 +70,8 @@ impl Operations {
     pub(crate) fn idle(self: &Arc<Self>, limit: Duration) -> impl Future<Output = bool> + Send + 'static {
         let this = self.clone();
         let idle = async move {
+            // First said and then looked: whoever ends afterwards sees it.
+            this.awaited.store(true, SeqCst);
             loop {
                 let notified = this.idle.notified();
                 if this.running() == 0 {
@@ -90,7 +95,8 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         metrics::operation_ends();
-        if self.0.running.fetch_sub(1, SeqCst) == 1 {
+        // To wake nobody takes a lock, for which the workers would wait.
+        if self.0.running.fetch_sub(1, SeqCst) == 1 && self.0.awaited.load(SeqCst) {
             self.0.idle.notify_waiters();
         }
     }

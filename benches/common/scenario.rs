@@ -4,7 +4,7 @@
 use std::cell::Cell;
 
 use actix_http::Request;
-use actix_idempotency::{ExemptIdempotencyKey, IdempotencyKey};
+use actix_idempotency::{ExemptIdempotencyKey, Idempotency, IdempotencyKey};
 use actix_web::{
     App,
     test::{self, TestRequest},
@@ -59,7 +59,12 @@ pub(crate) struct Scenario {
 impl Scenario {
     /// Make one per thread: instances count what was made on their thread.
     pub(crate) async fn new(kind: Kind, records: usize) -> Self {
-        let app = App::new().app_data(web::Data::new(idempotency(records)));
+        Self::of_worker(kind, idempotency(records), 0).await
+    }
+
+    /// One of several that share their records. Each has keys of its own.
+    pub(crate) async fn of_worker(kind: Kind, idempotency: Idempotency, worker: u64) -> Self {
+        let app = App::new().app_data(web::Data::new(idempotency));
         let with = match kind {
             Kind::Safe | Kind::Replay | Kind::FirstRun => {
                 sender(test::init_service(app.wrap(IdempotencyKey::default()).configure(routes)).await)
@@ -76,7 +81,7 @@ impl Scenario {
         };
         let exempt = web::resource("/exempt").route(web::post().to(answer));
         let bare = sender(test::init_service(App::new().configure(routes).service(exempt)).await);
-        let scenario = Self { bare, with, kind, made: Cell::new(0) };
+        let scenario = Self { bare, with, kind, made: Cell::new(worker * 100_000_000_000) };
         // The first one of a key is not a replay.
         (scenario.with)(scenario.request()).await;
         scenario

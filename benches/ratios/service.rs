@@ -1,12 +1,15 @@
 //! Requests in process, on one thread.
 
-use std::time::Instant;
+use std::{
+    sync::{Arc, Barrier},
+    time::Instant,
+};
 
 use actix_http::Request;
 use actix_web::rt;
 
 use crate::{
-    common::Send,
+    common::{Send, idempotency},
     scenario::{BATCH, Kind, Scenario},
     table::{
         ROUNDS, Table,
@@ -32,6 +35,38 @@ pub(crate) fn service(table: &Table) {
     }
     // The same work, in memory that no cache holds.
     row(table, "first run, 100 k records", Kind::FirstRun, 100 * RECORDS, &Target::None);
+    workers(table, "first runs of two workers, to one", Kind::FirstRun);
+    workers(table, "replays of one key by two workers, to one", Kind::Replay);
+}
+
+/// What workers share is what they wait for each other for. A row without a target: two cores tell little of many.
+fn workers(table: &Table, name: &str, kind: Kind) {
+    let rates: Vec<[f64; 2]> = (0..ROUNDS).map(|_| [1, 2].map(|workers| rate(kind, workers))).collect();
+    let ratio = median(rates.iter().map(|[one, two]| two / one).collect());
+    let sides = [0, 1].map(|which| format!("{:.0} k/s", median(rates.iter().map(|rate| rate[which] / 1e3).collect())));
+    table.row(name, [&sides[0], &sides[1]], ratio, "x", &Target::None);
+}
+
+/// Requests a second, the middleware's answers alone.
+fn rate(kind: Kind, workers: u64) -> f64 {
+    // As many as by default: a small store has one lock.
+    let (idempotency, start) = (idempotency(1000 * RECORDS), Arc::new(Barrier::new(workers as usize)));
+    let workers = (0..workers).map(|worker| {
+        let (idempotency, start) = (idempotency.clone(), start.clone());
+        std::thread::spawn(move || {
+            rt::System::new().block_on(async {
+                let scenario = Scenario::of_worker(kind, idempotency, worker).await;
+                let mut times = Vec::new();
+                start.wait();
+                for _ in 0..5 * BATCHES {
+                    times.push(time(&scenario.with, scenario.batch(), scenario.expected()).await);
+                }
+                1e9 / median(times)
+            })
+        })
+    });
+    let workers: Vec<_> = workers.collect();
+    workers.into_iter().map(|worker| worker.join().expect("a bench does not panic")).sum()
 }
 
 fn row(table: &Table, name: &str, kind: Kind, records: usize, target: &Target) {

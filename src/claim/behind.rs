@@ -7,19 +7,22 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Cache, Terms, retry};
+use super::{
+    Claims,
+    cache::{Cache, retry},
+};
 use crate::{BeginRequest, Claim, Fate, background, metrics};
 
 /// Claims that wait to be freed behind, at most. An outage must not be followed by a stampede.
 const MAX_RELEASES: usize = 1024;
 
-impl Cache {
+impl Claims {
     /// Frees a claim on the background thread, again and again until the lease would have ended.
-    pub(super) fn release_behind(self: &Arc<Self>, claim: Claim, fate: Fate, terms: &Terms) {
-        let Some(freeing) = Freeing::enter(self, &claim) else { return };
-        let (timeout, limit) = (terms.timeout, terms.lease.min(terms.retry_for));
+    pub(super) fn release_behind(&self, claim: Claim, fate: Fate) {
+        let Some(freeing) = Freeing::enter(&self.cache, &claim) else { return };
+        let (timeout, limit) = (self.terms.timeout, self.terms.lease.min(self.terms.retry_for));
         // Shutdown waits for it: nobody else frees this claim.
-        let running = self.operations.track();
+        let running = self.cache.operations.track();
         background::spawn(async move {
             let release = || freeing.cache.call("release", freeing.cache.store.release(&claim, fate)).within(timeout);
             let freed = retry(limit, release).await;
@@ -32,10 +35,10 @@ impl Cache {
 
     /// Frees what a question may have claimed without its caller learning of it. The question itself may reach the store
     /// after the release did; so it is asked for a few times more.
-    fn give_up_behind(self: &Arc<Self>, request: &BeginRequest, terms: &Terms) {
+    fn give_up_behind(&self, request: &BeginRequest) {
         let claim = request.gives_up();
-        let Some(freeing) = Freeing::enter(self, &claim) else { return };
-        let (timeout, lease) = (terms.timeout, terms.lease);
+        let Some(freeing) = Freeing::enter(&self.cache, &claim) else { return };
+        let (timeout, lease) = (self.terms.timeout, self.terms.lease);
         background::spawn(async move {
             let start = Instant::now();
             for pause in [Duration::ZERO, Duration::from_millis(300), Duration::from_secs(1), Duration::from_secs(4)] {
@@ -54,8 +57,7 @@ impl Cache {
 
 /// A question that is under way. Whoever leaves before the answer may own a claim without knowing.
 pub(super) struct Underway<'a> {
-    pub(super) cache: &'a Arc<Cache>,
-    pub(super) terms: &'a Terms,
+    pub(super) claims: &'a Claims,
     pub(super) request: &'a BeginRequest,
     pub(super) answered: bool,
 }
@@ -63,7 +65,7 @@ pub(super) struct Underway<'a> {
 impl Drop for Underway<'_> {
     fn drop(&mut self) {
         if !self.answered {
-            self.cache.give_up_behind(self.request, self.terms);
+            self.claims.give_up_behind(self.request);
         }
     }
 }

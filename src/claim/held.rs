@@ -8,15 +8,14 @@ use futures_util::{
 };
 use tokio::time::Instant;
 
-use super::{Cache, Question, Terms, keeper::Keeping, local::Holding, retry};
+use super::{Claims, Question, cache::retry, keeper::Keeping, local::Holding};
 use crate::{
     Begin, Claim, Completion, Fate, OnUnknown, OwnerToken, Record, StoreError, background, metrics, operations::Running,
 };
 
 /// Dropping it frees the key, or marks it as *owner lost* where `on_unknown = reject` asks for that.
 pub(crate) struct Held {
-    cache: Arc<Cache>,
-    terms: Arc<Terms>,
+    claims: Arc<Claims>,
     state: State,
     /// When the claim is lost, where no lease is renewed.
     ceiling: Option<Instant>,
@@ -53,18 +52,19 @@ enum State {
 
 impl Held {
     /// Boxed: it goes through many hands.
-    pub(super) fn new(cache: Arc<Cache>, terms: Arc<Terms>, claim: Claim) -> Box<Self> {
+    pub(super) fn new(claims: Arc<Claims>, claim: Claim) -> Box<Self> {
+        let Claims { cache, terms } = &*claims;
         let upkeep = cache.store.leases().then(|| {
             let until = Instant::now() + terms.renewed_for.unwrap_or(terms.lease);
             let holding = cache.local.hold(&claim, until);
-            (cache.keeper.keep(&claim, &terms, holding.end()), holding)
+            (cache.keeper.keep(&claim, terms, holding.end()), holding)
         });
         let ceiling = terms.renewed_for.is_none().then(|| Instant::now() + terms.lease);
-        Box::new(Self { cache, terms, state: State::Claimed(claim), ceiling, upkeep })
+        Box::new(Self { claims, state: State::Claimed(claim), ceiling, upkeep })
     }
 
-    pub(super) fn unlocked(cache: Arc<Cache>, terms: Arc<Terms>, question: Question) -> Box<Self> {
-        Box::new(Self { cache, terms, state: State::Unlocked(question), ceiling: None, upkeep: None })
+    pub(super) fn unlocked(claims: Arc<Claims>, question: Question) -> Box<Self> {
+        Box::new(Self { claims, state: State::Unlocked(question), ceiling: None, upkeep: None })
     }
 
     /// The claim, unless the operation runs without one.
@@ -87,8 +87,8 @@ impl Held {
             state => state,
         };
         if let State::Completing(claim, record) = &self.state
-            && !self.cache.store.leases()
-            && let Some(answer) = self.cache.complete_now(claim, record, &self.terms)
+            && !self.claims.cache.store.leases()
+            && let Some(answer) = self.claims.cache.complete_now(claim, record, self.claims.terms.ttl)
         {
             return Either::Left(ready(self.ends(answer)));
         }
@@ -108,8 +108,9 @@ impl Held {
             };
         }
         let State::Completing(claim, record) = &self.state else { return Written::Lost };
-        let call = self.cache.call("complete", self.cache.store.complete(claim, record, self.terms.ttl));
-        let answer = call.within(self.terms.timeout).await;
+        let call =
+            self.claims.cache.call("complete", self.claims.cache.store.complete(claim, record, self.claims.terms.ttl));
+        let answer = call.within(self.claims.terms.timeout).await;
         self.ends(answer)
     }
 
@@ -131,8 +132,8 @@ impl Held {
 
     /// As [`complete`](Self::complete), where nobody waits: in a store of this process at once, in another one behind.
     pub(crate) fn complete_unwaited(self: Box<Self>, record: Record) {
-        if self.cache.store.leases() {
-            let running = self.cache.operations.track();
+        if self.claims.cache.store.leases() {
+            let running = self.claims.cache.operations.track();
             background::spawn(async move {
                 drop(self.complete(record).await);
                 drop(running);
@@ -148,8 +149,8 @@ impl Held {
         self.warn_of_ceiling();
         let State::Claimed(claim) = mem::replace(&mut self.state, State::Ended) else { return };
         self.state = State::Releasing(claim.clone());
-        let call = self.cache.call("release", self.cache.store.release(&claim, Fate::Free));
-        let released = call.within(self.terms.timeout).await;
+        let call = self.claims.cache.call("release", self.claims.cache.store.release(&claim, Fate::Free));
+        let released = call.within(self.claims.terms.timeout).await;
         if released.is_ok() {
             self.state = State::Ended;
         }
@@ -165,16 +166,16 @@ impl Held {
             State::Claimed(claim) => {
                 // A store in this process frees it here and now. Others are not called from a drop, which may happen
                 // where no runtime is left.
-                let store = &self.cache.store;
+                let store = &self.claims.cache.store;
                 let released = !store.leases() && matches!(store.release(&claim, fate).try_ready(), Ok(Ok(_)));
                 if !released {
-                    self.cache.release_behind(claim, fate, &self.terms);
+                    self.claims.release_behind(claim, fate);
                 }
             }
-            State::Releasing(claim) => self.cache.release_behind(claim, Fate::Free, &self.terms),
+            State::Releasing(claim) => self.claims.release_behind(claim, Fate::Free),
             State::Completing(claim, record) => self.complete_behind(claim, record),
             State::CompletingUnlocked(question, record) => {
-                let rest = Self::unlocked(self.cache.clone(), self.terms.clone(), question);
+                let rest = Self::unlocked(self.claims.clone(), question);
                 rest.complete_unwaited(record);
             }
             State::Unlocked(_) | State::Ended => {}
@@ -183,8 +184,8 @@ impl Held {
 
     /// Without a lock the record is claimed only now, for as long as storing it takes; whoever was first stays.
     async fn claim_late(&self, question: Question) -> Result<Claim, Written> {
-        let request = question.begin(OwnerToken::random(), &self.terms);
-        match self.cache.begin(&request, &self.terms).await {
+        let request = question.begin(OwnerToken::random(), &self.claims.terms);
+        match self.claims.begin(&request).await {
             Ok(Begin::Fresh { claim, .. }) => Ok(claim),
             Ok(_) => Err(Written::Superseded(None)),
             Err(error) => {
@@ -197,10 +198,11 @@ impl Held {
 
     /// Retries the write on the background thread, for `storage.retry_for`; the lease is renewed meanwhile.
     fn complete_behind(&mut self, claim: Claim, record: Record) {
-        let (cache, terms, upkeep) = (self.cache.clone(), self.terms.clone(), self.upkeep.take());
-        let running: Running = cache.operations.track();
+        let (claims, upkeep) = (self.claims.clone(), self.upkeep.take());
+        let running: Running = claims.cache.operations.track();
         let behind = metrics::Behind::starts();
         background::spawn(async move {
+            let Claims { cache, terms } = &*claims;
             // Nobody waits: a large record over a slow link has its time.
             let patient = terms.timeout.max(Duration::from_secs(10));
             let write = || cache.call("complete", cache.store.complete(&claim, &record, terms.ttl)).within(patient);
@@ -228,7 +230,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.end(match self.terms.on_unknown {
+        self.end(match self.claims.terms.on_unknown {
             OnUnknown::Rerun => Fate::Free,
             OnUnknown::Reject => Fate::Unknown,
         });

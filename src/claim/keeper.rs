@@ -11,7 +11,7 @@ use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
-use super::{Call, Terms, local::End};
+use super::{Terms, cache::Call, local::End};
 use crate::{Claim, OwnerToken, Renewal, Store, StoreError, background, metrics};
 
 pub(super) struct LeaseKeeper {

@@ -2,43 +2,33 @@
 //! the store are bounded and repeated here, so that stores need not.
 
 mod behind;
+mod cache;
 mod held;
 mod keeper;
 mod local;
 mod terms;
 mod waiting;
 
-use std::{
-    sync::{Arc, atomic::AtomicUsize},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::futures::OwnedNotified, time::Instant};
 
-use self::{
-    behind::Underway,
-    keeper::LeaseKeeper,
-    local::{LocalClaims, Look},
-    waiting::WaitingRoom,
-};
+use self::{behind::Underway, local::Look, terms::Terms};
 pub(crate) use self::{
+    cache::Cache,
     held::{Held, Written},
-    terms::{Terms, century},
+    terms::century,
 };
 use crate::{
-    Begin, BeginRequest, Claim, Completion, Fingerprint, Mode, OwnerToken, Record, RecordId, Store, StoreError,
-    StoreFuture, metrics::StoreCall, operations::Operations,
+    Begin, BeginRequest, Fingerprint, Mode, OwnerToken, Record, RecordId, Settings, StoreError, StoreFuture,
+    metrics::StoreCall,
 };
 
-/// A store under its name, with those who wait for it and those who hold its claims.
-pub(crate) struct Cache {
-    pub(crate) name: String,
-    pub(crate) store: Arc<dyn Store>,
-    waiting: WaitingRoom,
-    keeper: LeaseKeeper,
-    local: LocalClaims,
-    operations: Arc<Operations>,
-    releases: AtomicUsize,
+/// The claims of one instance of the middleware: in which cache, and on what terms. Each worker has its own, since those
+/// who hold it are counted: workers would wait for each other.
+pub(crate) struct Claims {
+    pub(crate) cache: Arc<Cache>,
+    terms: Terms,
 }
 
 /// What is asked about a request.
@@ -71,18 +61,10 @@ enum InFlight {
     Elsewhere(Duration),
 }
 
-impl Cache {
-    pub(crate) fn new(name: String, store: Arc<dyn Store>, operations: Arc<Operations>) -> Arc<Self> {
-        let keeper = LeaseKeeper::new(&name, store.clone());
-        Arc::new(Self {
-            name,
-            store,
-            waiting: WaitingRoom::default(),
-            keeper,
-            local: LocalClaims::default(),
-            operations,
-            releases: AtomicUsize::new(0),
-        })
+impl Claims {
+    pub(crate) fn new(cache: Arc<Cache>, settings: &Settings) -> Arc<Self> {
+        let terms = Terms::new(settings, &*cache.store);
+        Arc::new(Self { cache, terms })
     }
 
     /// Asks until there is an answer other than "in flight", for as long as the terms allow. Says how long it waited, too.
@@ -91,16 +73,15 @@ impl Cache {
     pub(crate) fn claim<'a>(
         self: &'a Arc<Self>,
         question: Question,
-        terms: &'a Arc<Terms>,
     ) -> impl Future<Output = (Result<Claimed, StoreError>, Duration)> + 'a {
-        let request = question.begin(OwnerToken::random(), terms);
+        let request = question.begin(OwnerToken::random(), &self.terms);
         async move {
-            if !terms.exclusive {
-                return (Box::pin(self.claim_unlocked(&request, terms)).await, Duration::ZERO);
+            if !self.terms.exclusive {
+                return (Box::pin(self.claim_unlocked(&request)).await, Duration::ZERO);
             }
-            match self.ask(&request, terms).await {
+            match self.ask(&request).await {
                 Ok(Asked::Answer(claimed)) => (Ok(claimed), Duration::ZERO),
-                Ok(Asked::InFlight(in_flight)) => Box::pin(self.claim_later(&request, terms, in_flight)).await,
+                Ok(Asked::InFlight(in_flight)) => Box::pin(self.claim_later(&request, in_flight)).await,
                 Err(error) => (Err(error), Duration::ZERO),
             }
         }
@@ -110,27 +91,26 @@ impl Cache {
     async fn claim_later(
         self: &Arc<Self>,
         request: &BeginRequest,
-        terms: &Arc<Terms>,
         mut in_flight: InFlight,
     ) -> (Result<Claimed, StoreError>, Duration) {
         let start = Instant::now();
         let mut waited = Duration::ZERO;
         let mut seat = None;
         for round in 0.. {
-            let left = terms.wait.saturating_sub(start.elapsed());
+            let left = self.terms.wait.saturating_sub(start.elapsed());
             if left.is_zero() {
                 break;
             }
             if seat.is_none() {
-                seat = self.waiting.enter(request.id, terms.max_waiters);
+                seat = self.cache.waiting.enter(request.id, self.terms.max_waiters);
                 if seat.is_none() {
                     break;
                 }
             }
             let now = Instant::now();
-            self.wait(&request.id, in_flight, round, left).await;
+            self.cache.wait(&request.id, in_flight, round, left).await;
             waited += now.elapsed();
-            in_flight = match self.ask(request, terms).await {
+            in_flight = match self.ask(request).await {
                 Ok(Asked::Answer(claimed)) => return (Ok(claimed), waited),
                 Ok(Asked::InFlight(in_flight)) => in_flight,
                 // Somebody ran a moment ago: a store that has gone silent since is no leave to run beside them.
@@ -142,17 +122,17 @@ impl Cache {
     }
 
     /// One look at what this process knows, and else one question to the store.
-    async fn ask(self: &Arc<Self>, request: &BeginRequest, terms: &Arc<Terms>) -> Result<Asked, StoreError> {
-        if self.store.leases() {
-            match self.local.look(request) {
+    async fn ask(self: &Arc<Self>, request: &BeginRequest) -> Result<Asked, StoreError> {
+        if self.cache.store.leases() {
+            match self.cache.local.look(request) {
                 Look::Nothing => {}
                 Look::Mismatch => return Ok(Asked::Answer(Claimed::Mismatch)),
                 Look::InFlight(ended) => return Ok(Asked::InFlight(InFlight::Here(ended))),
             }
         }
-        Ok(match self.begin(request, terms).await? {
+        Ok(match self.begin(request).await? {
             Begin::Fresh { claim, previous } => {
-                let held = Held::new(self.clone(), terms.clone(), claim);
+                let held = Held::new(self.clone(), claim);
                 Asked::Answer(Claimed::Run { held, previous })
             }
             Begin::Completed { record, remaining } => Asked::Answer(Claimed::Completed { record, remaining }),
@@ -162,34 +142,12 @@ impl Cache {
         })
     }
 
-    /// Waits until it is worth asking again, `at_most` that long.
-    async fn wait(&self, id: &RecordId, in_flight: InFlight, round: u32, at_most: Duration) {
-        let lease_left = match in_flight {
-            InFlight::Here(ended) => {
-                let _ = tokio::time::timeout(at_most, ended).await;
-                return;
-            }
-            InFlight::Elsewhere(lease_left) => lease_left,
-        };
-        let at_most = at_most.min(lease_left);
-        let changed = tokio::time::timeout(at_most, self.store.changed(id, round, at_most)).await;
-        if let Ok(Err(error)) = changed {
-            // `begin` will meet it again; not at once.
-            tracing::debug!(%error, record = ?id, "a waiter is not told of changes");
-            tokio::time::sleep(at_most.min(Duration::from_millis(20))).await;
-        }
-    }
-
     /// With `lock.enable = false` nothing is claimed before the run: only a completed record stops it.
-    async fn claim_unlocked(
-        self: &Arc<Self>,
-        request: &BeginRequest,
-        terms: &Arc<Terms>,
-    ) -> Result<Claimed, StoreError> {
-        let answer = self.begin(request, terms).await?;
+    async fn claim_unlocked(self: &Arc<Self>, request: &BeginRequest) -> Result<Claimed, StoreError> {
+        let answer = self.begin(request).await?;
         let previous = match answer {
             Begin::Fresh { claim, previous } => {
-                let held = Held::new(self.clone(), terms.clone(), claim);
+                let held = Held::new(self.clone(), claim);
                 held.release().await;
                 previous
             }
@@ -199,35 +157,22 @@ impl Cache {
             Begin::InFlight { .. } => None,
         };
         let question = Question { id: request.id, fingerprint: request.fingerprint, mode: request.mode };
-        let held = Held::unlocked(self.clone(), terms.clone(), question);
+        let held = Held::unlocked(self.clone(), question);
         Ok(Claimed::Run { held, previous })
     }
 
-    /// A call to the store that has just been made.
-    fn call<'a, T: Unpin>(&'a self, name: &'static str, future: StoreFuture<'a, T>) -> Call<'a, T> {
-        Call::new(&self.name, name, future)
-    }
-
-    /// `complete`, where the store answers at once.
-    fn complete_now(&self, claim: &Claim, record: &Record, terms: &Terms) -> Option<Result<Completion, StoreError>> {
-        let measure = StoreCall::starts(&self.name, "complete");
-        let answer = self.store.complete(claim, record, terms.ttl).try_ready().ok()?;
-        measure.ends(&answer);
-        Some(answer)
-    }
-
     /// `begin`, repeated with the same token while `storage.timeout` lasts. A caller that gives up frees its token behind.
-    async fn begin(self: &Arc<Self>, request: &BeginRequest, terms: &Arc<Terms>) -> Result<Begin, StoreError> {
-        let measure = StoreCall::starts(&self.name, "begin");
-        let call = match self.store.begin(request).try_ready() {
-            Ok(Err(StoreError::Unavailable(_))) => self.store.begin(request),
+    async fn begin(self: &Arc<Self>, request: &BeginRequest) -> Result<Begin, StoreError> {
+        let measure = StoreCall::starts(&self.cache.name, "begin");
+        let call = match self.cache.store.begin(request).try_ready() {
+            Ok(Err(StoreError::Unavailable(_))) => self.cache.store.begin(request),
             Ok(answer) => {
                 measure.ends(&answer);
                 return answer;
             }
             Err(call) => call,
         };
-        let answer = Box::pin(self.begin_in_time(call, request, terms)).await;
+        let answer = Box::pin(self.begin_in_time(call, request)).await;
         measure.ends(&answer);
         answer
     }
@@ -236,23 +181,22 @@ impl Cache {
         self: &Arc<Self>,
         call: StoreFuture<'_, Begin>,
         request: &BeginRequest,
-        terms: &Arc<Terms>,
     ) -> Result<Begin, StoreError> {
-        let mut underway = Underway { cache: self, terms, request, answered: false };
+        let mut underway = Underway { claims: self, request, answered: false };
         let mut tries = 1;
         let twice = async {
             match call.await {
                 Err(StoreError::Unavailable(error)) => {
                     tries += 1;
                     tracing::debug!(error = &*error, record = ?request.id, "begin failed; once more with the same token");
-                    self.store.begin(request).await
+                    self.cache.store.begin(request).await
                 }
                 answer => answer,
             }
         };
-        let answer = match tokio::time::timeout(terms.timeout, twice).await {
+        let answer = match tokio::time::timeout(self.terms.timeout, twice).await {
             Ok(answer) => answer,
-            Err(_) => Err(StoreError::TimedOut(terms.timeout)),
+            Err(_) => Err(StoreError::TimedOut(self.terms.timeout)),
         };
         // A first refusal is one; after an answer that was lost nobody knows.
         underway.answered = answer.is_ok() || (tries == 1 && matches!(answer, Err(StoreError::Full)));
@@ -271,56 +215,5 @@ impl Question {
             mode: self.mode,
             on_unknown: terms.on_unknown,
         }
-    }
-}
-
-/// One call to the store, measured.
-struct Call<'a, T> {
-    future: StoreFuture<'a, T>,
-    measure: StoreCall<'a>,
-}
-
-impl<'a, T: Unpin> Call<'a, T> {
-    fn new(cache: &'a str, name: &'static str, future: StoreFuture<'a, T>) -> Self {
-        Self { future, measure: StoreCall::starts(cache, name) }
-    }
-
-    /// Its answer, within its time.
-    async fn within(self, timeout: Duration) -> Result<T, StoreError> {
-        let answer = match self.future.try_ready() {
-            Ok(answer) => answer,
-            // Boxed, as every way here that waits: it would make the future of each request larger, which is moved often.
-            Err(call) => match Box::pin(tokio::time::timeout(timeout, call)).await {
-                Ok(answer) => answer,
-                Err(_) => Err(StoreError::TimedOut(timeout)),
-            },
-        };
-        self.measure.ends(&answer);
-        answer
-    }
-}
-
-/// Repeats a call until it succeeds or `limit` is over, in growing intervals up to a second.
-async fn retry<T, F>(limit: Duration, mut call: impl FnMut() -> F) -> Result<T, StoreError>
-where
-    F: Future<Output = Result<T, StoreError>>,
-{
-    let until = Instant::now() + limit;
-    let mut pause = Duration::from_millis(20);
-    loop {
-        match call().await {
-            Err(error) if Instant::now() + pause < until => {
-                tracing::debug!(error = %error, "a store call failed; it is tried again");
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_secs(1));
-            }
-            answer => return answer,
-        }
-    }
-}
-
-impl std::fmt::Debug for Cache {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Cache").field("name", &self.name).finish_non_exhaustive()
     }
 }

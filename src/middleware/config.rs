@@ -17,7 +17,7 @@ use crate::{
     ConfigError, Idempotency, Key, KeyEncoder, KeyRequest, Mode, Policy, Principal, RecordId, Scope, Settings,
     StorageSettings,
     builder::rules_of,
-    claim::{Cache, Question, Terms, century},
+    claim::{Claims, Question, century},
     fingerprint::RecordIds,
     idempotency::PrincipalFn,
     operations::Operations,
@@ -28,8 +28,7 @@ use crate::{
 
 pub(super) struct Config {
     pub(super) settings: Settings,
-    pub(super) cache: Arc<Cache>,
-    pub(super) terms: Arc<Terms>,
+    pub(super) claims: Arc<Claims>,
     pub(super) style: ProblemStyle,
     pub(super) operations: Arc<Operations>,
     pub(super) watch: Arc<Watch>,
@@ -69,7 +68,6 @@ impl Config {
             None => declared.clone(),
         };
         Ok(Self {
-            terms: Arc::new(Terms::new(&settings, &*cache.store)),
             style: ProblemStyle::of(&settings),
             operations: shared.operations.clone(),
             watch: shared.watch.clone(),
@@ -80,7 +78,7 @@ impl Config {
             encoder: plan.encoder.clone().unwrap_or_else(|| shared.encoder.clone()),
             principal: plan.principal.clone().or_else(|| shared.principal.clone()),
             stand_ins: StandIns::default(),
-            cache,
+            claims: Claims::new(cache, &settings),
             settings,
         })
     }

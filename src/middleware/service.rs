@@ -239,7 +239,7 @@ where
                 return Decision::Refuse(problem);
             }
         }
-        let (claimed, waited) = config.cache.claim(question, &config.terms).await;
+        let (claimed, waited) = config.claims.claim(question).await;
         self.run.witness.waited(waited);
         if !matches!(claimed, Ok(Claimed::Run { .. } | Claimed::Mismatch)) {
             self.tell_observed(&key, id);
@@ -278,7 +278,7 @@ where
         let unprotected = down && settings.storage.on_error == OnError::Run;
         tracing::error!(
             error = &error as &dyn std::error::Error,
-            cache = config.cache.name,
+            cache = config.claims.cache.name,
             record = ?id.in_mode(settings.mode),
             unprotected,
             "the store can't answer"

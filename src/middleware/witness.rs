@@ -125,7 +125,7 @@ impl Drop for Account {
             method: &self.method,
             route: self.route.as_deref(),
             policy: self.policy,
-            cache: &self.config.cache.name,
+            cache: &self.config.claims.cache.name,
             record: self.record,
             attempt: self.attempt,
             taken_over: self.taken_over,
