@@ -100,21 +100,14 @@ impl Record {
     /// # Errors
     /// [`UnreadableRecord`] when the bytes are damaged.
     pub fn response(&self) -> Result<StoredResponse, UnreadableRecord> {
-        let wire = self.wire()?;
-        let headers = wire
-            .headers
-            .iter()
-            .map(|(name, value)| {
-                let name = HeaderName::from_bytes(name.as_bytes()).map_err(damaged)?;
-                let value = HeaderValue::from_maybe_shared(self.0.slice_ref(value)).map_err(damaged)?;
-                Ok((name, value))
-            })
-            .collect::<Result<_, UnreadableRecord>>()?;
-        Ok(StoredResponse {
-            status: StatusCode::from_u16(wire.status).map_err(damaged)?,
-            headers,
-            body: wire.body.map(|body| self.0.slice_ref(body)),
-        })
+        let opened = self.open()?;
+        let headers = opened.headers().collect::<Result<_, UnreadableRecord>>()?;
+        Ok(StoredResponse { status: opened.status()?, headers, body: opened.body() })
+    }
+
+    /// As [`response`](Self::response), part by part, for an answer that is made of them at once.
+    pub(crate) fn open(&self) -> Result<Opened<'_>, UnreadableRecord> {
+        Ok(Opened { bytes: &self.0, wire: self.wire()? })
     }
 
     /// The same record with another body, or with its body given up.
@@ -135,6 +128,30 @@ impl Record {
             return Err(damaged("bytes behind the record"));
         }
         Ok(wire)
+    }
+}
+
+/// A record whose parts are known. They share its memory.
+pub(crate) struct Opened<'a> {
+    bytes: &'a Bytes,
+    wire: Wire<'a>,
+}
+
+impl Opened<'_> {
+    pub(crate) fn status(&self) -> Result<StatusCode, UnreadableRecord> {
+        StatusCode::from_u16(self.wire.status).map_err(damaged)
+    }
+
+    pub(crate) fn headers(&self) -> impl Iterator<Item = Result<(HeaderName, HeaderValue), UnreadableRecord>> {
+        self.wire.headers.iter().map(|(name, value)| {
+            let name = HeaderName::from_bytes(name.as_bytes()).map_err(damaged)?;
+            let value = HeaderValue::from_maybe_shared(self.bytes.slice_ref(value)).map_err(damaged)?;
+            Ok((name, value))
+        })
+    }
+
+    pub(crate) fn body(&self) -> Option<Bytes> {
+        self.wire.body.map(|body| self.bytes.slice_ref(body))
     }
 }
 

@@ -30,12 +30,15 @@ pub(super) fn replay<B: MessageBody + 'static>(
     remaining: Option<Duration>,
     config: &Config,
 ) -> Result<HttpResponse<AnswerBody<B>>, UnreadableRecord> {
-    let stored = record.response()?;
-    let status = config.settings.conflict_status_code.unwrap_or(stored.status);
-    let omitted = stored.body.is_none();
-    let mut response = HttpResponse::with_body(status, AnswerBody::whole(stored.body.unwrap_or_default()));
+    let stored = record.open()?;
+    let first = stored.status()?;
+    let status = config.settings.conflict_status_code.unwrap_or(first);
+    let body = stored.body();
+    let omitted = body.is_none();
+    let mut response = HttpResponse::with_body(status, AnswerBody::whole(body.unwrap_or_default()));
     let headers = response.headers_mut();
-    for (name, value) in stored.headers {
+    for line in stored.headers() {
+        let (name, value) = line?;
         if !(omitted && OF_THE_BODY.contains(&name)) {
             headers.append(name, value);
         }
