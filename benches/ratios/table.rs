@@ -1,6 +1,6 @@
 //! One table of all that is promised in numbers.
 
-use std::{cell::Cell, hint::black_box, time::Instant};
+use std::{cell::Cell, fmt::Display, hint::black_box, time::Instant};
 
 pub(crate) const ROUNDS: usize = 5;
 
@@ -24,7 +24,7 @@ impl Table {
     }
 
     /// What both sides took, where there are two, and what is promised of it.
-    pub(crate) fn row(&self, name: &str, [bare, with]: [&str; 2], measured: f64, unit: &str, target: &Target) {
+    pub(crate) fn row(&self, name: &str, [bare, with]: [impl Display; 2], measured: f64, unit: &str, target: &Target) {
         let places = if unit == "µs" || unit == "x" { 2 } else { 0 };
         let measured_text = format!("{measured:.places$} {unit}");
         let (met, sign, bound) = match *target {

@@ -24,33 +24,62 @@ use crate::{
 
 const CONNECTIONS: usize = 32;
 
+/// Microseconds, in which Linux counts processor time.
+const TICK: f64 = 10_000.0;
+
 pub(crate) fn wire(table: &Table) {
     let [bare, exempt, with, growing] = ["bare", "exempt", "with", "growing"].map(Server::start);
     with.check();
-    let mut loads = [const { Vec::new() }; 5];
-    for round in 0..=ROUNDS as u64 {
+    let mut measured = [const { Pairs(Vec::new()) }; 4];
+    for round in 0..=2 * ROUNDS as u64 {
         let fresh = Keys::Fresh(round);
-        let all = [(&bare, fresh), (&with, fresh), (&with, Keys::Known), (&exempt, fresh), (&growing, fresh)];
-        for (loads, (server, keys)) in loads.iter_mut().zip(all) {
-            let load = server.load(keys, CONNECTIONS);
+        let sides = [(&with, fresh), (&growing, fresh), (&with, Keys::Known), (&exempt, fresh)];
+        for (pairs, (server, keys)) in measured.iter_mut().zip(sides) {
+            // Bare each time, and often: what else the machine does changes from one second to the next.
+            let pair = [bare.load(fresh, CONNECTIONS), server.load(keys, CONNECTIONS)];
             // The first round only warms up.
             if round > 0 {
-                loads.push(load);
+                pairs.0.push(pair);
             }
         }
     }
-    let row = |name: &str, which: usize, target: &Target| {
-        let sides = [0, which].map(|of| format!("{:.0}/s", median(loads[of].iter().map(|load| load.rate).collect())));
-        let ratio = median(loads[0].iter().zip(&loads[which]).map(|(bare, with)| with.rate / bare.rate).collect());
-        table.row(name, [&sides[0], &sides[1]], ratio, "x", target);
-    };
-    row("32 connections: first runs, to bare", 1, &AtLeast(0.9));
-    let tails = [0, 1].map(|of| format!("{:.2} ms", median(loads[of].iter().map(|load| load.p99).collect())));
-    let tail = median(loads[0].iter().zip(&loads[1]).map(|(bare, with)| with.p99 / bare.p99).collect());
-    table.row("  p99 of a first run, to bare", [&tails[0], &tails[1]], tail, "x", &AtMost(1.3));
-    row("  where no record is ever given up", 4, &Target::None);
-    row("32 connections: replays, to bare", 2, &AtLeast(0.93));
-    row("32 connections: App exempt, to bare", 3, &Target::None);
+    let [first_runs, growing, replays, exempt] = measured;
+    first_runs.rates(table, "32 connections: first runs, to bare", &AtLeast(0.9));
+    first_runs.tails(table, "  p99 of a first run, to bare", &AtMost(1.3));
+    first_runs.times(table);
+    growing.rates(table, "  where no record is ever given up", &Target::None);
+    replays.rates(table, "32 connections: replays, to bare", &AtLeast(0.93));
+    replays.times(table);
+    exempt.rates(table, "32 connections: App exempt, to bare", &Target::None);
+}
+
+/// Loads on the bare server and on another one, by turns.
+struct Pairs(Vec<[Load; 2]>);
+
+impl Pairs {
+    fn rates(&self, table: &Table, name: &str, target: &Target) {
+        let ratio = median(self.0.iter().map(|[bare, with]| with.rate / bare.rate).collect());
+        table.row(name, self.sides(|rate| format!("{rate:.0}/s"), |load| load.rate), ratio, "x", target);
+    }
+
+    fn tails(&self, table: &Table, name: &str, target: &Target) {
+        let ratio = median(self.0.iter().map(|[bare, with]| with.p99 / bare.p99).collect());
+        table.row(name, self.sides(|tail| format!("{tail:.2} ms"), |load| load.p99), ratio, "x", target);
+    }
+
+    /// What a request takes of the server's core, in its own code and in the kernel's.
+    fn times(&self, table: &Table) {
+        for (part, name) in ["  adds, of the program's time", "  adds, of the kernel's time"].into_iter().enumerate() {
+            let adds = median(self.0.iter().map(|[bare, with]| with.times[part] - bare.times[part]).collect());
+            let sides = self.sides(|micros| format!("{micros:.2} µs"), |load| load.times[part]);
+            table.row(name, sides, adds, "µs", &Target::None);
+        }
+    }
+
+    /// The median of each side.
+    fn sides(&self, text: impl Fn(f64) -> String, of: impl Fn(&Load) -> f64) -> [String; 2] {
+        [0, 1].map(|side| text(median(self.0.iter().map(|pair| of(&pair[side])).collect())))
+    }
 }
 
 /// Which keys requests carry.
@@ -66,6 +95,8 @@ pub(crate) struct Load {
     pub(crate) rate: f64,
     /// Milliseconds.
     pub(crate) p99: f64,
+    /// Microseconds of processor time of the server per request: the program's own, and the kernel's.
+    times: [f64; 2],
 }
 
 /// This program, started anew.
@@ -128,13 +159,15 @@ impl Server {
         let (head, tail) = whole.split_once("KEY").expect("a key");
         let text = format!("n = 0\nhead = {head:?}\ntail = {tail:?}\nrequest = function() {next} end\n");
         fs::write(&script, text).expect("written");
+        let before = self.ticks();
         let output = Command::new("taskset")
-            .args(["--cpu-list", "1", "wrk", "--threads", "1", "--duration", "2s", "--latency"])
+            .args(["--cpu-list", "1", "wrk", "--threads", "1", "--duration", "1s", "--latency"])
             .args(["--connections", &connections.to_string(), "--script"])
             .arg(&script)
             .arg(format!("http://127.0.0.1:{}/", self.port))
             .output()
             .expect("wrk is installed");
+        let ticks = self.ticks().into_iter().zip(before).map(|(after, before)| after - before);
         let _ = fs::remove_file(script);
         let output = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(!output.contains("Socket errors"), "{output}");
@@ -144,7 +177,23 @@ impl Server {
             let rest = output.split_once(name).unwrap_or_else(|| panic!("no `{name}` in {output}")).1;
             rest.split_whitespace().next().expect("a number").to_owned()
         };
-        Load { rate: after("Requests/sec:").parse().expect("a number"), p99: milliseconds(&after(" 99%")) }
+        let (requests, _) = output.split_once(" requests in ").expect("a count");
+        let requests = requests.rsplit(char::is_whitespace).next().and_then(|count| count.parse::<f64>().ok());
+        let mut micros = ticks.map(|ticks| ticks * TICK / requests.expect("a number"));
+        Load {
+            rate: after("Requests/sec:").parse().expect("a number"),
+            p99: milliseconds(&after(" 99%")),
+            times: [(); 2].map(|()| micros.next().expect("two times")),
+        }
+    }
+
+    /// Processor time so far: the program's own, and the kernel's.
+    fn ticks(&self) -> [f64; 2] {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.id())).expect("of a process");
+        // The name in parentheses may hold anything.
+        let (_, fields) = stat.rsplit_once(") ").expect("a name");
+        let fields: Vec<&str> = fields.split(' ').collect();
+        [11, 12].map(|field| fields[field].parse().expect("a number"))
     }
 }
 
