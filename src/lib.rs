@@ -47,7 +47,7 @@ mod pages {
 pub use self::{
     builder::Builder,
     clock::Clock,
-    encoder::{BasicKeyEncoder, CanonicalJsonEncoder, DjangoKeyEncoder, KeyEncoder, KeyRequest},
+    encoder::{BasicKeyEncoder, CanonicalJsonEncoder, DjangoKeyEncoder, KeyEncoder, KeyRequest, RequestHeaders},
     error::ConfigError,
     fingerprint::{Fingerprint, ParseRecordIdError, RecordId},
     idempotency::Idempotency,

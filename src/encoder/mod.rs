@@ -33,7 +33,7 @@ pub struct KeyRequest<'a> {
     /// What follows `?`, as sent; empty when there is none.
     pub query: &'a str,
     /// All headers.
-    pub headers: Headers<'a>,
+    pub headers: RequestHeaders<'a>,
     /// The body as sent (not decompressed), in the pieces in which it arrived.
     pub body: &'a [Bytes],
 }
@@ -50,13 +50,13 @@ impl<'a> KeyRequest<'a> {
         headers: &'a HeaderMap,
         body: &'a [Bytes],
     ) -> Self {
-        Self { key, principal, method, path, query, headers: Headers(Lines::Map(headers)), body }
+        Self { key, principal, method, path, query, headers: RequestHeaders(Lines::Map(headers)), body }
     }
 }
 
 /// The headers of a request as an encoder sees them.
 #[derive(Clone, Copy, Debug)]
-pub struct Headers<'a>(Lines<'a>);
+pub struct RequestHeaders<'a>(Lines<'a>);
 
 #[derive(Clone, Copy, Debug)]
 enum Lines<'a> {
@@ -64,7 +64,7 @@ enum Lines<'a> {
     List(&'a [(HeaderName, HeaderValue)]),
 }
 
-impl<'a> Headers<'a> {
+impl<'a> RequestHeaders<'a> {
     /// The first value of a header.
     #[must_use]
     pub fn get(self, name: impl AsHeaderName + AsRef<str>) -> Option<&'a HeaderValue> {
@@ -87,13 +87,13 @@ impl<'a> Headers<'a> {
     }
 }
 
-impl<'a> From<&'a HeaderMap> for Headers<'a> {
+impl<'a> From<&'a HeaderMap> for RequestHeaders<'a> {
     fn from(map: &'a HeaderMap) -> Self {
         Self(Lines::Map(map))
     }
 }
 
-impl<'a> From<&'a [(HeaderName, HeaderValue)]> for Headers<'a> {
+impl<'a> From<&'a [(HeaderName, HeaderValue)]> for RequestHeaders<'a> {
     fn from(list: &'a [(HeaderName, HeaderValue)]) -> Self {
         Self(Lines::List(list))
     }
@@ -189,7 +189,7 @@ mod tests {
             method: &Method::POST,
             path,
             query,
-            headers: Headers::from(&HeaderMap::new()),
+            headers: RequestHeaders::from(&HeaderMap::new()),
             body: &body,
         })
     }
@@ -206,6 +206,24 @@ mod tests {
     fn the_query_counts() {
         let of = |query: &str| with_request("/pay", query, &[], |r| BasicKeyEncoder.fingerprint(r));
         assert_ne!(of("amount=1"), of("amount=999"));
+    }
+
+    /// Inside of other instances headers are kept as a list.
+    #[test]
+    fn headers_are_the_same_as_a_map_and_as_a_list() {
+        let [accept, tenant] = [header::ACCEPT, HeaderName::from_static("x-tenant")];
+        let list = [(&accept, "a"), (&tenant, "1"), (&tenant, "2")]
+            .map(|(name, value)| (name.clone(), HeaderValue::from_static(value)));
+        let map: HeaderMap = list.iter().cloned().collect();
+        for headers in [RequestHeaders::from(&map), RequestHeaders::from(&list[..])] {
+            assert_eq!(headers.get(&tenant).unwrap(), "1");
+            assert_eq!(headers.get("X-Tenant").unwrap(), "1");
+            assert_eq!(headers.get(header::ACCEPT).unwrap(), "a");
+            assert_eq!(headers.get("x-other"), None);
+            let lines: Vec<_> = headers.iter().filter(|(name, _)| **name == tenant).map(|(_, value)| value).collect();
+            assert_eq!(lines, ["1", "2"]);
+            assert_eq!(headers.iter().count(), 3);
+        }
     }
 
     #[test]

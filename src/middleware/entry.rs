@@ -27,7 +27,7 @@ use super::{
     AnswerBody, Answering,
     stand_in::{Outline, StandIns},
 };
-use crate::{IdempotencyInfo, encoder::Headers};
+use crate::{IdempotencyInfo, encoder::RequestHeaders};
 
 pub(super) enum Entry<S: Service<ServiceRequest>> {
     /// Nothing is inside: the request has not been routed.
@@ -61,10 +61,10 @@ where
         match self {
             Self::Kept(request) => {
                 let head = request.head();
-                Head { method: &head.method, uri: &head.uri, headers: Headers::from(&head.headers) }
+                Head { method: &head.method, uri: &head.uri, headers: RequestHeaders::from(&head.headers) }
             }
             Self::Routed { outline, .. } | Self::Inside(outline) => {
-                Head { method: &outline.method, uri: &outline.uri, headers: Headers::from(&outline.headers[..]) }
+                Head { method: &outline.method, uri: &outline.uri, headers: RequestHeaders::from(&outline.headers[..]) }
             }
         }
     }
@@ -113,7 +113,7 @@ where
 pub(super) struct Head<'a> {
     pub(super) method: &'a Method,
     pub(super) uri: &'a Uri,
-    pub(super) headers: Headers<'a>,
+    pub(super) headers: RequestHeaders<'a>,
 }
 
 /// Protected requests go inside without `Accept-Encoding`, so that what is stored is identity. Where an instance further

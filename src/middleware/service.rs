@@ -25,7 +25,7 @@ use super::{
 use crate::{
     Idempotency, IdempotencyInfo, InvalidKey, Key, Mode, OnError, Outcome, Policy, Principal, RecordId, StoreError,
     claim::Claimed,
-    encoder::Headers,
+    encoder::RequestHeaders,
     info::Stage,
     problem::{Problem, ProblemStyle},
     settings::is_safe,
@@ -326,7 +326,7 @@ where
 }
 
 /// Once: clients that share a key would share answers.
-fn warn_of_anonymous_cookie(headers: Headers<'_>) {
+fn warn_of_anonymous_cookie(headers: RequestHeaders<'_>) {
     static WARNED: Once = Once::new();
     if !WARNED.is_completed() && headers.get(header::COOKIE).is_some() {
         WARNED.call_once(|| {

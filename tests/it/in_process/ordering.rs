@@ -1,6 +1,6 @@
 //! Inside and outside of other middleware, in the orders that the docs recommend.
 
-use std::time::Duration;
+use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use actix_cors::Cors;
 use actix_idempotency::{ExemptIdempotencyKey, Idempotency, IdempotencyKey, Principal, guard};
@@ -10,6 +10,7 @@ use actix_web::{
     body::MessageBody,
     cookie,
     dev::{Service, ServiceRequest, ServiceResponse},
+    http::Version,
     middleware::{Compress, DefaultHeaders, ErrorHandlers, Logger, Next, NormalizePath, from_fn},
     test::init_service,
     web,
@@ -26,6 +27,46 @@ async fn as_alice(
     }
     request.extensions_mut().insert(Principal::new("alice"));
     Ok(next.call(request).await?.map_into_left_body())
+}
+
+/// What went inside is lost when its answer is another one's; layers outside still see what was asked.
+#[test]
+fn layers_outside_see_the_head_of_a_request_that_another_answers() {
+    alone(|| async {
+        let seen = Rc::new(RefCell::new(Vec::new()));
+        let notes = seen.clone();
+        let app = app!(
+            .wrap(IdempotencyKey::default())
+            .wrap_fn(move |request, service| {
+                let (notes, answer) = (notes.clone(), service.call(request));
+                async move {
+                    let response = answer.await?;
+                    let (path, head) = (response.request().path(), response.request().head());
+                    let mut lines: Vec<_> = head.headers.iter().map(|line| format!("{line:?}")).collect();
+                    lines.sort();
+                    let (method, peer) = (&head.method, head.peer_addr.unwrap());
+                    notes.borrow_mut().push(format!("{method} {path} {} {:?} {peer} {lines:?}", head.uri, head.version));
+                    Ok(response)
+                }
+            })
+            .service(web::resource("/free").wrap(ExemptIdempotencyKey::default()).route(web::post().to(HttpResponse::Created)))
+            .route("/pay/{id}", web::post().to(HttpResponse::Created))
+        );
+        let ask = |key| {
+            post("/pay/1%207?x=%20y", key)
+                .version(Version::HTTP_10)
+                .peer_addr("10.0.0.1:1".parse().unwrap())
+                .append_header(("x-a", "1"))
+                .append_header(("x-a", "2"))
+        };
+        for status in [201, 409, 409, 409] {
+            assert_eq!(send(&app, ask(Some("k"))).await.0, status);
+        }
+        let seen = seen.take();
+        assert_eq!(seen.len(), 4);
+        assert!(seen[0].contains("POST /pay/1%207 /pay/1%207?x=%20y HTTP/1.0 10.0.0.1:1") && seen[0].contains("x-a"));
+        assert!(seen.iter().all(|seen_later| *seen_later == seen[0]), "{seen:#?}");
+    });
 }
 
 #[test]
