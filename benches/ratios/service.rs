@@ -48,10 +48,10 @@ fn workers(table: &Table, name: &str, kind: Kind) {
 }
 
 /// Requests a second, the middleware's answers alone.
-fn rate(kind: Kind, workers: u64) -> f64 {
+fn rate(kind: Kind, workers: usize) -> f64 {
     // As many as by default: a small store has one lock.
-    let (idempotency, start) = (idempotency(1000 * RECORDS), Arc::new(Barrier::new(workers as usize)));
-    let workers = (0..workers).map(|worker| {
+    let (idempotency, start) = (idempotency(1000 * RECORDS), Arc::new(Barrier::new(workers)));
+    let workers = (0..).take(workers).map(|worker| {
         let (idempotency, start) = (idempotency.clone(), start.clone());
         std::thread::spawn(move || {
             rt::System::new().block_on(async {

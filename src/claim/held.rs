@@ -133,14 +133,18 @@ impl Held {
     /// As [`complete`](Self::complete), where nobody waits: in a store of this process at once, in another one behind.
     pub(crate) fn complete_unwaited(self: Box<Self>, record: Record) {
         if self.claims.cache.store.leases() {
-            let running = self.claims.cache.operations.track();
-            background::spawn(async move {
-                drop(self.complete(record).await);
-                drop(running);
-            });
+            self.complete_in_background(record);
         } else {
             drop(self.complete(record).now_or_never());
         }
+    }
+
+    fn complete_in_background(self: Box<Self>, record: Record) {
+        let running = self.claims.cache.operations.track();
+        background::spawn(async move {
+            drop(self.complete(record).await);
+            drop(running);
+        });
     }
 
     /// The operation gave an answer that is not kept: the key is free by the time that the client has it, if the store
@@ -176,7 +180,7 @@ impl Held {
             State::Completing(claim, record) => self.complete_behind(claim, record),
             State::CompletingUnlocked(question, record) => {
                 let rest = Self::unlocked(self.claims.clone(), question);
-                rest.complete_unwaited(record);
+                rest.complete_in_background(record);
             }
             State::Unlocked(_) | State::Ended => {}
         }

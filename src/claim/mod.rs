@@ -70,10 +70,10 @@ impl Claims {
     /// Asks until there is an answer other than "in flight", for as long as the terms allow. Says how long it waited, too.
     ///
     /// Boxed where it waits, as every way here: it would make the future of each request larger, which is moved.
-    pub(crate) fn claim<'a>(
-        self: &'a Arc<Self>,
+    pub(crate) fn claim(
+        self: &Arc<Self>,
         question: Question,
-    ) -> impl Future<Output = (Result<Claimed, StoreError>, Duration)> + 'a {
+    ) -> impl Future<Output = (Result<Claimed, StoreError>, Duration)> {
         let request = question.begin(OwnerToken::random(), &self.terms);
         async move {
             if !self.terms.exclusive {

@@ -13,7 +13,14 @@ mod service;
 mod stand_in;
 mod witness;
 
-use std::{fmt, marker::PhantomData, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::{Ready, ready},
+    marker::PhantomData,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use actix_service::{Service, Transform};
 use actix_web::{
@@ -21,7 +28,7 @@ use actix_web::{
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse},
 };
-use futures_util::future::{Either, LocalBoxFuture, Ready, ready};
+use futures_util::future::{self, Either, LocalBoxFuture};
 
 pub(crate) use self::capture::OBSERVED;
 pub use self::{body::AnswerBody, capture::StoreResponse, run::CallFuture, service::IdempotencyService};
@@ -35,7 +42,7 @@ use crate::{
 /// The answer that a client gets, mostly at once. Only what must be waited for is a future, in a box of its own: the one
 /// of each request is moved, and is to be small.
 type Answering<'a, B> = Either<
-    Ready<Result<ServiceResponse<AnswerBody<B>>, Error>>,
+    future::Ready<Result<ServiceResponse<AnswerBody<B>>, Error>>,
     LocalBoxFuture<'a, Result<ServiceResponse<AnswerBody<B>>, Error>>,
 >;
 

@@ -4,6 +4,7 @@
 use std::{
     any::Any,
     future::Future,
+    mem,
     panic::{self, AssertUnwindSafe},
     pin::Pin,
     rc::Rc,
@@ -25,22 +26,23 @@ use crate::{
     IdempotencyInfo, OnDisconnect, OnUnknown, Outcome, claim::Held, info::Stage, operations::Running, problem::Problem,
 };
 
-/// A protected operation: what it works with, and what has to be given back when it ends.
+/// A protected operation: what it works with, and what has to be given back when it ends, in this order. Nobody is told
+/// of its end before its key is free, and shutdown waits for that.
 pub(super) struct Run {
-    pub(super) config: Rc<Config>,
-    pub(super) info: IdempotencyInfo,
-    pub(super) witness: Witness,
-    /// No principal is known.
-    pub(super) anonymous: bool,
-    pub(super) running: Option<Running>,
     /// `None`: it runs unprotected, since the store could not answer and settings say to run then; or its end is told.
     pub(super) held: Option<Box<Held>>,
+    pub(super) running: Option<Running>,
+    pub(super) witness: Witness,
+    pub(super) config: Rc<Config>,
+    pub(super) info: IdempotencyInfo,
+    /// No principal is known.
+    pub(super) anonymous: bool,
 }
 
 impl Run {
     /// Of one that may not come to run.
     pub(super) const fn new(config: Rc<Config>, info: IdempotencyInfo, witness: Witness) -> Self {
-        Self { config, info, witness, anonymous: false, running: None, held: None }
+        Self { held: None, running: None, witness, config, info, anonymous: false }
     }
 }
 
@@ -73,6 +75,7 @@ where
             run.witness.sees(Outcome::Panicked);
             drop(run.held.take());
             if observed {
+                drop((run.running.take(), mem::take(&mut run.witness)));
                 panic::resume_unwind(panic);
             }
             let barred = run.config.settings.on_unknown == OnUnknown::Reject;

@@ -176,8 +176,8 @@ where
     S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
     B: MessageBody + 'static,
 {
-    /// Not an `async fn`: those keep what they are given twice, and this future is moved for each request. What few
-    /// requests wait for is boxed, for the same reason.
+    /// What few requests wait for is boxed: this future is moved for each.
+    #[expect(clippy::manual_async_fn, reason = "an `async fn` would keep what it is given twice")]
     fn answer(mut self) -> impl Future<Output = Result<ServiceResponse<AnswerBody<B>>, Error>> {
         async move {
             // Now, not in `call`: layers outside enter a span of theirs where they poll.

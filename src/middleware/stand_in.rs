@@ -2,7 +2,7 @@
 
 use std::{cell::OnceCell, future::ready, net::SocketAddr};
 
-use actix_http::Request;
+use actix_http::{ConnectionType, Request};
 use actix_service::{
     IntoServiceFactory as _, Service as _, ServiceFactory as _,
     boxed::{self, RcService},
@@ -27,6 +27,7 @@ pub(super) struct Outline {
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     version: Version,
     peer: Option<SocketAddr>,
+    connection: Option<ConnectionType>,
 }
 
 impl Outline {
@@ -51,6 +52,7 @@ impl Outline {
             headers: Vec::new(),
             version: head.version,
             peer: head.peer_addr,
+            connection: Some(head.connection_type()),
         }
     }
 }
@@ -66,6 +68,9 @@ impl StandIns {
         let head = request.head_mut();
         (head.method, head.uri) = (outline.method, outline.uri);
         (head.version, head.peer_addr) = (outline.version, outline.peer);
+        if let Some(connection) = outline.connection {
+            head.set_connection_type(connection);
+        }
         head.headers.reserve(outline.headers.len());
         for (name, value) in outline.headers {
             head.headers.append(name, value);

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use actix_idempotency::{
-    Begin, BeginRequest, Claim, Completion, Fate, Forgotten, Idempotency, IdempotencyKey, Inspection, MemoryStore,
-    OnError, Principal, Record, RecordId, Renewal, Settings, Store, StoreError, StoreFuture,
+    Begin, BeginRequest, Claim, Completion, Enforcement, Fate, Forgotten, Idempotency, IdempotencyKey, Inspection,
+    MemoryStore, OnError, Principal, Record, RecordId, RecordState, Renewal, Settings, Store, StoreError, StoreFuture,
     testing::{Call, Fault, FaultyStore},
 };
 use actix_web::{App, HttpResponse, http::StatusCode, rt, test, web};
@@ -65,6 +65,62 @@ impl Store for Elsewhere {
     }
     fn list(&self, _: Option<RecordId>, _: usize) -> StoreFuture<'_, Vec<Inspection>> {
         StoreFuture::ready(Ok(Vec::new()))
+    }
+}
+
+/// A store of this process that takes its time.
+struct Late(MemoryStore);
+
+impl Store for Late {
+    fn begin<'a>(&'a self, request: &'a BeginRequest) -> StoreFuture<'a, Begin> {
+        StoreFuture::boxed(async {
+            rt::task::yield_now().await;
+            self.0.begin(request).await
+        })
+    }
+    fn renew<'a>(&'a self, claim: &'a Claim, lease: Duration) -> StoreFuture<'a, Renewal> {
+        self.0.renew(claim, lease)
+    }
+    fn complete<'a>(&'a self, claim: &'a Claim, record: &'a Record, ttl: Duration) -> StoreFuture<'a, Completion> {
+        StoreFuture::boxed(async move {
+            rt::task::yield_now().await;
+            self.0.complete(claim, record, ttl).await
+        })
+    }
+    fn release<'a>(&'a self, claim: &'a Claim, fate: Fate) -> StoreFuture<'a, bool> {
+        self.0.release(claim, fate)
+    }
+    fn inspect<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<Inspection>> {
+        self.0.inspect(id)
+    }
+    fn forget<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Forgotten> {
+        self.0.forget(id)
+    }
+    fn list(&self, after: Option<RecordId>, limit: usize) -> StoreFuture<'_, Vec<Inspection>> {
+        self.0.list(after, limit)
+    }
+    fn leases(&self) -> bool {
+        false
+    }
+}
+
+/// The write that nobody waits for called itself again and again.
+#[actix_web::test]
+async fn a_store_of_this_process_may_take_its_time() {
+    for (enforced, exclusive) in [(true, true), (true, false), (false, true), (false, false)] {
+        let harness = Harness::of_store(Late(MemoryStore::default()), |settings| {
+            settings.lock.enable = exclusive;
+            settings.mode = if enforced { Enforcement::Enforce } else { Enforcement::Observe };
+        });
+        assert_eq!(harness.post("k").await, answer(201, false, "1"));
+        let id = harness.idempotency.record_id("default", &Principal::anonymous(), "k");
+        eventually(async || {
+            let record = harness.idempotency.inspect("default", &id).await.unwrap();
+            record.is_some_and(|record| record.state == RecordState::Completed)
+        })
+        .await;
+        let second = if enforced { answer(409, true, "1") } else { answer(201, false, "2") };
+        assert_eq!(harness.post("k").await, second);
     }
 }
 

@@ -49,9 +49,11 @@ impl Expiry {
         self.in_order.len() + self.others.len()
     }
 
-    pub(super) fn retain(&mut self, counts: impl Fn(Micros, &RecordId) -> bool) {
-        self.in_order.retain(|(end, id)| counts(*end, id));
-        self.others.retain(|Reverse((end, id))| counts(*end, id));
+    /// These and nothing else: what was left behind is forgotten.
+    pub(super) fn replace(&mut self, ends: impl Iterator<Item = End>) {
+        let mut ends: Vec<End> = ends.collect();
+        ends.sort_unstable();
+        *self = Self { in_order: ends.into(), others: BinaryHeap::new() };
     }
 }
 
@@ -68,7 +70,9 @@ mod tests {
         #[test]
         fn ends_are_taken_in_order_and_none_before_it_is_due(ends in proptest::collection::vec(0_u64..50, 0..60), now in 0_u64..60) {
             let mut expiry = Expiry::default();
-            ends.iter().for_each(|end| expiry.add(*end, id(1)));
+            for end in &ends {
+                expiry.add(*end, id(1));
+            }
             let taken: Vec<u64> = std::iter::from_fn(|| expiry.take_due(now)).map(|(end, _)| end).collect();
             let mut due: Vec<u64> = ends.into_iter().filter(|end| *end <= now).collect();
             due.sort_unstable();
@@ -89,12 +93,13 @@ mod tests {
             expiry.gone(500 + u64::from(n), id(100 + n));
         }
         assert_eq!(expiry.len(), 0);
-        // Out of turn: it stays until it is tidied up.
+        // Out of turn: it stays behind.
         expiry.add(1, id(1));
         expiry.add(2, id(2));
         expiry.gone(2, id(2));
         assert_eq!(expiry.len(), 2);
-        expiry.retain(|end, id| (end, id.as_bytes()[0]) == (1, 1));
-        assert_eq!((expiry.len(), expiry.take_due(1)), (1, Some((1, id(1)))));
+        expiry.replace([(3, id(3)), (1, id(1))].into_iter());
+        assert_eq!(expiry.len(), 2);
+        assert_eq!([5, 5, 5].map(|now| expiry.take_due(now)), [Some((1, id(1))), Some((3, id(3))), None]);
     }
 }

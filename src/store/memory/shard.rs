@@ -1,6 +1,6 @@
 //! One shard: every transition of a record's life happens here, under the shard's lock.
 
-use std::{collections::HashMap, mem, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use lru::LruCache;
 use tokio::sync::{Notify, futures::OwnedNotified};
@@ -309,24 +309,20 @@ impl Shard {
     pub(super) fn expire(&mut self, now: Micros, at_most: usize) -> bool {
         for _ in 0..at_most {
             let Some((end, id)) = self.expiry.take_due(now) else { return false };
-            if self.ends_then(end, &id) {
+            if self.peek_done(&id).is_some_and(|done| done.expires == end) {
                 self.take_done(&id);
             }
         }
         true
     }
 
-    fn ends_then(&self, end: Micros, id: &RecordId) -> bool {
-        self.peek_done(id).is_some_and(|done| done.expires == end)
-    }
-
     fn expires(&mut self, end: Micros, id: RecordId) {
         self.expiry.add(end, id);
-        // Records that are gone may leave their ends behind: tidied up before they outnumber the living.
+        // Records that go out of turn leave their ends behind, as often as they come back from beneath a claim: made anew
+        // before those outnumber the living.
         if self.expiry.len() > (self.whole.len() + self.bare.len()) * 2 + 64 {
-            let mut expiry = mem::take(&mut self.expiry);
-            expiry.retain(|end, id| self.ends_then(end, id));
-            self.expiry = expiry;
+            let done = self.whole.iter().chain(self.bare.iter());
+            self.expiry.replace(done.map(|(id, done)| (done.expires, *id)));
         }
     }
 
@@ -400,5 +396,40 @@ impl std::fmt::Debug for Shard {
             .field("completed", &(self.whole.len() + self.bare.len()))
             .field("bytes", &self.bytes)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Record;
+
+    /// A client that repeats a manual request whose answers are not stored.
+    #[test]
+    fn a_record_that_comes_back_again_and_again_leaves_few_ends_behind() {
+        let mut shard = Shard::new(MemoryLimits::default());
+        let record = Record::from_bytes(vec![1, 251, 201, 0, 0, 0].into()).unwrap();
+        let ask = |n: u8, mode| {
+            let id = RecordId::from_bytes([n; 32]);
+            BeginRequest { mode, ..BeginRequest::new(id, Fingerprint::from_bytes([0; 32]), OwnerToken::random()) }
+        };
+        let claim = |shard: &mut Shard, n, mode| match shard.begin(&ask(n, mode), 1000).unwrap() {
+            Begin::Fresh { claim, .. } => claim,
+            other => panic!("{other:?}"),
+        };
+        // The first one is the next to end, for all the time.
+        for (n, ttl) in [(1, 10), (2, 20), (3, 15)] {
+            let claim = claim(&mut shard, n, Mode::Once);
+            shard.complete(&claim, &record, Duration::from_secs(ttl), 1000);
+        }
+        for _ in 0..1000 {
+            for n in [2, 3] {
+                let claim = claim(&mut shard, n, Mode::Again);
+                shard.release(&claim, Fate::Free, 1000).unwrap();
+            }
+            assert!(shard.expiry.len() <= 3 * 2 + 64);
+        }
+        assert!(!shard.expire(25_000_000, 10_000));
+        assert_eq!((shard.len(), shard.expiry.len(), shard.bytes()), (0, 0, 0));
     }
 }

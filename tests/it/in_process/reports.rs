@@ -1,6 +1,6 @@
 //! Every governed request is told of, once, with what became of it; and no key is.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use actix_idempotency::{
     Enforcement, ExemptIdempotencyKey, Idempotency, IdempotencyInfo, IdempotencyKey, Outcome, Policy, Report, Settings,
@@ -115,6 +115,31 @@ fn who_waited_or_left_is_told_of() {
         assert_eq!(heard.one(), Outcome::InFlight);
         drop(first);
         assert_eq!(heard.one(), Outcome::Abandoned);
+    });
+}
+
+/// A listener may look at the record, or have the request repeated.
+#[test]
+fn who_hears_of_an_end_finds_the_key_free() {
+    alone(|| async {
+        let (known, found) = (Arc::new(OnceLock::<Idempotency>::new()), Arc::new(Mutex::new(Vec::new())));
+        let (known_later, found_later) = (known.clone(), found.clone());
+        let listener = move |report: &Report<'_>| {
+            let idempotency = known_later.get().unwrap();
+            let record = idempotency.inspect("default", &report.record.unwrap()).now_or_never().unwrap().unwrap();
+            found_later.lock().unwrap().push((report.outcome, record.is_some(), idempotency.running()));
+        };
+        let mut settings = Settings::default();
+        settings.on_disconnect = actix_idempotency::OnDisconnect::Cancel;
+        let idempotency = Idempotency::builder().settings(settings).listener(listener).build().unwrap();
+        known.set(idempotency.clone()).unwrap();
+        let app = app!(idempotency);
+        let mut left = Box::pin(app.call(post("/do/slow", Some("a")).to_request()));
+        assert!((&mut left).now_or_never().is_none());
+        drop(left);
+        send(&app, post("/do/panic", Some("b"))).await;
+        let free = [(Outcome::Abandoned, false, 0), (Outcome::Panicked, false, 0)];
+        assert_eq!(*found.lock().unwrap(), free);
     });
 }
 
