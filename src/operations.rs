@@ -105,6 +105,7 @@ impl Drop for Running {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt as _;
 
     #[actix_web::test]
     async fn after_closing_nothing_starts_and_what_runs_is_waited_for() {
@@ -116,8 +117,9 @@ mod tests {
         assert_eq!(operations.start().unwrap_err(), Problem::ShuttingDown);
         let behind = operations.track();
         assert!(!operations.idle(Duration::from_millis(10)).await);
-        let idle = actix_web::rt::spawn(operations.idle(Duration::from_secs(10)));
+        let mut idle = Box::pin(operations.idle(Duration::from_secs(10)));
+        assert!((&mut idle).now_or_never().is_none());
         drop((first, behind));
-        assert!(idle.await.unwrap());
+        assert!(idle.await);
     }
 }

@@ -324,3 +324,17 @@ impl BeginRequest {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn no_two_owners_have_the_same_token() {
+        let some = || (0..1000).map(|_| OwnerToken::random()).collect::<Vec<_>>();
+        let others = [std::thread::spawn(some), std::thread::spawn(some)].map(|thread| thread.join().unwrap());
+        let all: HashSet<OwnerToken> = others.into_iter().flatten().chain(some()).collect();
+        assert_eq!(all.len(), 3000);
+    }
+}
