@@ -167,7 +167,7 @@ impl Server {
             .arg(format!("http://127.0.0.1:{}/", self.port))
             .output()
             .expect("wrk is installed");
-        let ticks = self.ticks().into_iter().zip(before).map(|(after, before)| after - before);
+        let now = self.ticks();
         let _ = fs::remove_file(script);
         let output = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(!output.contains("Socket errors"), "{output}");
@@ -179,11 +179,11 @@ impl Server {
         };
         let (requests, _) = output.split_once(" requests in ").expect("a count");
         let requests = requests.rsplit(char::is_whitespace).next().and_then(|count| count.parse::<f64>().ok());
-        let mut micros = ticks.map(|ticks| ticks * TICK / requests.expect("a number"));
+        let requests = requests.expect("a number");
         Load {
             rate: after("Requests/sec:").parse().expect("a number"),
             p99: milliseconds(&after(" 99%")),
-            times: [(); 2].map(|()| micros.next().expect("two times")),
+            times: [0, 1].map(|part| (now[part] - before[part]) * TICK / requests),
         }
     }
 

@@ -8,9 +8,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{InFlight, keeper::LeaseKeeper, local::LocalClaims, waiting::WaitingRoom};
-use crate::{
-    Claim, Completion, Record, RecordId, Store, StoreError, StoreFuture, metrics::StoreCall, operations::Operations,
-};
+use crate::{RecordId, Store, StoreError, StoreFuture, metrics::StoreCall, operations::Operations};
 
 /// A store, with those who wait for it and those who hold its claims.
 pub(crate) struct Cache {
@@ -59,19 +57,6 @@ impl Cache {
     pub(super) fn call<'a, T: Unpin>(&'a self, name: &'static str, future: StoreFuture<'a, T>) -> Call<'a, T> {
         Call::new(&self.name, name, future)
     }
-
-    /// `complete`, where the store answers at once.
-    pub(super) fn complete_now(
-        &self,
-        claim: &Claim,
-        record: &Record,
-        ttl: Duration,
-    ) -> Option<Result<Completion, StoreError>> {
-        let measure = StoreCall::starts(&self.name, "complete");
-        let answer = self.store.complete(claim, record, ttl).try_ready().ok()?;
-        measure.ends(&answer);
-        Some(answer)
-    }
 }
 
 /// One call to the store, measured.
@@ -85,17 +70,28 @@ impl<'a, T: Unpin> Call<'a, T> {
         Self { future, measure: StoreCall::starts(cache, name) }
     }
 
+    /// Its answer, when it is known already.
+    pub(super) fn now(self) -> Result<Result<T, StoreError>, Self> {
+        match self.future.try_ready() {
+            Ok(answer) => {
+                self.measure.ends(&answer);
+                Ok(answer)
+            }
+            Err(future) => Err(Self { future, ..self }),
+        }
+    }
+
     /// Its answer, within its time.
     pub(super) async fn within(self, timeout: Duration) -> Result<T, StoreError> {
-        let answer = match self.future.try_ready() {
-            Ok(answer) => answer,
-            // Boxed, as every way here that waits: it would make the future of each request larger, which is moved often.
-            Err(call) => match Box::pin(tokio::time::timeout(timeout, call)).await {
-                Ok(answer) => answer,
-                Err(_) => Err(StoreError::TimedOut(timeout)),
-            },
+        let Self { future, measure } = match self.now() {
+            Ok(answer) => return answer,
+            Err(call) => call,
         };
-        self.measure.ends(&answer);
+        let answer = match tokio::time::timeout(timeout, future).await {
+            Ok(answer) => answer,
+            Err(_) => Err(StoreError::TimedOut(timeout)),
+        };
+        measure.ends(&answer);
         answer
     }
 }

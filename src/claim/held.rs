@@ -86,9 +86,10 @@ impl Held {
             State::Unlocked(question) => State::CompletingUnlocked(question, record),
             state => state,
         };
+        // One that does not know at once is asked again, which is one completion: the token is the same.
         if let State::Completing(claim, record) = &self.state
             && !self.claims.cache.store.leases()
-            && let Some(answer) = self.claims.cache.complete_now(claim, record, self.claims.terms.ttl)
+            && let Some(answer) = self.claims.call_complete(claim, record).now().ok()
         {
             return Either::Left(ready(self.ends(answer)));
         }
@@ -108,9 +109,7 @@ impl Held {
             };
         }
         let State::Completing(claim, record) = &self.state else { return Written::Lost };
-        let call =
-            self.claims.cache.call("complete", self.claims.cache.store.complete(claim, record, self.claims.terms.ttl));
-        let answer = call.within(self.claims.terms.timeout).await;
+        let answer = self.claims.call_complete(claim, record).within(self.claims.terms.timeout).await;
         self.ends(answer)
     }
 
@@ -206,11 +205,10 @@ impl Held {
         let running: Running = claims.cache.operations.track();
         let behind = metrics::Behind::starts();
         background::spawn(async move {
-            let Claims { cache, terms } = &*claims;
             // Nobody waits: a large record over a slow link has its time.
-            let patient = terms.timeout.max(Duration::from_secs(10));
-            let write = || cache.call("complete", cache.store.complete(&claim, &record, terms.ttl)).within(patient);
-            match retry(terms.retry_for, write).await {
+            let patient = claims.terms.timeout.max(Duration::from_secs(10));
+            let write = || claims.call_complete(&claim, &record).within(patient);
+            match retry(claims.terms.retry_for, write).await {
                 Ok(completion) => drop(written(&claim, completion)),
                 Err(error) => {
                     metrics::write_lost();

@@ -13,15 +13,15 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::futures::OwnedNotified, time::Instant};
 
-use self::{behind::Underway, local::Look, terms::Terms};
+use self::{behind::Underway, cache::Call, local::Look, terms::Terms};
 pub(crate) use self::{
     cache::Cache,
     held::{Held, Written},
     terms::century,
 };
 use crate::{
-    Begin, BeginRequest, Fingerprint, Mode, OwnerToken, Record, RecordId, Settings, StoreError, StoreFuture,
-    metrics::StoreCall,
+    Begin, BeginRequest, Claim, Completion, Fingerprint, Mode, OwnerToken, Record, RecordId, Settings, StoreError,
+    StoreFuture, metrics::StoreCall,
 };
 
 /// The claims of one instance of the middleware: in which cache, and on what terms. Each worker has its own, since those
@@ -159,6 +159,10 @@ impl Claims {
         let question = Question { id: request.id, fingerprint: request.fingerprint, mode: request.mode };
         let held = Held::unlocked(self.clone(), question);
         Ok(Claimed::Run { held, previous })
+    }
+
+    fn call_complete<'a>(&'a self, claim: &'a Claim, record: &'a Record) -> Call<'a, Completion> {
+        self.cache.call("complete", self.cache.store.complete(claim, record, self.terms.ttl))
     }
 
     /// `begin`, repeated with the same token while `storage.timeout` lasts. A caller that gives up frees its token behind.

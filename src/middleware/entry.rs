@@ -69,7 +69,7 @@ where
         }
     }
 
-    /// Lets the handler see `payload`, and goes inside. Once.
+    /// Lets the handler see `payload`, and goes inside; if that panics, another answer can still be given. Once.
     pub(super) fn enter(&mut self, service: &S, payload: Payload) -> S::Future {
         let outline = match self {
             Self::Kept(request) => Outline::little(request.head()),
@@ -78,7 +78,12 @@ where
         mem::replace(self, Self::Inside(outline)).pass(service, payload)
     }
 
-    /// Goes inside with the request as it came.
+    /// For the one thing that can become of it.
+    pub(super) fn take(&mut self) -> Self {
+        mem::replace(self, Self::Inside(Outline::default()))
+    }
+
+    /// Goes inside; no answer but the handler's will be given. Once.
     pub(super) fn pass(self, service: &S, payload: Payload) -> S::Future {
         match self {
             Self::Kept(mut request) => {
@@ -99,7 +104,7 @@ where
         response: HttpResponse<AnswerBody<B>>,
         stand_ins: &'a StandIns,
     ) -> Answering<'a, B> {
-        match mem::replace(self, Self::Inside(Outline::default())) {
+        match self.take() {
             Self::Kept(request) => Either::Left(ready(Ok(request.into_response(response)))),
             Self::Routed { outline, .. } | Self::Inside(outline) => Either::Right(Box::pin(async move {
                 let request = stand_ins.request(outline).await?;

@@ -1,5 +1,5 @@
 //! The pair of `Transform`s, and the way of a request through them: [`service`] decides, [`entry`] goes inside or
-//! answers, [`run`] runs, [`capture`] and [`body`] record, [`replay`] answers from a record.
+//! answers ([`stand_in`] for a request that is lost inside), [`run`] runs, [`capture`] and [`body`] record, [`replay`] answers from a record.
 
 mod body;
 mod capture;

@@ -315,7 +315,7 @@ where
         let Run { config, info, witness, .. } = &mut self.run;
         witness.sees(outcome);
         info.set_stage(if outcome == Outcome::Keyless { Stage::Passed } else { Stage::Observing });
-        let mut response = self.entry.enter(&*self.service, self.body.take_payload()).await?;
+        let mut response = self.entry.take().pass(&*self.service, self.body.take_payload()).await?;
         if let Some(name) = &config.settings.observe_header
             && outcome != Outcome::Keyless
         {

@@ -129,13 +129,12 @@ fn a_storage_with_a_lock_does_what_the_model_does() {
 #[actix_web::test]
 #[should_panic(expected = "replaced")]
 async fn a_store_without_compare_and_set_is_caught() {
+    use crate::common::as_within;
+
     /// Lets anybody release.
     struct Careless(MemoryStore, std::sync::Arc<Mutex<Option<actix_idempotency::Claim>>>);
 
-    use actix_idempotency::{
-        Begin, BeginRequest, Claim, Completion, Fate, Forgotten, Inspection, Record, RecordId, Renewal, Store,
-        StoreFuture,
-    };
+    use actix_idempotency::{Begin, BeginRequest, Claim, Completion, Fate, Record, Store, StoreFuture};
 
     impl Store for Careless {
         fn begin<'a>(&'a self, request: &'a BeginRequest) -> StoreFuture<'a, Begin> {
@@ -147,9 +146,7 @@ async fn a_store_without_compare_and_set_is_caught() {
                 Ok(answer)
             })
         }
-        fn renew<'a>(&'a self, claim: &'a Claim, lease: Duration) -> StoreFuture<'a, Renewal> {
-            self.0.renew(claim, lease)
-        }
+        as_within!();
         fn complete<'a>(&'a self, claim: &'a Claim, record: &'a Record, ttl: Duration) -> StoreFuture<'a, Completion> {
             self.0.complete(claim, record, ttl)
         }
@@ -158,15 +155,6 @@ async fn a_store_without_compare_and_set_is_caught() {
                 let owner = self.1.lock().clone().expect("somebody claimed");
                 self.0.release(&owner, fate).await
             })
-        }
-        fn inspect<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<Inspection>> {
-            self.0.inspect(id)
-        }
-        fn forget<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Forgotten> {
-            self.0.forget(id)
-        }
-        fn list(&self, after: Option<RecordId>, limit: usize) -> StoreFuture<'_, Vec<Inspection>> {
-            self.0.list(after, limit)
         }
     }
     accept_store(async || {

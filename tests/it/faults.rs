@@ -9,7 +9,10 @@ use actix_idempotency::{
 };
 use actix_web::{App, HttpResponse, http::StatusCode, rt, test, web};
 
-use crate::own_parts::{Harness, answer, eventually, post};
+use crate::{
+    common::as_within,
+    own_parts::{Harness, answer, eventually, post},
+};
 
 #[actix_web::test]
 async fn a_claim_whose_answer_was_lost_is_asked_for_again() {
@@ -78,9 +81,7 @@ impl Store for Late {
             self.0.begin(request).await
         })
     }
-    fn renew<'a>(&'a self, claim: &'a Claim, lease: Duration) -> StoreFuture<'a, Renewal> {
-        self.0.renew(claim, lease)
-    }
+    as_within!();
     fn complete<'a>(&'a self, claim: &'a Claim, record: &'a Record, ttl: Duration) -> StoreFuture<'a, Completion> {
         StoreFuture::boxed(async move {
             rt::task::yield_now().await;
@@ -89,15 +90,6 @@ impl Store for Late {
     }
     fn release<'a>(&'a self, claim: &'a Claim, fate: Fate) -> StoreFuture<'a, bool> {
         self.0.release(claim, fate)
-    }
-    fn inspect<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<Inspection>> {
-        self.0.inspect(id)
-    }
-    fn forget<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Forgotten> {
-        self.0.forget(id)
-    }
-    fn list(&self, after: Option<RecordId>, limit: usize) -> StoreFuture<'_, Vec<Inspection>> {
-        self.0.list(after, limit)
     }
     fn leases(&self) -> bool {
         false

@@ -28,11 +28,14 @@ impl Expiry {
 
     /// The soonest one, if it is due.
     pub(super) fn take_due(&mut self, now: Micros) -> Option<End> {
-        let (first, other) = (self.in_order.front(), self.others.peek().map(|Reverse(end)| end));
-        let is_other = other.is_some_and(|other| first.is_none_or(|first| other < first));
-        let soonest = if is_other { other } else { first };
-        soonest.filter(|(end, _)| *end <= now)?;
-        if is_other { self.others.pop().map(|Reverse(end)| end) } else { self.in_order.pop_front() }
+        let first = self.in_order.front().filter(|(end, _)| *end <= now);
+        let other = self.others.peek().filter(|Reverse((end, _))| *end <= now);
+        match (first, other) {
+            (None, None) => None,
+            (Some(first), Some(Reverse(other))) if first <= other => self.in_order.pop_front(),
+            (Some(_), None) => self.in_order.pop_front(),
+            (_, Some(_)) => self.others.pop().map(|Reverse(end)| end),
+        }
     }
 
     /// A record is gone before its end. What goes for room is the oldest, which mostly is the next to end: so nothing of

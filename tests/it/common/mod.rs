@@ -17,6 +17,39 @@ pub(crate) use self::{
     server::{Server, binary, signal},
 };
 
+/// Of a `Store` around another one, its first field: what that one does by itself.
+macro_rules! as_within {
+    () => {
+        fn renew<'a>(
+            &'a self,
+            claim: &'a actix_idempotency::Claim,
+            lease: std::time::Duration,
+        ) -> actix_idempotency::StoreFuture<'a, actix_idempotency::Renewal> {
+            self.0.renew(claim, lease)
+        }
+        fn inspect<'a>(
+            &'a self,
+            id: &'a actix_idempotency::RecordId,
+        ) -> actix_idempotency::StoreFuture<'a, Option<actix_idempotency::Inspection>> {
+            self.0.inspect(id)
+        }
+        fn forget<'a>(
+            &'a self,
+            id: &'a actix_idempotency::RecordId,
+        ) -> actix_idempotency::StoreFuture<'a, actix_idempotency::Forgotten> {
+            self.0.forget(id)
+        }
+        fn list(
+            &self,
+            after: Option<actix_idempotency::RecordId>,
+            limit: usize,
+        ) -> actix_idempotency::StoreFuture<'_, Vec<actix_idempotency::Inspection>> {
+            self.0.list(after, limit)
+        }
+    };
+}
+pub(crate) use as_within;
+
 /// How long anything may take before a test gives up on it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 

@@ -3,6 +3,7 @@
 use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use actix_cors::Cors;
+use actix_http::ConnectionType;
 use actix_idempotency::{ExemptIdempotencyKey, Idempotency, IdempotencyKey, Principal, guard};
 use actix_session::{Session, SessionExt as _, SessionMiddleware, storage::CookieSessionStore};
 use actix_web::{
@@ -37,7 +38,8 @@ fn layers_outside_see_the_head_of_a_request_that_another_answers() {
         let notes = seen.clone();
         let app = app!(
             .wrap(IdempotencyKey::default())
-            .wrap_fn(move |request, service| {
+            .wrap_fn(move |mut request, service| {
+                request.head_mut().set_connection_type(ConnectionType::Upgrade);
                 let (notes, answer) = (notes.clone(), service.call(request));
                 async move {
                     let response = answer.await?;
@@ -45,7 +47,8 @@ fn layers_outside_see_the_head_of_a_request_that_another_answers() {
                     let mut lines: Vec<_> = head.headers.iter().map(|line| format!("{line:?}")).collect();
                     lines.sort();
                     let (method, peer) = (&head.method, head.peer_addr.unwrap());
-                    notes.borrow_mut().push(format!("{method} {path} {} {:?} {peer} {lines:?}", head.uri, head.version));
+                    let (uri, version, connection) = (&head.uri, head.version, head.connection_type());
+                    notes.borrow_mut().push(format!("{method} {path} {uri} {version:?} {peer} {connection:?} {lines:?}"));
                     Ok(response)
                 }
             })
@@ -64,7 +67,10 @@ fn layers_outside_see_the_head_of_a_request_that_another_answers() {
         }
         let seen = seen.take();
         assert_eq!(seen.len(), 4);
-        assert!(seen[0].contains("POST /pay/1%207 /pay/1%207?x=%20y HTTP/1.0 10.0.0.1:1") && seen[0].contains("x-a"));
+        assert!(
+            seen[0].contains("POST /pay/1%207 /pay/1%207?x=%20y HTTP/1.0 10.0.0.1:1 Upgrade")
+                && seen[0].contains("x-a")
+        );
         assert!(seen.iter().all(|seen_later| *seen_later == seen[0]), "{seen:#?}");
     });
 }
