@@ -8,7 +8,9 @@ mod common;
 use std::{cell::Cell, hint::black_box};
 
 use actix_idempotency::{
-    BasicKeyEncoder, IdempotencyKey, Key, KeyEncoder, KeyRequest, MemoryLimits, MemoryStore, Principal, Store, Syntax,
+    BasicKeyEncoder, IdempotencyKey, KeyEncoder, Principal,
+    key::{Key, KeyRequest, Syntax},
+    store::{MemoryLimits, MemoryStore, Store},
 };
 use actix_web::{
     App,

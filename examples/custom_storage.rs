@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use actix_idempotency::{Idempotency, IdempotencyKey, Settings, Storage, StoreError};
+use actix_idempotency::{Idempotency, IdempotencyKey, Settings, Storage, store::StoreError};
 use actix_web::{App, HttpResponse, HttpServer, web};
 use bytes::Bytes;
 

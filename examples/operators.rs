@@ -6,7 +6,10 @@
 
 use std::env;
 
-use actix_idempotency::{Idempotency, IdempotencyKey, Outcome, Principal, Report, Settings};
+use actix_idempotency::{
+    Idempotency, IdempotencyKey, Principal, Settings,
+    observe::{Outcome, Report},
+};
 use actix_web::{
     App, Error, HttpMessage as _, HttpResponse, HttpServer, dev::ServiceRequest, http::header::HeaderName, web,
 };

@@ -1,35 +1,18 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod admin;
-mod background;
-mod builder;
+mod app;
 mod claim;
-mod clock;
-#[cfg(feature = "redis")]
-mod connections;
-pub mod cors;
-mod encoder;
-mod error;
-mod fingerprint;
-pub mod guard;
-mod idempotency;
-mod info;
-mod key;
-mod lock;
-mod metrics;
-mod middleware;
-pub mod openapi;
-mod operations;
+mod client;
+mod endpoints;
+mod handler;
+pub mod key;
+pub mod middleware;
+pub mod observe;
 mod policy;
-mod principal;
-pub mod problem;
-mod record;
-mod report;
-mod settings;
-mod storage;
-mod store;
-mod sync;
+pub mod record;
+pub mod settings;
+pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
 
@@ -45,32 +28,12 @@ mod pages {
 }
 
 pub use self::{
-    builder::Builder,
-    clock::Clock,
-    encoder::{BasicKeyEncoder, CanonicalJsonEncoder, DjangoKeyEncoder, KeyEncoder, KeyRequest, RequestHeaders},
-    error::ConfigError,
-    fingerprint::{Fingerprint, ParseRecordIdError, RecordId},
-    idempotency::Idempotency,
-    info::IdempotencyInfo,
-    key::{InvalidKey, Key, Syntax},
-    lock::{Lock, ThreadLock},
-    middleware::{
-        AnswerBody, CallFuture, ExemptIdempotencyKey, Exempted, IdempotencyKey, IdempotencyService, Keyed,
-        StoreResponse, Wrap,
-    },
+    app::{Builder, Idempotency},
+    client::{cors, openapi, problem},
+    handler::IdempotencyInfo,
+    key::{BasicKeyEncoder, DjangoKeyEncoder, KeyEncoder, Principal},
+    middleware::{ExemptIdempotencyKey, IdempotencyKey, StoreResponse, guard},
     policy::Policy,
-    principal::Principal,
-    record::{Record, StoredResponse, UnreadableRecord},
-    report::{Listener, Outcome, Report},
-    settings::{
-        AtStart, Enforcement, Limits, Location, LockSettings, Methods, OnDisconnect, OnError, OnFull, OnUnknown,
-        ParseStatusesError, Profile, Scope, Settings, SettingsLoader, Statuses, StorageSettings,
-    },
-    storage::Storage,
-    store::{
-        Begin, BeginRequest, Claim, Completion, ComposedStore, Fate, Forgotten, Inspection, MemoryLimits, MemoryStore,
-        Mode, OwnerToken, RecordState, Renewal, Store, StoreError, StoreFuture,
-    },
+    settings::{ConfigError, Settings},
+    store::{Lock, Storage},
 };
-#[cfg(feature = "redis")]
-pub use self::{lock::RedisLock, store::RedisStore};

@@ -12,8 +12,9 @@ use std::{
 };
 
 use actix_idempotency::{
-    Begin, BeginRequest, Claim, Completion, Fate, Fingerprint, MemoryLimits, MemoryStore, OwnerToken, Record, RecordId,
-    Store,
+    key::{Fingerprint, RecordId},
+    record::Record,
+    store::{Begin, BeginRequest, Claim, Completion, Fate, MemoryLimits, MemoryStore, OwnerToken, Store},
 };
 use futures_util::FutureExt as _;
 use shuttle::{future, thread};

@@ -4,7 +4,10 @@ use std::{hint::black_box, rc::Rc, time::Duration};
 
 use actix_http::Request;
 use actix_idempotency::{
-    Begin, BeginRequest, Fingerprint, Idempotency, MemoryStore, OwnerToken, Record, RecordId, Settings, Store,
+    Idempotency, Settings,
+    key::{Fingerprint, RecordId},
+    record::Record,
+    store::{Begin, BeginRequest, MemoryStore, OwnerToken, Store},
 };
 use actix_web::{
     Error, HttpResponse,

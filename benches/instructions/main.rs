@@ -9,7 +9,10 @@ mod scenario;
 use std::hint::black_box;
 
 use actix_http::Request;
-use actix_idempotency::{BeginRequest, MemoryLimits, MemoryStore, Record, Store as _};
+use actix_idempotency::{
+    record::Record,
+    store::{BeginRequest, MemoryLimits, MemoryStore, Store as _},
+};
 use actix_web::rt::{self, SystemRunner};
 use common::{Send, ask, complete, record};
 use futures_util::FutureExt as _;

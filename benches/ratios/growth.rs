@@ -1,6 +1,6 @@
 //! How cost grows with records, connections and bodies: `benches/growth.svg`.
 
-use actix_idempotency::MemoryStore;
+use actix_idempotency::store::MemoryStore;
 
 use crate::{
     bodies,

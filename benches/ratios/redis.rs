@@ -7,7 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix_idempotency::{Begin, Record, RedisStore, Settings, Store as _};
+use actix_idempotency::{
+    Settings,
+    record::Record,
+    store::{Begin, RedisStore, Store as _},
+};
 use actix_web::rt;
 use futures_util::future::join_all;
 use redis::{Client, Script, Value};

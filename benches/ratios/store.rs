@@ -2,7 +2,10 @@
 
 use std::{cell::Cell, hint::black_box, ops::Range, sync::Arc, time::Instant};
 
-use actix_idempotency::{MemoryLimits, MemoryStore, Record, Store as _};
+use actix_idempotency::{
+    record::Record,
+    store::{MemoryLimits, MemoryStore, Store as _},
+};
 use futures_util::FutureExt as _;
 
 use crate::{

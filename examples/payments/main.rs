@@ -151,7 +151,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 #[cfg(all(test, feature = "testing"))]
 mod tests {
     use actix_idempotency::{
-        MemoryStore, Settings,
+        Settings,
+        store::MemoryStore,
         testing::{Call, Fault, FaultyStore, storm},
     };
     use actix_web::test::{TestRequest, init_service};

@@ -1,7 +1,7 @@
 //! No body panics the canonicaliser, and the same body always has the same fingerprint.
 #![no_main]
 
-use actix_idempotency::{CanonicalJsonEncoder, Key, KeyEncoder as _, KeyRequest, Principal, Syntax};
+use actix_idempotency::{KeyEncoder as _, Principal, key::{CanonicalJsonEncoder, Key, KeyRequest, Syntax}};
 use actix_web::http::{
     Method,
     header::{CONTENT_TYPE, HeaderMap, HeaderValue},

@@ -1,7 +1,7 @@
 //! No header value panics the parser, and what it accepts is a key.
 #![no_main]
 
-use actix_idempotency::{Key, Syntax};
+use actix_idempotency::key::{Key, Syntax};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|value: &[u8]| {

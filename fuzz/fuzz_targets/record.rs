@@ -1,7 +1,7 @@
 //! No stored bytes panic the decoder, and what it accepts can be answered with.
 #![no_main]
 
-use actix_idempotency::Record;
+use actix_idempotency::record::Record;
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 

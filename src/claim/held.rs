@@ -8,9 +8,13 @@ use futures_util::{
 };
 use tokio::time::Instant;
 
-use super::{Claims, Question, cache::retry, keeper::Keeping, local::Holding};
+use super::{Claims, Question, local::Holding, renewal::Keeping, store_handle::retry};
+use super::{background, in_flight::Running};
 use crate::{
-    Begin, Claim, Completion, Fate, OnUnknown, OwnerToken, Record, StoreError, background, metrics, operations::Running,
+    observe::metrics,
+    record::Record,
+    settings::OnUnknown,
+    store::{Begin, Claim, Completion, Fate, OwnerToken, StoreError},
 };
 
 /// Dropping it frees the key, or marks it as *owner lost* where `on_unknown = reject` asks for that.

@@ -15,7 +15,10 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{BeginRequest, Claim, Fingerprint, RecordId};
+use crate::{
+    key::{Fingerprint, RecordId},
+    store::{BeginRequest, Claim},
+};
 
 type Table = Arc<Mutex<HashMap<RecordId, Local>>>;
 

@@ -12,18 +12,19 @@ use actix_web::{
 };
 use bytes::Bytes;
 
-use super::{Plan, entry::Head, stand_in::StandIns};
+use super::{
+    request::{pending::Head, synthetic::StandIns},
+    wrap::Plan,
+};
 use crate::{
-    ConfigError, Idempotency, Key, KeyEncoder, KeyRequest, Mode, Policy, Principal, RecordId, Scope, Settings,
-    StorageSettings,
-    builder::rules_of,
-    claim::{Claims, Question, century},
-    fingerprint::RecordIds,
-    idempotency::PrincipalFn,
-    operations::Operations,
-    policy::Rules,
-    problem::ProblemStyle,
-    report::Watch,
+    app::{Idempotency, builder::rules_of, idempotency::PrincipalFn},
+    claim::{Claims, Question, century, in_flight::Operations},
+    client::problem::ProblemStyle,
+    key::{Key, KeyEncoder, KeyRequest, Principal, RecordId, fingerprint::RecordIds},
+    observe::report::Watch,
+    policy::{Policy, Rules},
+    settings::{ConfigError, Scope, Settings, StorageSettings},
+    store::Mode,
 };
 
 pub(super) struct Config {

@@ -21,9 +21,18 @@ use futures_util::{FutureExt as _, future::LocalBoxFuture};
 use pin_project_lite::pin_project;
 use tracing::{Instrument as _, Span};
 
-use super::{AnswerBody, capture, config::Config, entry::Entry, witness::Witness};
+use super::{
+    config::Config,
+    request::pending::Entry,
+    response::{body::AnswerBody, capture},
+    witness::Witness,
+};
 use crate::{
-    IdempotencyInfo, OnDisconnect, OnUnknown, Outcome, claim::Held, info::Stage, operations::Running, problem::Problem,
+    claim::{Held, in_flight::Running},
+    client::problem::Problem,
+    handler::{IdempotencyInfo, info::Stage},
+    observe::Outcome,
+    settings::{OnDisconnect, OnUnknown},
 };
 
 /// A protected operation: what it works with, and what has to be given back when it ends, in this order. Nobody is told

@@ -14,21 +14,26 @@ use actix_web::{
 use tracing::Instrument as _;
 
 use super::{
-    AnswerBody, CallFuture, Plan,
     config::Config,
-    entry::{self, Entry},
-    replay::replay,
-    request_body::RequestBody,
-    run::{self, Run},
+    request::{
+        body::RequestBody,
+        pending::{self, Entry},
+    },
+    response::{body::AnswerBody, replay::replay},
+    run::{self, CallFuture, Run},
     witness::Witness,
+    wrap::Plan,
 };
 use crate::{
-    Idempotency, IdempotencyInfo, InvalidKey, Key, Mode, OnError, Outcome, Policy, Principal, RecordId, StoreError,
+    app::Idempotency,
     claim::Claimed,
-    encoder::RequestHeaders,
-    info::Stage,
-    problem::{Problem, ProblemStyle},
-    settings::is_safe,
+    client::problem::{Problem, ProblemStyle},
+    handler::{IdempotencyInfo, info::Stage},
+    key::{InvalidKey, Key, Principal, RecordId, encoder::RequestHeaders},
+    observe::Outcome,
+    policy::Policy,
+    settings::{OnError, is_safe},
+    store::{Mode, StoreError},
 };
 
 /// The service of [`IdempotencyKey`](super::IdempotencyKey) and [`ExemptIdempotencyKey`](super::ExemptIdempotencyKey).
@@ -106,7 +111,7 @@ where
             }
             Some(outer) if outer.stage() == Stage::Asking => {
                 outer.set_stage(Stage::TakenInside);
-                entry::give_accept_encoding_back(&mut request, outer);
+                pending::give_accept_encoding_back(&mut request, outer);
             }
             _ => {}
         }
@@ -127,7 +132,7 @@ where
         let key = Key::of_request(request.headers(), &settings.header, settings.syntax, settings.max_key_length);
         let has_key = !matches!(key, Ok(None));
         if policy != Policy::Exempt && has_key && !settings.is_observed() {
-            entry::take_accept_encoding(&mut request, &info);
+            pending::take_accept_encoding(&mut request, &info);
         }
         let principal = if has_key { config.principal(&request) } else { Principal::anonymous() };
         let route = if config.watch.is_watched() { request.match_pattern() } else { None };

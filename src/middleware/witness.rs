@@ -9,7 +9,13 @@ use actix_web::http::Method;
 use tracing::{Span, field::Empty};
 
 use super::config::Config;
-use crate::{Claim, Outcome, Policy, Record, RecordId, Report};
+use crate::{
+    key::RecordId,
+    observe::{Outcome, Report},
+    policy::Policy,
+    record::Record,
+    store::Claim,
+};
 
 /// `None`: nobody watches.
 #[derive(Default)]

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use actix_web::http::{Method, StatusCode, header::HeaderName};
 
+use super::ConfigError;
 use super::{Methods, Settings, choices::is_safe, table};
-use crate::{ConfigError, record::MAX_RECORD};
+use crate::record::MAX_RECORD;
 
 /// Headers that mean something else in an answer.
 const OF_OTHERS: [&str; 28] = [

@@ -8,12 +8,12 @@ use std::{
 
 use config::{Config, Environment, File, FileFormat, Source as _, Value, ValueKind};
 
+use super::ConfigError;
 use super::{
     Profile, Settings,
     table::{self, Setting},
     value::Given,
 };
-use crate::ConfigError;
 
 const PREFIX: &str = "IDEMPOTENCY_KEY";
 const FILE_VARIABLE: &str = "IDEMPOTENCY_KEY_FILE";

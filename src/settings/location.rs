@@ -7,7 +7,7 @@ use std::fmt;
 /// It may hold a password, so it is shown without.
 ///
 /// ```
-/// use actix_idempotency::Location;
+/// use actix_idempotency::settings::Location;
 ///
 /// let location = Location::from("redis://app:secret@10.0.0.7:6379/0?pass=secret");
 /// assert_eq!(location.to_string(), "redis://…@10.0.0.7:6379/0?…");

@@ -2,6 +2,7 @@
 
 mod check;
 mod choices;
+mod error;
 mod load;
 mod location;
 mod statuses;
@@ -15,11 +16,12 @@ use actix_web::http::{Method, StatusCode, header::HeaderName};
 pub(crate) use self::choices::is_safe;
 pub use self::{
     choices::{AtStart, Enforcement, Methods, OnDisconnect, OnError, OnFull, OnUnknown, Profile, Scope},
+    error::ConfigError,
     load::SettingsLoader,
     location::Location,
     statuses::{ParseStatusesError, Statuses},
 };
-use crate::{ConfigError, Syntax};
+use crate::key::Syntax;
 
 /// Everything that can be set. [`Settings::load`] reads it from layers; later ones win: the profile's defaults, a file,
 /// the environment; what code sets on the result comes last.

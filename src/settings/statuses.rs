@@ -9,7 +9,7 @@ use super::Profile;
 /// A set of statuses; setting `storage.store_on_statuses`.
 ///
 /// ```
-/// use actix_idempotency::Statuses;
+/// use actix_idempotency::settings::Statuses;
 /// use actix_web::http::StatusCode;
 ///
 /// let statuses: Statuses = "2xx, 400-404, !401".parse().unwrap();

@@ -11,7 +11,7 @@ use super::{
     is_safe,
     value::{self, Given},
 };
-use crate::Syntax;
+use crate::key::Syntax;
 
 pub(super) struct Setting<T> {
     pub(super) name: &'static str,

@@ -6,8 +6,10 @@ use std::{fmt::Debug, time::Duration};
 use bytes::Bytes;
 
 use crate::{
-    Begin, BeginRequest, Claim, Completion, Fate, Fingerprint, Forgotten, Mode, OnUnknown, OwnerToken, Record,
-    RecordId, RecordState, Renewal, Store,
+    key::{Fingerprint, RecordId},
+    record::Record,
+    settings::OnUnknown,
+    store::{Begin, BeginRequest, Claim, Completion, Fate, Forgotten, Mode, OwnerToken, RecordState, Renewal, Store},
 };
 
 const LEASE: Duration = Duration::from_secs(1_000);
@@ -27,7 +29,7 @@ struct Subject<S, A> {
 /// steps of minutes to hours, so a store that can't be steered can't be put to the suite as a whole.
 ///
 /// ```
-/// use actix_idempotency::{Clock, MemoryLimits, MemoryStore, testing::accept_store};
+/// use actix_idempotency::{store::{Clock, MemoryLimits, MemoryStore}, testing::accept_store};
 ///
 /// # actix_web::rt::System::new().block_on(async {
 /// accept_store(async || {
@@ -50,7 +52,7 @@ pub async fn accept_store<S: Store, A: Fn(Duration)>(make: impl AsyncFn() -> (S,
     subject(&make).await.fences_grow().await;
 }
 
-/// As [`accept_store`], without what a [`ComposedStore`](crate::ComposedStore) can't promise.
+/// As [`accept_store`], without what a [`ComposedStore`](crate::store::ComposedStore) can't promise.
 pub async fn accept_composed_store<S: Store, A: Fn(Duration)>(make: impl AsyncFn() -> (S, A)) {
     subject(&make).await.claims_before_run().await;
     subject(&make).await.answers_with_what_was_completed().await;

@@ -9,8 +9,11 @@ use std::{
 use parking_lot::Mutex;
 
 use crate::{
-    Begin, BeginRequest, Claim, Completion, Fate, Forgotten, Inspection, Record, RecordId, Renewal, Store, StoreError,
-    StoreFuture,
+    key::RecordId,
+    record::Record,
+    store::{
+        Begin, BeginRequest, Claim, Completion, Fate, Forgotten, Inspection, Renewal, Store, StoreError, StoreFuture,
+    },
 };
 
 /// A call of [`Store`].

@@ -1,8 +1,8 @@
 //! Tools for tests (feature `testing`): a suite that every store must pass, a store that fails as told, and storms of
-//! duplicates for your own handlers. Time is steered by [`Clock::steered`](crate::Clock::steered).
+//! duplicates for your own handlers. Time is steered by [`Clock::steered`](crate::store::Clock::steered).
 //!
 //! ```
-//! use actix_idempotency::{Clock, Idempotency, IdempotencyKey, MemoryLimits, MemoryStore, Settings};
+//! use actix_idempotency::{Idempotency, IdempotencyKey, Settings, store::{Clock, MemoryLimits, MemoryStore}};
 //! use actix_idempotency::testing::{Call, Fault, FaultyStore, storm};
 //! use actix_web::{App, HttpResponse, test, web};
 //!

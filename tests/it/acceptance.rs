@@ -3,10 +3,14 @@
 use std::{collections::HashMap, time::Duration};
 
 use actix_idempotency::{
-    Clock, ComposedStore, MemoryLimits, MemoryStore, Storage, StoreError, ThreadLock,
+    Storage,
+    store::{Clock, ComposedStore, MemoryLimits, MemoryStore, StoreError, ThreadLock},
     testing::{FaultyStore, accept_composed_store, accept_store},
 };
-use actix_idempotency::{Fate, Mode, OnUnknown};
+use actix_idempotency::{
+    settings::OnUnknown,
+    store::{Fate, Mode},
+};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use proptest::{prelude::*, test_runner::TestRunner};
@@ -132,9 +136,12 @@ async fn a_store_without_compare_and_set_is_caught() {
     use crate::common::as_within;
 
     /// Lets anybody release.
-    struct Careless(MemoryStore, std::sync::Arc<Mutex<Option<actix_idempotency::Claim>>>);
+    struct Careless(MemoryStore, std::sync::Arc<Mutex<Option<actix_idempotency::store::Claim>>>);
 
-    use actix_idempotency::{Begin, BeginRequest, Claim, Completion, Fate, Record, Store, StoreFuture};
+    use actix_idempotency::{
+        record::Record,
+        store::{Begin, BeginRequest, Claim, Completion, Fate, Store, StoreFuture},
+    };
 
     impl Store for Careless {
         fn begin<'a>(&'a self, request: &'a BeginRequest) -> StoreFuture<'a, Begin> {

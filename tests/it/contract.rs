@@ -1,6 +1,6 @@
 //! What the people who call an API can rely on, and what they are told of it.
 
-use actix_idempotency::{OnUnknown, Policy, Settings, cors, openapi};
+use actix_idempotency::{Policy, Settings, cors, openapi, settings::OnUnknown};
 use roas::{
     v3_1::spec::Spec,
     validation::{Options, Validate as _},

@@ -3,8 +3,14 @@
 use std::time::Duration;
 
 use actix_idempotency::{
-    Begin, BeginRequest, Claim, Completion, Enforcement, Fate, Forgotten, Idempotency, IdempotencyKey, Inspection,
-    MemoryStore, OnError, Principal, Record, RecordId, RecordState, Renewal, Settings, Store, StoreError, StoreFuture,
+    Idempotency, IdempotencyKey, Principal, Settings,
+    key::RecordId,
+    record::Record,
+    settings::{Enforcement, OnError},
+    store::{
+        Begin, BeginRequest, Claim, Completion, Fate, Forgotten, Inspection, MemoryStore, RecordState, Renewal, Store,
+        StoreError, StoreFuture,
+    },
     testing::{Call, Fault, FaultyStore},
 };
 use actix_web::{App, HttpResponse, http::StatusCode, rt, test, web};

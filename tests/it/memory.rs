@@ -3,8 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use actix_idempotency::{
-    Begin, BeginRequest, Claim, Clock, Completion, Fate, Fingerprint, Forgotten, Idempotency, MemoryLimits,
-    MemoryStore, Mode, OnFull, OwnerToken, Record, RecordId, Renewal, Store, StoreError,
+    Idempotency,
+    key::{Fingerprint, RecordId},
+    record::Record,
+    settings::OnFull,
+    store::{
+        Begin, BeginRequest, Claim, Clock, Completion, Fate, Forgotten, MemoryLimits, MemoryStore, Mode, OwnerToken,
+        Renewal, Store, StoreError,
+    },
 };
 use futures_util::FutureExt as _;
 

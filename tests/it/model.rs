@@ -4,8 +4,13 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use actix_idempotency::{
-    Begin, BeginRequest, Claim, Clock, Completion, Fate, Fingerprint, Forgotten, MemoryLimits, MemoryStore, Mode,
-    OnUnknown, OwnerToken, Record, RecordId, RecordState, Renewal, Store,
+    key::{Fingerprint, RecordId},
+    record::Record,
+    settings::OnUnknown,
+    store::{
+        Begin, BeginRequest, Claim, Clock, Completion, Fate, Forgotten, MemoryLimits, MemoryStore, Mode, OwnerToken,
+        RecordState, Renewal, Store,
+    },
 };
 use bytes::Bytes;
 use proptest::prelude::*;

@@ -1,6 +1,6 @@
 //! `mode = observe`: every request runs, and what would have become of it is only told.
 
-use actix_idempotency::Fingerprint;
+use actix_idempotency::key::Fingerprint;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 

@@ -228,7 +228,7 @@ mod metrics {
     fn the_dashboard_knows_only_metrics_that_exist() {
         let board = include_str!("../../docs/grafana.json");
         let _: Value = serde_json::from_str(board).unwrap();
-        let source = include_str!("../../src/metrics.rs");
+        let source = include_str!("../../src/observe/metrics.rs");
         let names: Vec<&str> = source.split('"').filter(|text| text.starts_with("idempotency_")).collect();
         let asked = board.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
         for name in asked.filter(|word| word.starts_with("idempotency_")) {

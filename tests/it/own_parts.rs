@@ -11,9 +11,14 @@ use std::{
 };
 
 use actix_idempotency::{
-    Begin, BeginRequest, Clock, Completion, ComposedStore, Fate, Forgotten, Idempotency, IdempotencyKey, KeyEncoder,
-    KeyRequest, MemoryStore, OnError, OwnerToken, Principal, Record, RecordId, Renewal, Settings, Storage, Store,
-    StoreError, ThreadLock,
+    Idempotency, IdempotencyKey, KeyEncoder, Principal, Settings, Storage,
+    key::{KeyRequest, RecordId},
+    record::Record,
+    settings::OnError,
+    store::{
+        Begin, BeginRequest, Clock, Completion, ComposedStore, Fate, Forgotten, MemoryStore, OwnerToken, Renewal,
+        Store, StoreError, ThreadLock,
+    },
 };
 use actix_web::{App, HttpResponse, body::to_bytes, dev::ServiceRequest, rt, test, web};
 use bytes::Bytes;
@@ -171,7 +176,7 @@ async fn a_composed_store_gives_a_record_up_when_its_lock_is_lost() {
     let clock = Clock::steered();
     let store = ComposedStore::new(Shelf::default(), ThreadLock::with_clock(clock.clone()), "lock");
     let id = RecordId::from_bytes([1; 32]);
-    let ask = || BeginRequest::new(id, actix_idempotency::Fingerprint::from_bytes([2; 32]), OwnerToken::random());
+    let ask = || BeginRequest::new(id, actix_idempotency::key::Fingerprint::from_bytes([2; 32]), OwnerToken::random());
     let Begin::Fresh { claim: late, .. } = store.begin(&ask()).await.unwrap() else { panic!() };
     assert!(matches!(store.begin(&ask()).await.unwrap(), Begin::InFlight { .. }));
     clock.advance(Duration::from_secs(31));

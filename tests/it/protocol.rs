@@ -1,7 +1,10 @@
 //! Every order of every event, for small bounds: requests of one key, steps of the clock, crashes, and a store that loses
 //! its record. The record behaves as the model does that the stores are played against.
 
-use actix_idempotency::{Fate, Forgotten, Mode, OnUnknown};
+use actix_idempotency::{
+    settings::OnUnknown,
+    store::{Fate, Forgotten, Mode},
+};
 use stateright::{Checker as _, Model as Checked, Property};
 
 use crate::model::{Answer, Model, Step};

@@ -3,7 +3,9 @@
 use std::{path::PathBuf, time::Duration};
 
 use actix_idempotency::{
-    ConfigError, Idempotency, IdempotencyKey, Methods, OnError, OnFull, Policy, Profile, Settings, Syntax,
+    ConfigError, Idempotency, IdempotencyKey, Policy, Settings,
+    key::Syntax,
+    settings::{Methods, OnError, OnFull, Profile},
 };
 use actix_web::http::{Method, StatusCode};
 

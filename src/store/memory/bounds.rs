@@ -5,9 +5,9 @@ use super::{
     shard::{SWEEP_BATCH, Shard},
 };
 use crate::{
-    OnFull, StoreError,
-    clock::Micros,
-    metrics::{self, Evicted},
+    observe::metrics::{self, Evicted},
+    settings::OnFull,
+    store::{StoreError, clock::Micros},
 };
 
 impl Shard {

@@ -3,9 +3,12 @@
 use std::time::{Duration, SystemTime};
 
 use crate::{
-    Fingerprint, Record, RecordId,
-    clock::{Micros, system_time},
-    store::{Inspection, OwnerToken, RecordState},
+    key::{Fingerprint, RecordId},
+    record::Record,
+    store::{
+        Inspection, OwnerToken, RecordState,
+        clock::{Micros, system_time},
+    },
 };
 
 /// What a record costs beyond its bytes: its place in the tables, its expiry, the allocator. Measured, rounded up.

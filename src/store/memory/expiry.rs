@@ -5,7 +5,7 @@ use std::{
     collections::{BinaryHeap, VecDeque},
 };
 
-use crate::{RecordId, clock::Micros};
+use crate::{key::RecordId, store::clock::Micros};
 
 type End = (Micros, RecordId);
 

@@ -3,6 +3,7 @@
 mod bounds;
 mod done;
 mod expiry;
+mod mutex;
 mod shard;
 
 use std::{
@@ -13,13 +14,11 @@ use std::{
 
 use tokio::sync::futures::OwnedNotified;
 
+use self::mutex::Mutex;
 use self::shard::Shard;
+use super::clock::{Clock, Micros, micros};
 use super::{Begin, BeginRequest, Claim, Completion, Fate, Forgotten, Inspection, Renewal, Store, StoreFuture};
-use crate::{
-    OnFull, Record, RecordId,
-    clock::{Clock, Micros, micros},
-    sync::Mutex,
-};
+use crate::{key::RecordId, record::Record, settings::OnFull};
 
 /// Keeps records in this process's memory: sharded, bounded by entries and bytes.
 ///

@@ -13,11 +13,12 @@ use super::{
     left,
 };
 use crate::{
-    Fingerprint, OnUnknown, Record, RecordId,
-    clock::Micros,
+    key::{Fingerprint, RecordId},
+    record::Record,
+    settings::OnUnknown,
     store::{
         Begin, BeginRequest, Claim, Completion, Fate, Forgotten, Inspection, Mode, OwnerToken, RecordState, Renewal,
-        StoreError,
+        StoreError, clock::Micros,
     },
 };
 
@@ -402,7 +403,7 @@ impl std::fmt::Debug for Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Record;
+    use crate::record::Record;
 
     /// A client that repeats a manual request whose answers are not stored.
     #[test]

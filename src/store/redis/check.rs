@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use bb8_redis::redis;
 
+use super::connections::is_denied;
 use super::{RedisStore, StoreError};
-use crate::{AtStart, RecordId, connections::is_denied};
+use crate::{key::RecordId, settings::AtStart};
 
 impl RedisStore {
     /// Refuses what would break promises, or warns of it.

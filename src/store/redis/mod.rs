@@ -1,6 +1,8 @@
 //! Records in Redis, shared by any number of processes.
 
 mod check;
+pub(crate) mod connections;
+mod lock;
 mod poll;
 
 use std::{
@@ -12,14 +14,17 @@ use std::{
 
 use bb8_redis::redis::{self, Script, Value};
 
+use self::connections::{Connections, of_redis};
+pub use self::lock::RedisLock;
 use self::poll::Polls;
 use super::{
     Begin, BeginRequest, Claim, Completion, Fate, Forgotten, Inspection, Mode, OwnerToken, RecordState, Renewal, Store,
     StoreError, StoreFuture,
 };
 use crate::{
-    AtStart, ConfigError, Location, OnUnknown, Record, RecordId, StorageSettings,
-    connections::{Connections, of_redis},
+    key::RecordId,
+    record::Record,
+    settings::{AtStart, ConfigError, Location, OnUnknown, StorageSettings},
 };
 
 /// A store in Redis 6.2 or later, or what speaks its protocol (setting `storage.class = redis`).

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{Connections, StoreError, of_redis};
-use crate::RecordId;
+use crate::key::RecordId;
 
 /// Between two looks: a completion is seen at most so much late, and a little more.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);

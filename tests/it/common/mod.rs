@@ -22,28 +22,28 @@ macro_rules! as_within {
     () => {
         fn renew<'a>(
             &'a self,
-            claim: &'a actix_idempotency::Claim,
+            claim: &'a actix_idempotency::store::Claim,
             lease: std::time::Duration,
-        ) -> actix_idempotency::StoreFuture<'a, actix_idempotency::Renewal> {
+        ) -> actix_idempotency::store::StoreFuture<'a, actix_idempotency::store::Renewal> {
             self.0.renew(claim, lease)
         }
         fn inspect<'a>(
             &'a self,
-            id: &'a actix_idempotency::RecordId,
-        ) -> actix_idempotency::StoreFuture<'a, Option<actix_idempotency::Inspection>> {
+            id: &'a actix_idempotency::key::RecordId,
+        ) -> actix_idempotency::store::StoreFuture<'a, Option<actix_idempotency::store::Inspection>> {
             self.0.inspect(id)
         }
         fn forget<'a>(
             &'a self,
-            id: &'a actix_idempotency::RecordId,
-        ) -> actix_idempotency::StoreFuture<'a, actix_idempotency::Forgotten> {
+            id: &'a actix_idempotency::key::RecordId,
+        ) -> actix_idempotency::store::StoreFuture<'a, actix_idempotency::store::Forgotten> {
             self.0.forget(id)
         }
         fn list(
             &self,
-            after: Option<actix_idempotency::RecordId>,
+            after: Option<actix_idempotency::key::RecordId>,
             limit: usize,
-        ) -> actix_idempotency::StoreFuture<'_, Vec<actix_idempotency::Inspection>> {
+        ) -> actix_idempotency::store::StoreFuture<'_, Vec<actix_idempotency::store::Inspection>> {
             self.0.list(after, limit)
         }
     };

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use actix_idempotency::{
-    Enforcement, ExemptIdempotencyKey, Idempotency, IdempotencyInfo, IdempotencyKey, Policy, guard,
+    ExemptIdempotencyKey, Idempotency, IdempotencyInfo, IdempotencyKey, Policy, guard, settings::Enforcement,
 };
 use actix_service::{IntoServiceFactory as _, ServiceFactory as _};
 use actix_web::{

@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex, OnceLock};
 
 use actix_idempotency::{
-    Enforcement, ExemptIdempotencyKey, Idempotency, IdempotencyInfo, IdempotencyKey, Outcome, Policy, Report, Settings,
+    ExemptIdempotencyKey, Idempotency, IdempotencyInfo, IdempotencyKey, Policy, Settings,
+    observe::{Outcome, Report},
+    settings::Enforcement,
 };
 use actix_web::{
     App, HttpRequest, HttpResponse,
@@ -107,7 +109,7 @@ fn who_waited_or_left_is_told_of() {
     alone(|| async {
         let heard = Heard::default();
         let idempotency =
-            heard.idempotency(|settings| settings.on_disconnect = actix_idempotency::OnDisconnect::Cancel);
+            heard.idempotency(|settings| settings.on_disconnect = actix_idempotency::settings::OnDisconnect::Cancel);
         let app = app!(idempotency);
         let mut first = Box::pin(app.call(post("/do/slow", Some("a")).to_request()));
         assert!((&mut first).now_or_never().is_none());
@@ -130,7 +132,7 @@ fn who_hears_of_an_end_finds_the_key_free() {
             found_later.lock().unwrap().push((report.outcome, record.is_some(), idempotency.running()));
         };
         let mut settings = Settings::default();
-        settings.on_disconnect = actix_idempotency::OnDisconnect::Cancel;
+        settings.on_disconnect = actix_idempotency::settings::OnDisconnect::Cancel;
         let idempotency = Idempotency::builder().settings(settings).listener(listener).build().unwrap();
         known.set(idempotency.clone()).unwrap();
         let app = app!(idempotency);

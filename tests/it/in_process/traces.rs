@@ -2,7 +2,7 @@
 
 use std::{
     fmt::{self, Write as _},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, Once},
 };
 
 use actix_idempotency::{Idempotency, IdempotencyKey};
@@ -54,6 +54,17 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Notes {
 }
 
 impl Notes {
+    /// Writes down what this thread says from now on.
+    fn listen(&self) -> tracing::subscriber::DefaultGuard {
+        // A call site that is reached by another test's thread before any subscriber exists is remembered as disabled, for
+        // all threads. A subscriber of the whole process that takes everything keeps that from happening.
+        static EVERYTHING: Once = Once::new();
+        EVERYTHING.call_once(|| {
+            let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry());
+        });
+        tracing::subscriber::set_default(tracing_subscriber::registry().with(self.clone()))
+    }
+
     fn take(&self) -> String {
         std::mem::take(&mut self.0.lock().unwrap())
     }
@@ -69,7 +80,7 @@ fn has(notes: &str, parts: &[&str]) {
 fn a_request_is_a_span_with_its_outcome_and_without_its_key() {
     alone(|| async {
         let notes = Notes::default();
-        let _default = tracing::subscriber::set_default(tracing_subscriber::registry().with(notes.clone()));
+        let _default = notes.listen();
         let app = init_service(
             App::new()
                 .app_data(web::Data::new(Idempotency::in_memory()))
@@ -96,7 +107,7 @@ fn a_request_is_a_span_with_its_outcome_and_without_its_key() {
 fn the_span_of_the_request_is_the_parent_of_a_run_that_goes_on_without_it() {
     alone(|| async {
         let notes = Notes::default();
-        let _default = tracing::subscriber::set_default(tracing_subscriber::registry().with(notes.clone()));
+        let _default = notes.listen();
         let gate = Arc::new(tokio::sync::Notify::new());
         let (inside, done) = (gate.clone(), Arc::new(tokio::sync::Notify::new()));
         let ended = done.clone();

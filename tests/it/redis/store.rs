@@ -3,8 +3,13 @@
 use std::time::Duration;
 
 use actix_idempotency::{
-    Begin, BeginRequest, Claim, Fate, Fingerprint, Forgotten, Idempotency, Lock as _, Mode, OwnerToken, Principal,
-    Record, RecordId, RecordState, RedisLock, RedisStore, Settings, Storage, Store, StoreError,
+    Idempotency, Lock as _, Principal, Settings, Storage,
+    key::{Fingerprint, RecordId},
+    record::Record,
+    store::{
+        Begin, BeginRequest, Claim, Fate, Forgotten, Mode, OwnerToken, RecordState, RedisLock, RedisStore, Store,
+        StoreError,
+    },
 };
 use actix_web::rt::time::{sleep, timeout};
 use bytes::Bytes;

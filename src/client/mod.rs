@@ -1,0 +1,5 @@
+//! What clients meet: refusals, and how an API describes them.
+
+pub mod cors;
+pub mod openapi;
+pub mod problem;

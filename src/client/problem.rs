@@ -1,0 +1,253 @@
+//! The `type`s of the answers that are given instead of the handler: RFC 9457 problem details.
+//!
+//! A client compares whole `type`s, or their last segment. They identify, and need not lead anywhere; with the setting
+//! `docs_url` each of these answers links to a page of yours.
+//!
+//! | last segment | status | what a client does |
+//! |---|---|---|
+//! | `missing-key` | 400 | sends a key |
+//! | `invalid-key` | 400 | sends a well-formed key, once |
+//! | `key-reused` | `mismatch_status_code` | uses a new key for a new operation |
+//! | `in-flight` | `in_flight_status_code` | retries later with the same key |
+//! | `body-too-large` | 413 | sends less |
+//! | `store-unavailable` | 503 | retries later with the same key |
+//! | `outcome-unknown` | 409 | asks a person: whether the operation took effect is not known |
+//! | `shutting-down` | 503 | retries with the same key |
+//!
+//! An unreadable body (400), a panicked handler and a misconfigured instance (500) are `about:blank`: their status says
+//! it all.
+
+use std::time::Duration;
+
+use actix_web::{
+    HttpResponse,
+    http::{
+        StatusCode,
+        header::{self, HeaderName, HeaderValue},
+    },
+};
+
+use crate::{key::InvalidKey, observe::Outcome, settings::Settings};
+
+/// Each `type` is this, and the problem's name.
+pub const TYPE_BASE: &str = "https://docs.rs/actix-idempotency/latest/actix_idempotency/problem/";
+
+/// Why a request was not run. Never stored, and never changes a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Problem {
+    MissingKey,
+    InvalidKey(InvalidKey),
+    KeyReused,
+    InFlight,
+    BodyTooLarge {
+        limit: usize,
+    },
+    /// The body could not be read to its end.
+    UnreadableBody,
+    StoreUnavailable,
+    /// More operations in flight than `limits.max_in_flight`.
+    Overloaded,
+    OutcomeUnknown,
+    ShuttingDown,
+    /// The handler panicked.
+    Panicked,
+    /// The instance names something that its `Idempotency` does not have.
+    Misconfigured,
+}
+
+/// What of a problem's answer is set by configuration.
+#[derive(Clone, Debug)]
+pub(crate) struct ProblemStyle {
+    /// Where the key is sent, as people write it.
+    pub(crate) header: String,
+    pub(crate) mismatch_status: StatusCode,
+    pub(crate) in_flight_status: StatusCode,
+    /// `Link: <…>; rel="describedby"`.
+    pub(crate) link: Option<HeaderValue>,
+}
+
+impl Default for ProblemStyle {
+    fn default() -> Self {
+        Self::of(&Settings::default())
+    }
+}
+
+impl ProblemStyle {
+    pub(crate) fn of(settings: &Settings) -> Self {
+        let link =
+            settings.docs_url.as_ref().map(|url| HeaderValue::from_str(&format!("<{url}>; rel=\"describedby\"")));
+        Self {
+            header: header_name(&settings.header),
+            mismatch_status: settings.mismatch_status_code,
+            in_flight_status: settings.in_flight_status_code,
+            // `Settings::check` has seen that it is a header value.
+            link: link.and_then(Result::ok),
+        }
+    }
+}
+
+/// As people write header names, which have no case.
+pub(crate) fn header_name(name: &HeaderName) -> String {
+    let words = name.as_str().split('-').map(|word| {
+        let mut letters = word.chars();
+        let first = letters.next().map(|c| c.to_ascii_uppercase());
+        first.into_iter().chain(letters).collect::<String>()
+    });
+    words.collect::<Vec<_>>().join("-")
+}
+
+impl Problem {
+    /// The last segment of `type`; `None` where the status says it all (`about:blank`).
+    pub(crate) const fn name(self) -> Option<&'static str> {
+        Some(match self {
+            Self::MissingKey => "missing-key",
+            Self::InvalidKey(_) => "invalid-key",
+            Self::KeyReused => "key-reused",
+            Self::InFlight => "in-flight",
+            Self::BodyTooLarge { .. } => "body-too-large",
+            Self::StoreUnavailable | Self::Overloaded => "store-unavailable",
+            Self::OutcomeUnknown => "outcome-unknown",
+            Self::ShuttingDown => "shutting-down",
+            Self::UnreadableBody | Self::Panicked | Self::Misconfigured => return None,
+        })
+    }
+
+    /// What a request became that was answered with this.
+    pub(crate) const fn outcome(self) -> Outcome {
+        match self {
+            Self::MissingKey => Outcome::MissingKey,
+            Self::InvalidKey(_) => Outcome::InvalidKey,
+            Self::KeyReused => Outcome::KeyReused,
+            Self::InFlight => Outcome::InFlight,
+            Self::BodyTooLarge { .. } => Outcome::BodyTooLarge,
+            Self::UnreadableBody => Outcome::UnreadableBody,
+            Self::StoreUnavailable => Outcome::StoreUnavailable,
+            Self::Overloaded => Outcome::Overloaded,
+            Self::OutcomeUnknown => Outcome::OutcomeUnknown,
+            Self::ShuttingDown => Outcome::ShuttingDown,
+            Self::Panicked | Self::Misconfigured => Outcome::Panicked,
+        }
+    }
+
+    pub(crate) const fn title(self) -> &'static str {
+        match self {
+            Self::MissingKey => "Idempotency key missing",
+            Self::InvalidKey(_) => "Idempotency key invalid",
+            Self::KeyReused => "Idempotency key reused for another request",
+            Self::InFlight => "A request with this idempotency key is still running",
+            Self::BodyTooLarge { .. } => "Request body too large",
+            Self::StoreUnavailable | Self::Overloaded => "Idempotency store unavailable",
+            Self::OutcomeUnknown => "Outcome of the first request unknown",
+            Self::ShuttingDown => "Server shutting down",
+            Self::UnreadableBody => "Bad Request",
+            Self::Panicked | Self::Misconfigured => "Internal Server Error",
+        }
+    }
+
+    fn detail(self, style: &ProblemStyle) -> String {
+        match self {
+            Self::MissingKey => format!("This operation needs a key that is unique to it, sent as `{}`.", style.header),
+            Self::InvalidKey(why) => format!("In `{}`, {why}.", style.header),
+            Self::KeyReused => {
+                "The key was used with another method, path, query or payload. Use a new key for a new operation."
+                    .into()
+            }
+            Self::InFlight => "Retry later with the same key.".into(),
+            Self::BodyTooLarge { limit } => format!("At most {limit} bytes are accepted here."),
+            Self::UnreadableBody => "The request body could not be read to its end.".into(),
+            Self::StoreUnavailable => "The operation was not run. Retry later with the same key.".into(),
+            Self::Overloaded => {
+                "Too many operations are running; this one was not run. Retry later with the same key.".into()
+            }
+            Self::OutcomeUnknown => {
+                "The first request was lost while it ran. Whether it took effect has to be looked into before this key \
+                 can be used again."
+                    .into()
+            }
+            Self::ShuttingDown => "The operation was not run. Retry with the same key.".into(),
+            Self::Panicked => "The operation failed.".into(),
+            Self::Misconfigured => "The operation was not run: its idempotency is misconfigured.".into(),
+        }
+    }
+
+    pub(crate) fn status(self, style: &ProblemStyle) -> StatusCode {
+        match self {
+            Self::MissingKey | Self::InvalidKey(_) | Self::UnreadableBody => StatusCode::BAD_REQUEST,
+            Self::KeyReused => style.mismatch_status,
+            Self::InFlight => style.in_flight_status,
+            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::StoreUnavailable | Self::Overloaded | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+            Self::OutcomeUnknown => StatusCode::CONFLICT,
+            Self::Panicked | Self::Misconfigured => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// How long a client does well to wait. `None`: the same request won't fare better.
+    pub(crate) const fn retry_after(self) -> Option<Duration> {
+        match self {
+            Self::InFlight | Self::StoreUnavailable | Self::Overloaded => Some(Duration::from_secs(1)),
+            Self::ShuttingDown => Some(Duration::from_secs(2)),
+            // An operator has to look first.
+            Self::OutcomeUnknown => Some(Duration::from_secs(60)),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn response(self, style: &ProblemStyle) -> HttpResponse {
+        let status = self.status(style);
+        let mut response = HttpResponse::build(status);
+        response.insert_header((header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json")));
+        if let Some(wait) = self.retry_after() {
+            response.insert_header((header::RETRY_AFTER, wait.as_secs().max(1)));
+        }
+        if let Some(link) = &style.link {
+            response.append_header((header::LINK, link.clone()));
+        }
+        let (base, name) = self.name().map_or(("about:", "blank"), |name| (TYPE_BASE, name));
+        // No text here comes from outside or has a character that JSON escapes.
+        response.body(format!(
+            r#"{{"type":"{base}{name}","title":"{}","status":{},"detail":"{}"}}"#,
+            self.title(),
+            status.as_u16(),
+            self.detail(style),
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::body::{self, MessageBody as _};
+
+    #[test]
+    fn every_problem_is_json_that_repeats_its_status() {
+        let key = InvalidKey::Malformed("not a well-formed quoted string");
+        for problem in [
+            Problem::MissingKey,
+            Problem::InvalidKey(key),
+            Problem::KeyReused,
+            Problem::InFlight,
+            Problem::BodyTooLarge { limit: 7 },
+            Problem::UnreadableBody,
+            Problem::StoreUnavailable,
+            Problem::Overloaded,
+            Problem::OutcomeUnknown,
+            Problem::ShuttingDown,
+            Problem::Panicked,
+            Problem::Misconfigured,
+        ] {
+            let response = problem.response(&ProblemStyle::default());
+            let status = response.status().as_u16();
+            let retry = response.headers().contains_key(header::RETRY_AFTER);
+            assert_eq!(retry, matches!(status, 409 | 423 | 503), "{problem:?}");
+            let body = response
+                .into_body()
+                .try_into_bytes()
+                .unwrap_or_else(|_| body::BoxBody::new(()).try_into_bytes().unwrap());
+            let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!(json["status"], status);
+            let kind = json["type"].as_str().unwrap();
+            assert_eq!(kind.rsplit('/').next(), problem.name().or(Some("about:blank")), "{kind}");
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Records as an operator reads them.
+
+use std::{fmt::Write as _, time::SystemTime};
+
+use actix_web::http::header::{self, HeaderName, HeaderValue, HttpDate};
+use serde::Serialize;
+
+use crate::{
+    app::Idempotency,
+    middleware::OBSERVED,
+    record::StoredResponse,
+    store::{Inspection, RecordState},
+};
+
+#[derive(Serialize)]
+pub(super) struct Status<'a> {
+    running: usize,
+    mode: &'static str,
+    /// Where keys are sent.
+    header: &'a str,
+    /// The cache that requests use where nothing else is said.
+    cache: &'a str,
+    caches: Vec<Cache<'a>>,
+}
+
+#[derive(Serialize)]
+struct Cache<'a> {
+    name: &'a str,
+    class: &'a str,
+}
+
+#[derive(Serialize)]
+pub(super) struct Page<'a> {
+    pub(super) records: Vec<Row<'a>>,
+    /// Where the next page begins.
+    pub(super) next: Option<String>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Found<'a> {
+    pub(super) cache: &'a str,
+    pub(super) id: String,
+    /// Whether it is kept apart, by `mode = observe`.
+    pub(super) observed: bool,
+    pub(super) record: Option<Row<'a>>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Row<'a> {
+    cache: &'a str,
+    id: String,
+    state: &'static str,
+    owner: Option<String>,
+    attempt: u32,
+    replays: Option<u64>,
+    first_seen: Option<String>,
+    last_seen: Option<String>,
+    remaining_seconds: u64,
+    /// Whether it is kept apart, by `mode = observe`, as far as it says so itself: with its response.
+    observed: bool,
+    response: Option<Response>,
+}
+
+#[derive(Serialize)]
+struct Response {
+    status: u16,
+    record_bytes: usize,
+    /// `None`: the body was not kept.
+    body_bytes: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    headers: Option<Vec<(String, String)>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<Body>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Body {
+    encoding: &'static str,
+    data: String,
+}
+
+/// A row with all of its response.
+#[derive(Serialize)]
+#[serde(transparent)]
+pub(super) struct Detail<'a>(Row<'a>);
+
+impl<'a> Status<'a> {
+    pub(super) fn of(idempotency: &'a Idempotency) -> Self {
+        let settings = idempotency.settings();
+        let caches = settings.cache_names().into_iter();
+        let caches = caches.filter_map(|name| Some(Cache { name, class: &settings.cache(name)?.class })).collect();
+        let cache = settings.storage.cache_name.as_str();
+        let mode = if settings.is_observed() { "observe" } else { "enforce" };
+        Self { running: idempotency.running(), mode, header: settings.header.as_str(), cache, caches }
+    }
+}
+
+impl<'a> Row<'a> {
+    pub(super) fn of(cache: &'a str, record: &Inspection) -> Self {
+        let bytes = record.record.as_ref().map_or(0, |record| record.as_bytes().len());
+        let response = record.record.as_ref().and_then(|record| record.response().ok());
+        Self {
+            cache,
+            id: record.id.to_string(),
+            state: record.state.name(),
+            owner: record.owner.map(|owner| hex(&owner.as_bytes()[..4])),
+            attempt: record.attempt,
+            replays: record.replays,
+            first_seen: record.first_seen.map(date),
+            last_seen: record.last_seen.map(date),
+            remaining_seconds: record.remaining.as_secs(),
+            observed: response.as_ref().is_some_and(|response| response.header(&OBSERVED.0).is_some()),
+            response: response.map(|response| Response {
+                status: response.status().as_u16(),
+                record_bytes: bytes,
+                body_bytes: response.body().map(bytes::Bytes::len),
+                headers: None,
+                body: None,
+            }),
+        }
+    }
+}
+
+impl<'a> Detail<'a> {
+    pub(super) fn of(cache: &'a str, record: &Inspection, stored: Option<&StoredResponse>, body: Option<Body>) -> Self {
+        let mut row = Row::of(cache, record);
+        if let (Some(response), Some(stored)) = (&mut row.response, stored) {
+            let text = |name: &HeaderName, value: &HeaderValue| match name {
+                // Whoever has it is that user.
+                name if name == header::SET_COOKIE => "(not shown)".to_owned(),
+                _ => String::from_utf8_lossy(value.as_bytes()).into_owned(),
+            };
+            let headers = stored.headers().iter().map(|(name, value)| (name.to_string(), text(name, value)));
+            response.headers = Some(headers.collect());
+            response.body = body;
+        }
+        Self(row)
+    }
+}
+
+impl Body {
+    pub(super) fn of(bytes: &[u8]) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self { encoding: "utf-8", data: text.to_owned() },
+            Err(_) => Self { encoding: "hex", data: hex(bytes) },
+        }
+    }
+}
+
+impl RecordState {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::InFlight => "in-flight",
+            Self::OwnerLost => "owner-lost",
+            Self::Completed => "completed",
+        }
+    }
+}
+
+fn date(time: SystemTime) -> String {
+    HttpDate::from(time).to_string()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

@@ -1,0 +1,3 @@
+//! What an application mounts: pages and JSON over the records.
+
+mod admin;

@@ -1,0 +1,5 @@
+//! What handlers touch.
+
+pub(crate) mod info;
+
+pub use self::info::IdempotencyInfo;

@@ -1,0 +1,236 @@
+//! From a request to the text that finds its record and the fingerprint that checks it.
+
+mod json;
+
+use std::borrow::Cow;
+
+use actix_web::http::{
+    Method,
+    header::{self, AsHeaderName, HeaderMap, HeaderName, HeaderValue},
+};
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+
+pub use self::json::CanonicalJsonEncoder;
+
+use super::{
+    Key, Principal,
+    fingerprint::{Digest, Fingerprint},
+};
+
+/// A protected request as an encoder sees it: with its key, its body read.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct KeyRequest<'a> {
+    /// The key that the client sent, decoded.
+    pub key: &'a Key,
+    /// On whose behalf.
+    pub principal: &'a Principal,
+    /// The method.
+    pub method: &'a Method,
+    /// The path as sent, percent-encoding and all.
+    pub path: &'a str,
+    /// What follows `?`, as sent; empty when there is none.
+    pub query: &'a str,
+    /// All headers.
+    pub headers: RequestHeaders<'a>,
+    /// The body as sent (not decompressed), in the pieces in which it arrived.
+    pub body: &'a [Bytes],
+}
+
+impl<'a> KeyRequest<'a> {
+    /// For tests of encoders.
+    #[must_use]
+    pub const fn new(
+        key: &'a Key,
+        principal: &'a Principal,
+        method: &'a Method,
+        path: &'a str,
+        query: &'a str,
+        headers: &'a HeaderMap,
+        body: &'a [Bytes],
+    ) -> Self {
+        Self { key, principal, method, path, query, headers: RequestHeaders(Lines::Map(headers)), body }
+    }
+}
+
+/// The headers of a request as an encoder sees them.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestHeaders<'a>(Lines<'a>);
+
+#[derive(Clone, Copy, Debug)]
+enum Lines<'a> {
+    Map(&'a HeaderMap),
+    List(&'a [(HeaderName, HeaderValue)]),
+}
+
+impl<'a> RequestHeaders<'a> {
+    /// The first value of a header.
+    #[must_use]
+    pub fn get(self, name: impl AsHeaderName + AsRef<str>) -> Option<&'a HeaderValue> {
+        match self.0 {
+            Lines::Map(map) => map.get(name),
+            Lines::List(list) => {
+                let mut lines = list.iter();
+                lines.find(|(each, _)| each.as_str().eq_ignore_ascii_case(name.as_ref())).map(|(_, value)| value)
+            }
+        }
+    }
+
+    /// Every line of every header; those of one name in the order in which they came.
+    pub fn iter(self) -> impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)> {
+        let (map, list) = match self.0 {
+            Lines::Map(map) => (Some(map), &[][..]),
+            Lines::List(list) => (None, list),
+        };
+        map.into_iter().flat_map(HeaderMap::iter).chain(list.iter().map(|(name, value)| (name, value)))
+    }
+}
+
+impl<'a> From<&'a HeaderMap> for RequestHeaders<'a> {
+    fn from(map: &'a HeaderMap) -> Self {
+        Self(Lines::Map(map))
+    }
+}
+
+impl<'a> From<&'a [(HeaderName, HeaderValue)]> for RequestHeaders<'a> {
+    fn from(list: &'a [(HeaderName, HeaderValue)]) -> Self {
+        Self(Lines::List(list))
+    }
+}
+
+/// Decides which requests are the same operation. Setting `encoder`, or registered with
+/// [`Builder::encoder`](crate::app::Builder::encoder).
+pub trait KeyEncoder: Send + Sync + 'static {
+    /// The encoded key: any text. Namespace, cache and principal are added to it before it finds a record.
+    fn encode<'a>(&self, request: &KeyRequest<'a>) -> Cow<'a, str>;
+
+    /// Whether the encoded key is the client's key and nothing else of the request: then operators can find a record by
+    /// its key. `false` unless an encoder says so.
+    fn is_key_alone(&self) -> bool {
+        false
+    }
+
+    /// What must be equal when the key comes again; otherwise the answer is `mismatch_status_code`.
+    ///
+    /// The default: method, path, query, `Content-Type`, `Content-Encoding` and the bytes of the body.
+    fn fingerprint(&self, request: &KeyRequest<'_>) -> Fingerprint {
+        raw_fingerprint(request)
+    }
+}
+
+/// The default fingerprint.
+fn raw_fingerprint(request: &KeyRequest<'_>) -> Fingerprint {
+    let digest = head_digest(b"request", request).rest(request.body.iter().map(|piece| &piece[..]));
+    Fingerprint::from_bytes(digest.finish())
+}
+
+/// Everything of a fingerprint but the body.
+fn head_digest(domain: &[u8], request: &KeyRequest<'_>) -> Digest {
+    let field = |name| request.headers.get(name).map_or(&b""[..], HeaderValue::as_bytes);
+    Digest::new(domain)
+        .part(request.method.as_str().as_bytes())
+        .part(request.path.as_bytes())
+        .part(request.query.as_bytes())
+        .part(field(header::CONTENT_TYPE))
+        .part(field(header::CONTENT_ENCODING))
+}
+
+/// The default encoder (`encoder = basic`): the key itself identifies, the rest of the request is fingerprint.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BasicKeyEncoder;
+
+impl KeyEncoder for BasicKeyEncoder {
+    fn encode<'a>(&self, request: &KeyRequest<'a>) -> Cow<'a, str> {
+        Cow::Borrowed(request.key.as_str())
+    }
+
+    fn is_key_alone(&self) -> bool {
+        true
+    }
+}
+
+/// Bit-compatible with django-idempotency-key 1.1.0 (`encoder = django`): lower-case hexadecimal SHA-256 of key, path,
+/// method and body, without separators.
+///
+/// Another body, path or method under one key is then another record, not a mismatch. The hash is ambiguous by
+/// definition (key `a/api` with path `/orders` equals key `a` with path `/api/orders`); the fingerprint, which is not,
+/// turns such a collision into a mismatch.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DjangoKeyEncoder;
+
+impl KeyEncoder for DjangoKeyEncoder {
+    fn encode<'a>(&self, request: &KeyRequest<'a>) -> Cow<'a, str> {
+        let mut hash = Sha256::new();
+        hash.update(request.key.as_str());
+        // Django hashes the decoded path.
+        for piece in percent_encoding::percent_decode_str(request.path) {
+            hash.update([piece]);
+        }
+        hash.update(request.method.as_str());
+        for piece in request.body {
+            hash.update(piece);
+        }
+        Cow::Owned(Fingerprint::from_bytes(hash.finalize().into()).to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::Syntax;
+
+    fn with_request<T>(path: &str, query: &str, body: &[&'static [u8]], f: impl FnOnce(&KeyRequest<'_>) -> T) -> T {
+        let key = Key::parse(b"MyKey", Syntax::Lenient, 255).unwrap();
+        let body: Vec<Bytes> = body.iter().copied().map(Bytes::from_static).collect();
+        f(&KeyRequest {
+            key: &key,
+            principal: &Principal::anonymous(),
+            method: &Method::POST,
+            path,
+            query,
+            headers: RequestHeaders::from(&HeaderMap::new()),
+            body: &body,
+        })
+    }
+
+    #[test]
+    fn django_hash_is_bit_compatible() {
+        let encoded =
+            with_request("/myURL/path/", "", &[br#"{"key": "value"}"#], |r| DjangoKeyEncoder.encode(r).into_owned());
+        assert_eq!(encoded, "da44e9b4dd5bc8e7853a43c8e8f2d2c2de4394f6614ab37dd5507b6f5988aac4");
+    }
+
+    /// Elsewhere `/pay?amount=999` was answered with the response of `/pay`.
+    #[test]
+    fn the_query_counts() {
+        let of = |query: &str| with_request("/pay", query, &[], |r| BasicKeyEncoder.fingerprint(r));
+        assert_ne!(of("amount=1"), of("amount=999"));
+    }
+
+    /// Inside of other instances headers are kept as a list.
+    #[test]
+    fn headers_are_the_same_as_a_map_and_as_a_list() {
+        let [accept, tenant] = [header::ACCEPT, HeaderName::from_static("x-tenant")];
+        let list = [(&accept, "a"), (&tenant, "1"), (&tenant, "2")]
+            .map(|(name, value)| (name.clone(), HeaderValue::from_static(value)));
+        let map: HeaderMap = list.iter().cloned().collect();
+        for headers in [RequestHeaders::from(&map), RequestHeaders::from(&list[..])] {
+            assert_eq!(headers.get(&tenant).unwrap(), "1");
+            assert_eq!(headers.get("X-Tenant").unwrap(), "1");
+            assert_eq!(headers.get(header::ACCEPT).unwrap(), "a");
+            assert_eq!(headers.get("x-other"), None);
+            let lines: Vec<_> = headers.iter().filter(|(name, _)| **name == tenant).map(|(_, value)| value).collect();
+            assert_eq!(lines, ["1", "2"]);
+            assert_eq!(headers.iter().count(), 3);
+        }
+    }
+
+    #[test]
+    fn how_a_body_was_cut_into_pieces_does_not_count() {
+        let of = |body: &[&'static [u8]]| with_request("/", "", body, |r| BasicKeyEncoder.fingerprint(r));
+        assert_eq!(of(&[b"hello"]), of(&[b"he", b"", b"llo"]));
+        assert_eq!(of(&[]), of(&[b""]));
+        assert_ne!(of(&[]), of(&[b"x"]));
+    }
+}

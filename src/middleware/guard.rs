@@ -1,0 +1,63 @@
+//! Route guards that declare a policy: decorators for a single route.
+//!
+//! ```
+//! use actix_idempotency::{IdempotencyKey, guard};
+//! use actix_web::{App, HttpResponse, web};
+//!
+//! let app = App::new().wrap(IdempotencyKey::default()).service(
+//!     web::resource("/webhook").route(web::post().guard(guard::exempt()).to(HttpResponse::Ok)),
+//! );
+//! # let _ = app;
+//! ```
+//!
+//! A guard lets every request through; it only leaves word for the instance outside. So it must be the *last* guard of
+//! its route, and each sibling route of the same resource that takes the same method needs one too: its word survives
+//! when a later guard turns the route down. Where that is not given, `wrap` the route instead:
+//! `web::post().to(handler).wrap(ExemptIdempotencyKey::default())`.
+
+use actix_web::guard::{Guard, GuardContext};
+
+use super::nesting;
+use crate::{handler::IdempotencyInfo, policy::Policy};
+
+/// The route demands a key: [`Policy::Required`].
+#[must_use]
+pub fn required() -> impl Guard {
+    PolicyGuard::new(Policy::Required)
+}
+
+/// The route takes a key or none: [`Policy::Optional`].
+#[must_use]
+pub fn optional() -> impl Guard {
+    PolicyGuard::new(Policy::Optional)
+}
+
+/// The route ignores keys: [`Policy::Exempt`].
+#[must_use]
+pub fn exempt() -> impl Guard {
+    PolicyGuard::new(Policy::Exempt)
+}
+
+/// The handler decides itself: [`Policy::Manual`].
+#[must_use]
+pub fn manual() -> impl Guard {
+    PolicyGuard::new(Policy::Manual)
+}
+
+struct PolicyGuard(Policy);
+
+impl PolicyGuard {
+    fn new(policy: Policy) -> Self {
+        nesting::announce();
+        Self(policy)
+    }
+}
+
+impl Guard for PolicyGuard {
+    fn check(&self, ctx: &GuardContext<'_>) -> bool {
+        if let Some(info) = ctx.req_data().get::<IdempotencyInfo>() {
+            info.declare(self.0);
+        }
+        true
+    }
+}

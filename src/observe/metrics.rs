@@ -1,0 +1,165 @@
+//! Counters, gauges and histograms through the `metrics` facade; without the feature nothing.
+
+#[cfg(feature = "metrics")]
+pub(crate) use self::facade::*;
+#[cfg(not(feature = "metrics"))]
+pub(crate) use self::nothing::*;
+
+/// What of a completed record was given up for room.
+#[derive(Clone, Copy)]
+pub(crate) enum Evicted {
+    Body,
+    Record,
+}
+
+/// A write that goes on behind: a response, or the release of a claim.
+pub(crate) struct Behind(());
+
+#[cfg(feature = "metrics")]
+mod facade {
+    use std::time::Instant;
+
+    use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+
+    use super::{Behind, Evicted};
+    use crate::observe::Report;
+
+    pub(crate) const ENABLED: bool = true;
+
+    const REQUESTS: &str = "idempotency_requests_total";
+    const IN_FLIGHT: &str = "idempotency_in_flight";
+    const WAITED: &str = "idempotency_wait_seconds";
+    const STORE_CALLS: &str = "idempotency_store_seconds";
+    const STORE_ERRORS: &str = "idempotency_store_errors_total";
+    const STORED_BYTES: &str = "idempotency_stored_bytes";
+    const EVICTIONS: &str = "idempotency_evictions_total";
+    const LEASES_LOST: &str = "idempotency_leases_lost_total";
+    const TAKE_OVERS: &str = "idempotency_take_overs_total";
+    const BEHIND: &str = "idempotency_writes_behind";
+    const WRITES_LOST: &str = "idempotency_writes_lost_total";
+
+    /// Says what each is, to a recorder that was installed before.
+    pub(crate) fn describe() {
+        describe_counter!(REQUESTS, "Requests that an instance governed, by outcome");
+        describe_gauge!(IN_FLIGHT, "Protected operations from the question for their claim on, writes behind included");
+        describe_histogram!(WAITED, Unit::Seconds, "How long duplicates waited for the first request");
+        describe_histogram!(STORE_CALLS, Unit::Seconds, "How long a call to the store took");
+        describe_counter!(STORE_ERRORS, "Calls to the store that failed or were not answered in time");
+        describe_histogram!(STORED_BYTES, Unit::Bytes, "The size of records that were written");
+        describe_counter!(EVICTIONS, "What a full memory store gave up: bodies or whole records");
+        describe_counter!(LEASES_LOST, "Leases that somebody else had taken when they were to be renewed");
+        describe_counter!(TAKE_OVERS, "Operations that ran because their owner before was lost");
+        describe_gauge!(BEHIND, "Writes that the store could not take in time and that are tried again");
+        describe_counter!(WRITES_LOST, "Responses of finished operations that could not be stored at all");
+    }
+
+    pub(crate) fn request(report: &Report<'_>) {
+        let route = report.route.unwrap_or("unmatched").to_owned();
+        let mode = if report.enforced { "enforce" } else { "observe" };
+        counter!(REQUESTS, "outcome" => report.outcome.name(), "route" => route, "mode" => mode).increment(1);
+        if !report.waited.is_zero() {
+            histogram!(WAITED).record(report.waited);
+        }
+        if let Some(bytes) = report.stored_bytes {
+            // Exact up to 2^53.
+            #[expect(clippy::cast_precision_loss, reason = "no record is so large")]
+            histogram!(STORED_BYTES).record(bytes as f64);
+        }
+        if report.taken_over {
+            counter!(TAKE_OVERS).increment(1);
+        }
+    }
+
+    pub(crate) fn operation_starts() {
+        gauge!(IN_FLIGHT).increment(1);
+    }
+
+    pub(crate) fn operation_ends() {
+        gauge!(IN_FLIGHT).decrement(1);
+    }
+
+    pub(crate) fn evicted(what: Evicted) {
+        let what = match what {
+            Evicted::Body => "body",
+            Evicted::Record => "record",
+        };
+        counter!(EVICTIONS, "what" => what).increment(1);
+    }
+
+    pub(crate) fn lease_lost() {
+        counter!(LEASES_LOST).increment(1);
+    }
+
+    pub(crate) fn write_lost() {
+        counter!(WRITES_LOST).increment(1);
+    }
+
+    impl Behind {
+        pub(crate) fn starts() -> Self {
+            gauge!(BEHIND).increment(1);
+            Self(())
+        }
+    }
+
+    impl Drop for Behind {
+        fn drop(&mut self) {
+            gauge!(BEHIND).decrement(1);
+        }
+    }
+
+    /// One call to a store, timed until it is answered.
+    pub(crate) struct StoreCall<'a> {
+        cache: &'a str,
+        call: &'static str,
+        started: Instant,
+    }
+
+    impl<'a> StoreCall<'a> {
+        pub(crate) fn starts(cache: &'a str, call: &'static str) -> Self {
+            Self { cache, call, started: Instant::now() }
+        }
+
+        pub(crate) fn ends<T, E>(self, answer: &Result<T, E>) {
+            histogram!(STORE_CALLS, "cache" => self.cache.to_owned(), "call" => self.call)
+                .record(self.started.elapsed());
+            if answer.is_err() {
+                counter!(STORE_ERRORS, "cache" => self.cache.to_owned(), "call" => self.call).increment(1);
+            }
+        }
+    }
+}
+
+#[cfg(not(feature = "metrics"))]
+mod nothing {
+    use std::marker::PhantomData;
+
+    use super::{Behind, Evicted};
+    use crate::observe::Report;
+
+    pub(crate) const ENABLED: bool = false;
+
+    pub(crate) const fn describe() {}
+    pub(crate) const fn request(_: &Report<'_>) {}
+    pub(crate) const fn operation_starts() {}
+    pub(crate) const fn operation_ends() {}
+    pub(crate) const fn evicted(_: Evicted) {}
+    pub(crate) const fn lease_lost() {}
+    pub(crate) const fn write_lost() {}
+
+    impl Behind {
+        pub(crate) const fn starts() -> Self {
+            Self(())
+        }
+    }
+
+    pub(crate) struct StoreCall<'a>(PhantomData<&'a str>);
+
+    impl<'a> StoreCall<'a> {
+        pub(crate) const fn starts(_: &'a str, _: &'static str) -> Self {
+            Self(PhantomData)
+        }
+
+        #[expect(clippy::unused_self, reason = "as with the feature")]
+        pub(crate) const fn ends<T, E>(self, _: &Result<T, E>) {}
+    }
+}

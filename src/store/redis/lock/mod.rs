@@ -1,0 +1,62 @@
+//! A lock that processes share through Redis.
+
+use std::{sync::LazyLock, time::Duration};
+
+use bb8_redis::redis::Script;
+
+use super::connections::Connections;
+use crate::store::key_value::lock::Lock;
+use crate::{
+    settings::{ConfigError, Location},
+    store::{OwnerToken, StoreError},
+};
+
+static ACQUIRE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("acquire.lua")));
+static RENEW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("renew.lua")));
+static RELEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("release.lua")));
+
+/// A lock per name in Redis (`lock.class = redis`), for custom storages that several processes share.
+///
+/// One string per held lock, with the owner's token and a TTL. A lock that ended is free at once, and not its last
+/// owner's any more.
+#[derive(Clone, Debug)]
+pub struct RedisLock {
+    connections: Connections,
+}
+
+impl RedisLock {
+    /// `location` (setting `lock.location`): host, host:port or URL. Connects when first used; each call is given
+    /// `timeout`.
+    ///
+    /// # Errors
+    /// [`ConfigError::InvalidValue`] for a location that is no address of a Redis.
+    pub fn new(location: impl Into<Location>, timeout: Duration) -> Result<Self, ConfigError> {
+        Ok(Self { connections: Connections::new("lock.location", &location.into(), timeout)? })
+    }
+
+    fn run(
+        &self,
+        script: &'static Script,
+        name: &str,
+        token: OwnerToken,
+        ttl: Duration,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send + use<> {
+        let mut script = script.key(name);
+        script.arg(token.as_bytes()).arg(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).clamp(1, 1 << 50));
+        self.connections.run(script)
+    }
+}
+
+impl Lock for RedisLock {
+    async fn acquire(&self, name: &str, token: OwnerToken, ttl: Duration) -> Result<bool, StoreError> {
+        self.run(&ACQUIRE, name, token, ttl).await
+    }
+
+    async fn renew(&self, name: &str, token: OwnerToken, ttl: Duration) -> Result<bool, StoreError> {
+        self.run(&RENEW, name, token, ttl).await
+    }
+
+    async fn release(&self, name: &str, token: OwnerToken) -> Result<(), StoreError> {
+        self.run(&RELEASE, name, token, Duration::ZERO).await.map(drop)
+    }
+}
