@@ -2,6 +2,7 @@
 
 mod chaos;
 mod command;
+mod folders;
 mod instructions;
 mod needs;
 mod public_api;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         ["bench", "--instructions"] => need_valgrind().and_then(|()| instructions::run(false)),
         ["bench", "--instructions", "--bless"] => need_valgrind().and_then(|()| instructions::run(true)),
         ["bench", ref rest @ ..] => bench(rest),
+        ["folders"] => folders::check(),
         ["chaos", ref rest @ ..] => chaos(rest),
         ["release", ref rest @ ..] => release::release(rest),
         _ => Err("cargo xtask test: everything that this project checks\n\
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
                   cargo xtask bench --growth: how cost grows, as benches/growth.svg\n\
                   cargo xtask bench --instructions [--bless]: instructions, against their budget, or written to it\n\
                   cargo xtask chaos [--minutes N] [--seed S]: crashes and a bad network, for 2 minutes\n\
+                  cargo xtask folders: whether the folders of src name only those below them\n\
                   cargo xtask release [STEP]: what is checked before a release\n\
                   cargo xtask release --bless: renews the listing of the public API"
             .into()),
@@ -54,6 +57,7 @@ fn test() -> Step {
     need_component("clippy", "clippy")?;
     need_redis()?;
     need_browser()?;
+    folders::check()?;
     cargo("formatting", &["fmt", "--all", "--check"])?;
     cargo("lints", &["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"])?;
     for features in ["", "redis", "testing", "metrics"] {
