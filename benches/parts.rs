@@ -1,5 +1,5 @@
-//! The parts one by one, with criterion's statistics: `cargo bench --bench parts`. What they add up to, as ratios to bare
-//! actix, is told by `cargo xtask bench`.
+//! Measures single parts with criterion's statistics: `cargo bench --bench parts`. `cargo xtask bench` measures whole
+//! requests, and compares them with bare actix.
 
 #![allow(clippy::semicolon_if_nothing_returned, reason = "calls in one line")]
 

@@ -1,8 +1,9 @@
-//! A client that retries as a client of such an API should: one key for all attempts of one operation, growing pauses
-//! with jitter, and at least as long as `Retry-After` says.
+//! A client that retries correctly: it uses one key for all attempts of one operation, and pauses between attempts. The
+//! pauses grow, have jitter, and are at least as long as `Retry-After` says.
 //!
-//! `cargo run --example client -- http://127.0.0.1:8080/charges '{"amount":100,"currency":"EUR"}'`, with the payments
-//! example running. `KEY` continues an operation that an earlier process began.
+//! Start the payments example, then run `cargo run --example client -- http://127.0.0.1:8080/charges
+//! '{"amount":100,"currency":"EUR"}'`. The environment variable `KEY` continues an operation that an earlier process
+//! began.
 
 use std::{
     env,
@@ -14,23 +15,24 @@ use std::{
 
 use ureq::{Agent, Body, http::Response};
 
-/// A server forgets a key some time after the operation; retrying must have ended long before.
+/// A server keeps the response of a key for a limited time. Retries must end long before that, or the operation may run
+/// again.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// What to do about an answer.
+/// The next step after an answer.
 enum Verdict {
-    /// The operation's answer, now or at the first attempt.
+    /// The answer is that of the operation: of this attempt, or a replay of an earlier one.
     Done,
-    /// The same request with the same key may fare better, not before so long.
+    /// Send the same request with the same key again, after at least this time.
     Retry(Duration),
-    /// The same request will never fare better: something must be mended first.
+    /// The same request will always be refused. The client has to change it first.
     Refused,
 }
 
 fn judge(response: &Response<Body>) -> Verdict {
     let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
-    // A replay is the first attempt's answer, even where the server gives it the status 409.
+    // A replay is the answer of the operation, even if the server sends it with the status 409.
     if header("idempotent-replayed") == Some("true") {
         return Verdict::Done;
     }
@@ -38,21 +40,22 @@ fn judge(response: &Response<Body>) -> Verdict {
         header("retry-after").and_then(|seconds| seconds.parse().ok()).map_or(Duration::ZERO, Duration::from_secs);
     match response.status().as_u16() {
         200..400 => Verdict::Done,
-        // Too early, too often, still running, or a server in trouble: nothing was refused for good. A 409 without
-        // Retry-After is an answer of the operation itself.
+        // The request timed out, came too early or too often, is still in flight, or the server is in trouble: a retry
+        // may succeed. So may one after a 409 with Retry-After. A 409 without Retry-After is an answer of the operation
+        // itself.
         408 | 423 | 425 | 429 | 500.. => Verdict::Retry(wait),
         409 if header("retry-after").is_some() => Verdict::Retry(wait),
         _ => Verdict::Refused,
     }
 }
 
-/// Half of it at least, so that clients that failed together don't return together.
+/// A random time between one half of `pause` and all of it, so that clients that failed together don't retry together.
 fn jittered(pause: Duration) -> Duration {
     let thousandths = u32::try_from(RandomState::new().hash_one(0) % 1000).unwrap_or_default();
     pause / 2 + pause / 2000 * thousandths
 }
 
-/// 128 random bits: nobody else's key.
+/// A key of 128 random bits, so that no other client has the same one.
 fn new_key() -> String {
     let random = RandomState::new();
     format!("{:016x}{:016x}", random.hash_one(1), RandomState::new().hash_one(2))
@@ -61,7 +64,7 @@ fn new_key() -> String {
 fn main() -> ExitCode {
     let mut arguments = env::args().skip(1);
     let (Some(url), Some(body)) = (arguments.next(), arguments.next()) else {
-        eprintln!("client URL JSON");
+        eprintln!("usage: client URL JSON");
         return ExitCode::FAILURE;
     };
     let key = env::var("KEY").unwrap_or_else(|_| new_key());
@@ -87,7 +90,7 @@ fn main() -> ExitCode {
                     return if matches!(verdict, Verdict::Done) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
                 }
             },
-            // The request may have arrived. That is what the key is for.
+            // The operation may have run although no answer arrived. The key makes the retry safe.
             Err(error) => {
                 eprintln!("attempt {attempt}: {error}");
                 Duration::ZERO
@@ -100,6 +103,6 @@ fn main() -> ExitCode {
         thread::sleep(wait);
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
-    eprintln!("given up; whether the operation took effect is not known. KEY={key} continues it");
+    eprintln!("no answer, so it is not known whether the operation took effect. Set KEY={key} to continue it");
     ExitCode::FAILURE
 }

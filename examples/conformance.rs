@@ -1,8 +1,9 @@
-//! A server that any HTTP test, in any language, can drive. Settings come from `idempotency.toml` and the environment;
-//! its own variables are ADDR (127.0.0.1:8080), WORKERS (2), MIDDLEWARE (`required` or `exempt`: what wraps the App) and
-//! `RUN_LOG` (a file to which each run appends a `start` and an `end` line). Operators' pages are under `/admin`.
+//! A server for HTTP tests in any language. It counts how often each handler runs (`GET /runs`).
 //!
-//! `cargo run --release --example conformance`
+//! Run it with `cargo run --release --example conformance`. Settings come from `idempotency.toml` and the environment.
+//! The server has variables of its own: `ADDR` (127.0.0.1:8080), `WORKERS` (2), `MIDDLEWARE` (`required` or `exempt`,
+//! the policy of the wrap around the App) and `RUN_LOG` (a file to which each run appends a `start` and an `end` line).
+//! The operators' pages are under `/admin`.
 
 use std::{
     collections::BTreeMap,
@@ -35,7 +36,7 @@ use sha2::{Digest as _, Sha256};
 
 type Outcome = Result<HttpResponse, Error>;
 
-/// What ran in this process.
+/// Counts and logs the runs of this process.
 struct Runs {
     count: Mutex<BTreeMap<String, u64>>,
     log: Option<File>,
@@ -69,7 +70,7 @@ impl Run {
     fn log(&self, what: &str) {
         if let Some(mut log) = self.runs.log.as_ref() {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-            // One write, so that lines of several processes don't mix.
+            // The line is written in one call, so that lines of several processes don't mix.
             let _ = log.write_all(format!("{what} {now} {}\n", self.line).as_bytes());
         }
     }
@@ -80,7 +81,7 @@ impl Run {
     }
 }
 
-/// Runs a handler between its two lines in the log.
+/// Runs a handler, with a line in the log before and after it.
 async fn logged<F>(runs: &web::Data<Runs>, request: &HttpRequest, handler: impl FnOnce(u64) -> F) -> Outcome
 where
     F: Future<Output = Outcome>,
@@ -239,7 +240,7 @@ async fn counted(runs: web::Data<Runs>) -> HttpResponse {
     HttpResponse::Ok().json(&*runs.count.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// Every method of the table, to one handler.
+/// A route for all methods to one handler.
 macro_rules! any {
     ($handler:expr $(, $guard:expr)?) => {{
         let methods = actix_guard::Any(actix_guard::Get())
@@ -277,7 +278,7 @@ fn routes(config: &mut web::ServiceConfig) {
         .route("/headers", any!(headers));
 }
 
-/// Stands for the authentication that a real service has outside of the middleware.
+/// Stands in for the authentication of a real service, which runs outside of the idempotency middleware.
 async fn authenticate(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
@@ -325,7 +326,7 @@ async fn serve() -> Result<(), Box<dyn std::error::Error>> {
             .app_data(web::Data::new(idempotency.clone()))
             .app_data(runs.clone())
             .app_data(web::PayloadConfig::new(most));
-        // The pair differs in type, so each has an App of its own; the last wrap runs first.
+        // The two wraps differ in type, so each has its own `Condition`. The last wrap runs first.
         let wrap = IdempotencyKey::default().exempt("/ruled/exempt");
         let exempt = ExemptIdempotencyKey::default();
         app.configure(routes)

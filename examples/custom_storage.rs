@@ -1,6 +1,6 @@
-//! Records in a storage of one's own: here a folder with a file per record, so that they survive a restart.
+//! A custom storage: a folder with one file per record, so that records survive a restart.
 //!
-//! `cargo run --example custom_storage`, with `FOLDER` for the folder.
+//! Run it with `cargo run --example custom_storage`. The environment variable `FOLDER` sets the folder.
 
 use std::{
     env, fs, io,
@@ -12,7 +12,7 @@ use actix_idempotency::{Idempotency, IdempotencyKey, Settings, Storage, store::S
 use actix_web::{App, HttpResponse, HttpServer, web};
 use bytes::Bytes;
 
-/// A file holds the second at which it expires, then the value.
+/// Each file holds the time at which it expires, in seconds since the Unix epoch, and then the value.
 struct Folder(PathBuf);
 
 fn now() -> u64 {
@@ -27,7 +27,7 @@ fn found<T>(result: io::Result<T>) -> Result<Option<T>, StoreError> {
     }
 }
 
-/// Written aside and moved into place: a reader sees all of a value or none.
+/// Writes another file and renames it, so that a reader sees the whole value or none.
 fn write(path: &Path, expires: u64, value: &[u8]) -> io::Result<()> {
     let aside = path.with_extension("new");
     fs::write(&aside, [&expires.to_be_bytes(), value].concat())?;
@@ -35,8 +35,8 @@ fn write(path: &Path, expires: u64, value: &[u8]) -> io::Result<()> {
 }
 
 impl Storage for Folder {
-    // Names are made of hexadecimal digits: safe as file names. Short files are read in place; a real storage would
-    // not block its worker.
+    // Names consist of hexadecimal digits, so they are safe as file names. This example reads files in the worker
+    // thread, because they are short. A real storage must not block its worker.
     async fn get(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
         let Some(file) = found(fs::read(self.0.join(name)))?.map(Bytes::from) else { return Ok(None) };
         let Some((expires, _)) = file.split_first_chunk::<8>() else {
@@ -64,8 +64,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let signal = idempotency.shutdown_signal();
     let server = HttpServer::new(move || {
         App::new()
-            .app_data(web::Data::new(idempotency.clone()))
-            .wrap(IdempotencyKey::default())
+            .wrap(IdempotencyKey::default().using(&idempotency))
             .route("/orders", web::post().to(async || HttpResponse::Created().body("ordered\n")))
     })
     .shutdown_signal(signal)

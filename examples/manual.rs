@@ -1,26 +1,26 @@
-//! A handler that decides itself: it resumes a transfer whose first owner was lost, and tells clients what it did.
+//! A manual handler: it always runs, and decides itself what a retry gets. It resumes a transfer whose previous owner
+//! was lost.
 //!
-//! `cargo run --example manual`
+//! Run it with `cargo run --example manual`.
 
 use std::env;
 
-use actix_idempotency::{Idempotency, IdempotencyInfo, IdempotencyKey, StoreResponse};
+use actix_idempotency::{Idempotency, IdempotencyInfo, IdempotencyKey, ResponseExt as _};
 use actix_web::{App, HttpResponse, HttpServer, web};
 
-async fn transfer(info: web::ReqData<IdempotencyInfo>, body: web::Bytes) -> HttpResponse {
+async fn transfer(info: IdempotencyInfo, body: web::Bytes) -> HttpResponse {
     if let Some(first) = info.response() {
-        // Done before. Any answer will do; the first one is the surest.
+        // The transfer is done. A manual handler may send any answer to a retry; the first answer is the safest.
         return first.to_response();
     }
     if info.taken_over() {
-        // Somebody began this and was lost. What they did must be looked into before doing it again.
+        // A previous owner began the transfer and was lost. A real service checks what that owner did before it goes
+        // on.
         return HttpResponse::Ok().body(format!("resumed at attempt {}\n", info.attempt()));
     }
     if body.is_empty() {
-        // A refusal that the client can mend under the same key: not stored.
-        let mut response = HttpResponse::Ok().body("nothing to transfer\n");
-        StoreResponse::Never.set(&mut response);
-        return response;
+        // The answer is not stored, so the client can correct the request and send it with the same key.
+        return HttpResponse::Ok().body("nothing to transfer\n").do_not_store();
     }
     HttpResponse::Ok().body(format!("transferred under fence {}\n", info.fence()))
 }
@@ -31,8 +31,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let signal = idempotency.shutdown_signal();
     let server = HttpServer::new(move || {
         App::new()
-            .app_data(web::Data::new(idempotency.clone()))
-            .wrap(IdempotencyKey::default().manual())
+            .wrap(IdempotencyKey::default().manual().using(&idempotency))
             .route("/transfers", web::post().to(transfer))
     })
     .shutdown_signal(signal)

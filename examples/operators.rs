@@ -1,8 +1,8 @@
-//! What the people who run a service see of it: metrics for Prometheus, operators' pages, a listener.
+//! A service with metrics for Prometheus, pages for its operators, and a listener.
 //!
-//! `cargo run --features metrics --example operators`; `ADDR` moves it from 127.0.0.1:8080, and `OPERATOR` is the password
-//! of the pages (`secret`). With `IDEMPOTENCY_KEY__MODE=observe` every request runs, and what would have become of it is
-//! only told.
+//! Run it with `cargo run --features metrics --example operators`. The environment variable `ADDR` sets the address
+//! (127.0.0.1:8080), and `OPERATOR` the password of the pages (`secret`). With `IDEMPOTENCY_KEY__MODE=observe` every
+//! request runs, and the outcome that enforcing would have had is only reported.
 
 use std::env;
 
@@ -23,7 +23,7 @@ use actix_web_httpauth::{
 };
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
-/// The password of the one who may look. A real service asks its own directory.
+/// The password of the operators. A real service has accounts.
 struct Password(String);
 
 async fn operators_only(
@@ -34,7 +34,7 @@ async fn operators_only(
     if credentials.user_id() != "operator" || credentials.password() != password {
         return Err((AuthenticationError::new(Basic::with_realm("operators")).into(), request));
     }
-    // The log will say who forgot a record.
+    // The log names this principal when it forgets a record.
     request.extensions_mut().insert(Principal::new("operator"));
     Ok(request)
 }
@@ -43,7 +43,7 @@ async fn metrics(prometheus: web::Data<PrometheusHandle>) -> HttpResponse {
     HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(prometheus.render())
 }
 
-/// Reacts to what becomes of requests: here, to clients that reuse keys.
+/// Reacts to the outcomes of requests: here, to clients that reuse a key for another operation.
 fn listen(report: &Report<'_>) {
     if report.outcome == Outcome::KeyReused {
         eprintln!("a client of {} used a key for two operations", report.route.unwrap_or("an unknown route"));
@@ -53,7 +53,7 @@ fn listen(report: &Report<'_>) {
 #[actix_web::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    // Before the `Idempotency` is made, which tells the recorder what its metrics mean.
+    // The recorder is installed before the `Idempotency` is made, which describes its metrics to the recorder.
     let seconds = [0.0001, 0.001, 0.01, 0.1, 0.5, 1.0, 5.0];
     let prometheus = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &seconds)?
@@ -74,7 +74,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             .service(idempotency.admin_scope())
             .wrap(HttpAuthentication::basic(operators_only));
         App::new()
-            .app_data(web::Data::new(idempotency.clone()))
             .app_data(prometheus.clone())
             .app_data(operator.clone())
             .app_data(basic::Config::default().realm("operators"))
@@ -82,7 +81,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             .service(pages)
             .service(
                 web::scope("/api")
-                    .wrap(IdempotencyKey::default())
+                    .wrap(IdempotencyKey::default().using(&idempotency))
                     .route("/payments", web::post().to(|| async { HttpResponse::Created().body("paid") })),
             )
     })
@@ -94,7 +93,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("curl -si -X POST http://{address}/api/payments -H 'Idempotency-Key: order-17'");
     println!("curl -s http://{address}/metrics");
     println!("curl -s -u operator:{password} http://{address}/ops/idempotency/records");
-    println!("# For a browser, as `operator`: http://{address}/ops/idempotency");
+    println!("# The operators' pages, for a browser (user name: operator): http://{address}/ops/idempotency");
     server.run().await?;
     Ok(())
 }

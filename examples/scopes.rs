@@ -1,6 +1,7 @@
-//! Policies by scope: nothing needs a key, unless it is under `/payments`; uploads there have terms of their own.
+//! Policies by scope: only `/orders` and the paths under `/payments` need a key, and uploads have their own cache and
+//! settings.
 //!
-//! `cargo run --example scopes`
+//! Run it with `cargo run --example scopes`.
 
 use std::{env, time::Duration};
 
@@ -17,20 +18,20 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let signal = idempotency.shutdown_signal();
     let server = HttpServer::new(move || {
         App::new()
-            .app_data(web::Data::new(idempotency.clone()))
-            .wrap(ExemptIdempotencyKey::default())
+            .wrap(ExemptIdempotencyKey::default().using(&idempotency))
             .route("/notes", web::post().to(create))
             // A guard is the shortest form for a single route.
             .route("/orders", web::post().guard(guard::required()).to(create))
             .service(
                 web::scope("/payments")
-                    .wrap(IdempotencyKey::default())
+                    .wrap(IdempotencyKey::default().using(&idempotency))
                     .route("", web::post().to(create))
-                    // The innermost wrap governs, with its own cache and terms.
+                    // The innermost wrap governs, with its own cache and settings.
                     .service(
                         web::resource("/uploads")
                             .wrap(
                                 IdempotencyKey::default()
+                                    .using(&idempotency)
                                     .cache_name("uploads")
                                     .ttl(Duration::from_secs(60 * 60))
                                     .configure(|settings| settings.max_request_body = 16 << 20),

@@ -1,38 +1,48 @@
+#![doc = include_str!("docs/links.md")]
+#![doc = ""]
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod app;
-mod claim;
-mod client;
-mod endpoints;
-mod handler;
-pub mod key;
-pub mod middleware;
-pub mod observe;
-mod policy;
-pub mod record;
-pub mod settings;
-pub mod store;
+// The folders, from the top floor to the ground. A folder names only folders below it, which `cargo xtask folders`
+// checks. `docs/architecture.md` describes each.
+
 #[cfg(feature = "testing")]
 pub mod testing;
 
-/// The pages of `docs/`, so that their code is compiled.
-#[cfg(doctest)]
-mod pages {
-    #[doc = include_str!("../docs/clients.md")]
-    mod clients {}
-    #[doc = include_str!("../docs/cookbook.md")]
-    mod cookbook {}
-    #[doc = include_str!("../docs/django.md")]
-    mod django {}
-}
+// What does an application mount? The operators' page.
+mod endpoints;
+// What happens to a request?
+pub mod middleware;
+// What do all workers share, and how is it built and shut down?
+mod app;
+// How does a request get a claim, wait for one, hold it and end it?
+mod claim;
+// What does a handler see and say?
+mod handler;
+// What does a client see? Refusals, OpenAPI, CORS.
+mod client;
+// What can be set?
+pub mod settings;
+// Where are records kept, and which request may run?
+pub mod store;
+// Who hears what became of a request?
+pub mod observe;
+// How is a response kept?
+pub mod record;
+// What names an operation? Key, principal, fingerprint, record id.
+pub mod key;
+// Does a route require a key?
+mod policy;
+
+#[cfg(any(doc, doctest))]
+pub mod docs;
 
 pub use self::{
     app::{Builder, Idempotency},
     client::{cors, openapi, problem},
-    handler::IdempotencyInfo,
+    handler::{IdempotencyInfo, ResponseExt, StoreOverride},
     key::{BasicKeyEncoder, DjangoKeyEncoder, KeyEncoder, Principal},
-    middleware::{ExemptIdempotencyKey, IdempotencyKey, StoreResponse, guard},
+    middleware::{ExemptIdempotencyKey, IdempotencyKey, guard},
     policy::Policy,
     settings::{ConfigError, Settings},
     store::{Lock, Storage},

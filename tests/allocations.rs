@@ -1,8 +1,9 @@
-//! Allocations per request beyond bare actix, against `benches/budget.toml`. The counter counts those of one thread.
+//! Compares the allocations that the middleware adds per request with their budget in `benches/budget.toml`. "Bare" is
+//! the same App without the middleware. The counter counts the allocations of one thread.
 
 #![cfg(not(feature = "metrics"))]
 
-#[allow(dead_code, unreachable_pub, reason = "the benches need more of it")]
+#[allow(dead_code, unreachable_pub, reason = "some of it is only used by the benches")]
 #[path = "../benches/common/mod.rs"]
 mod common;
 #[path = "../benches/common/scenario.rs"]
@@ -30,7 +31,7 @@ fn allocations_stay_within_budget() {
     let budget: BTreeMap<String, i64> = budget["allocations"].clone().try_into().unwrap();
     let mut broken = Vec::new();
     for kind in Kind::ALL {
-        // A thread of its own: instances count what was made on their thread.
+        // A new thread for each scenario, because an instance looks at which other instances were made on its thread.
         let [bare, with] = std::thread::spawn(move || {
             let system = rt::System::new();
             let scenario = system.block_on(Scenario::new(kind, 1_000));
@@ -43,13 +44,15 @@ fn allocations_stay_within_budget() {
         println!("{name:28} bare {bare:3}, with {with:3}, adds {adds:3}");
         let most = budget.get(name).copied().unwrap_or(i64::MIN);
         if adds > most {
-            broken.push(format!("{name}: {adds} more than bare's {bare}, budget {most}"));
+            broken.push(format!(
+                "{name}: the middleware adds {adds} allocations, and its budget is {most} (bare: {bare})"
+            ));
         }
     }
     assert!(broken.is_empty(), "{broken:#?}");
 }
 
-/// Of one request: the median, since now and then a table grows.
+/// The allocations of one request: the median of many, because a hash table grows now and then.
 fn usual(system: &SystemRunner, scenario: &Scenario, send: &Send, expected: u16) -> i64 {
     let mut counts: Vec<u64> = Vec::new();
     for request in (0..5).flat_map(|_| scenario.batch()) {
@@ -62,14 +65,14 @@ fn usual(system: &SystemRunner, scenario: &Scenario, send: &Send, expected: u16)
 fn counted(system: &SystemRunner, send: &Send, request: Request, expected: u16) -> AllocationInfo {
     let mut status = 0;
     let counted = allocation_counter::measure(|| status = system.block_on(send(request)));
-    assert_eq!(status, expected, "a wrong answer has another cost");
+    assert_eq!(status, expected, "only the expected answer has the measured cost");
     counted
 }
 
 const CHUNK: &[u8] = &[7; 16 << 10];
 const CHUNKS: usize = 64;
 
-/// One of 1 MiB that comes in pieces, as from a socket: the handler gets these very pieces.
+/// A body of 1 MiB arrives in pieces, as from a socket. The handler gets the same pieces, not copies of them.
 #[test]
 fn a_request_body_is_not_copied() {
     let system = rt::System::new();
@@ -87,7 +90,7 @@ fn a_request_body_is_not_copied() {
     assert!(with - bare < CHUNK.len() as u64, "{with} bytes, bare {bare}");
 }
 
-/// A handler that copies nothing itself.
+/// A handler that does not copy the body itself.
 async fn length(mut payload: web::Payload) -> String {
     let mut length = 0;
     while let Some(Ok(piece)) = payload.next().await {

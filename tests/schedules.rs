@@ -1,5 +1,5 @@
-//! Schedules of the memory store and its wake-ups, explored by shuttle. Built and run by `cargo xtask test`, with
-//! `--cfg shuttle`, which puts shuttle's mutex into the store.
+//! Explores random thread schedules of the memory store and its wake-ups with shuttle. `cargo xtask test` builds and
+//! runs this with `--cfg shuttle`, which makes the store use the mutex of shuttle.
 #![cfg(shuttle)]
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
@@ -14,7 +14,7 @@ use std::{
 use actix_idempotency::{
     key::{Fingerprint, RecordId},
     record::Record,
-    store::{Begin, BeginRequest, Claim, Completion, Fate, MemoryLimits, MemoryStore, OwnerToken, Store},
+    store::{Begin, BeginRequest, Claim, Completion, MemoryLimits, MemoryStore, OwnerToken, ReleaseAs, Store},
 };
 use futures_util::FutureExt as _;
 use shuttle::{future, thread};
@@ -30,33 +30,35 @@ fn record(n: u8) -> Record {
     Record::from_bytes(vec![1, 251, 201, 0, 0, 1, 1, n].into()).unwrap()
 }
 
-async fn fresh(store: &MemoryStore, request: &BeginRequest) -> Option<Claim> {
+async fn claim(store: &MemoryStore, request: &BeginRequest) -> Option<Claim> {
     match store.begin(request).await.unwrap() {
-        Begin::Fresh { claim, .. } => Some(claim),
+        Begin::Acquired(acquired) => Some(acquired.claim),
         _ => None,
     }
 }
 
-/// A request as the middleware makes it: asks, waits while another runs, asks again. Whether it ran.
+/// A request as the middleware makes it: calls `begin`, waits while another request runs, and calls `begin` again.
+/// Returns the response that the client gets, and counts in `ran` whether this request ran.
 async fn request(store: &MemoryStore, ran: &AtomicUsize, n: u8) -> Record {
     let request = ask();
     for round in 0.. {
         match store.begin(&request).await.unwrap() {
-            Begin::Fresh { claim, .. } => {
+            Begin::Acquired(acquired) => {
                 ran.fetch_add(1, SeqCst);
                 thread::yield_now();
-                assert_eq!(store.complete(&claim, &record(n), TTL).await.unwrap(), Completion::Stored);
+                assert_eq!(store.complete(&acquired.claim, &record(n), TTL).await.unwrap(), Completion::Stored);
                 return record(n);
             }
-            Begin::Completed { record, .. } => return record,
-            Begin::InFlight { .. } => store.changed(&request.id, round, TTL).await.unwrap(),
+            Begin::Completed(found) => return found.record,
+            Begin::InFlight(_) => store.wait_for_change(&request.id, round, TTL).await.unwrap(),
             other => panic!("{other:?}"),
         }
     }
-    unreachable!("it ends with an answer")
+    unreachable!("the loop ends with an answer")
 }
 
-/// Elsewhere a waiter that registered between the look-up and the completion slept for ever: shuttle tells of a deadlock.
+/// In another project, a waiter that registered between the look-up and the completion slept for ever. Shuttle reports
+/// that as a deadlock.
 #[test]
 fn of_concurrent_requests_one_runs_and_all_get_its_answer() {
     shuttle::check_random(
@@ -82,7 +84,7 @@ fn a_released_claim_wakes_a_waiter_who_then_runs() {
     shuttle::check_random(
         || {
             let store = Arc::new(MemoryStore::new(MemoryLimits::default()));
-            let claim = future::block_on(fresh(&store, &ask())).unwrap();
+            let claim = future::block_on(claim(&store, &ask())).unwrap();
             let ran = Arc::new(AtomicUsize::new(0));
             let waiters: Vec<_> = (0..2)
                 .map(|n| {
@@ -92,7 +94,7 @@ fn a_released_claim_wakes_a_waiter_who_then_runs() {
                 .collect();
             let released = thread::spawn({
                 let store = store.clone();
-                move || future::block_on(store.release(&claim, Fate::Free)).unwrap()
+                move || future::block_on(store.release(&claim, ReleaseAs::Free)).unwrap()
             });
             assert!(released.join().unwrap());
             waiters.into_iter().for_each(|waiter| drop(waiter.join().unwrap()));
@@ -107,7 +109,7 @@ fn a_waiter_that_gives_up_leaves_the_others_their_wake_up() {
     shuttle::check_random(
         || {
             let store = Arc::new(MemoryStore::new(MemoryLimits::default()));
-            let claim = future::block_on(fresh(&store, &ask())).unwrap();
+            let claim = future::block_on(claim(&store, &ask())).unwrap();
             let ran = Arc::new(AtomicUsize::new(0));
             let stays = thread::spawn({
                 let (store, ran) = (store.clone(), ran.clone());
@@ -118,9 +120,9 @@ fn a_waiter_that_gives_up_leaves_the_others_their_wake_up() {
                 move || {
                     future::block_on(async {
                         let id = ask().id;
-                        let mut waiting = Box::pin(store.changed(&id, 0, TTL));
+                        let mut waiting = Box::pin(store.wait_for_change(&id, 0, TTL));
                         let _ = waiting.as_mut().now_or_never();
-                        // Dropped while it waits.
+                        // The future is dropped while it waits.
                     });
                 }
             });

@@ -1,4 +1,4 @@
-//! What the benches send, and to what.
+//! The requests that the benches send, and the Apps and stores that answer them.
 
 use std::{hint::black_box, rc::Rc, time::Duration};
 
@@ -18,7 +18,7 @@ use actix_web::{
 };
 use futures_util::{FutureExt as _, future::LocalBoxFuture};
 
-/// One request after the other, in process, on one thread.
+/// Sends a request to an App in this process, and returns the status of the answer.
 pub(crate) type Send = Box<dyn Fn(Request) -> LocalBoxFuture<'static, u16>>;
 
 pub(crate) fn sender<S, B>(app: S) -> Send
@@ -47,7 +47,7 @@ pub(crate) fn routes(config: &mut web::ServiceConfig) {
     config.route("/", web::post().to(answer)).route("/", web::get().to(answer));
 }
 
-/// Keeps so many records: a store that is full gives up one for each that comes.
+/// An `Idempotency` that keeps `records` records. When the store is full, each new record evicts the oldest one.
 pub(crate) fn idempotency(records: usize) -> Idempotency {
     let mut settings = Settings::default();
     settings.storage.max_entries = records;
@@ -95,7 +95,7 @@ pub(crate) fn record() -> Record {
 
 pub(crate) fn complete(store: &MemoryStore, n: u64, record: &Record) {
     let ttl = Duration::from_secs(86_400);
-    if let Some(Ok(Begin::Fresh { claim, .. })) = store.begin(&ask(n)).now_or_never() {
-        black_box(store.complete(&claim, record, ttl).now_or_never());
+    if let Some(Ok(Begin::Acquired(acquired))) = store.begin(&ask(n)).now_or_never() {
+        black_box(store.complete(&acquired.claim, record, ttl).now_or_never());
     }
 }

@@ -1,5 +1,5 @@
-//! What is measured in process, in each of the units: time, instructions, allocations. One set of requests, sent through
-//! bare actix and through the middleware.
+//! The scenarios whose time, instructions and allocations are measured in process. A scenario is a kind of request,
+//! sent to an App with the middleware and to bare actix: the same App without the middleware.
 
 use std::cell::Cell;
 
@@ -48,7 +48,7 @@ impl Kind {
     }
 }
 
-/// Two Apps, and the requests that both get.
+/// An App without the middleware, one with it, and the requests that both get.
 pub(crate) struct Scenario {
     pub(crate) bare: Send,
     pub(crate) with: Send,
@@ -57,12 +57,12 @@ pub(crate) struct Scenario {
 }
 
 impl Scenario {
-    /// Make one per thread: instances count what was made on their thread.
+    /// Make each scenario on a new thread, because an instance looks at which other instances were made on its thread.
     pub(crate) async fn new(kind: Kind, records: usize) -> Self {
         Self::of_worker(kind, idempotency(records), 0).await
     }
 
-    /// One of several that share their records. Each has keys of its own.
+    /// A scenario for one of several workers that share their records. Each worker has different keys.
     pub(crate) async fn of_worker(kind: Kind, idempotency: Idempotency, worker: u64) -> Self {
         let app = App::new().app_data(web::Data::new(idempotency));
         let with = match kind {
@@ -82,7 +82,7 @@ impl Scenario {
         let exempt = web::resource("/exempt").route(web::post().to(answer));
         let bare = sender(test::init_service(App::new().configure(routes).service(exempt)).await);
         let scenario = Self { bare, with, kind, made: Cell::new(worker * 100_000_000_000) };
-        // The first one of a key is not a replay.
+        // The first request of a key is not a replay, so it is sent before the measurement.
         (scenario.with)(scenario.request()).await;
         scenario
     }
@@ -101,7 +101,7 @@ impl Scenario {
         }
     }
 
-    /// What the middleware has to answer, in the order of `request`s.
+    /// The status with which the middleware has to answer each request.
     pub(crate) fn expected(&self) -> u16 {
         match self.kind {
             Kind::Replay | Kind::NestedReplay => 409,
@@ -109,10 +109,11 @@ impl Scenario {
         }
     }
 
-    /// Requests made beforehand: fewer than actix keeps for reuse.
+    /// Requests that are made before the measurement.
     pub(crate) fn batch(&self) -> Vec<Request> {
         (0..BATCH).map(|_| self.request()).collect()
     }
 }
 
+/// Less than the number of requests that actix-web keeps for reuse.
 pub(crate) const BATCH: usize = 100;

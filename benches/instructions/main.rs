@@ -1,5 +1,5 @@
-//! One scenario, run for valgrind's callgrind, which counts between entry and exit of `measured`:
-//! `cargo xtask bench --instructions` starts it. Arguments: `bare` or `with`, then the scenario's name.
+//! Runs one scenario under valgrind's callgrind, which counts the instructions inside the functions `measured_*`.
+//! `cargo xtask bench --instructions` starts it. Arguments: `bare` or `with`, then the name of the scenario.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -18,7 +18,7 @@ use common::{Send, ask, complete, record};
 use futures_util::FutureExt as _;
 use scenario::{BATCH, Kind, Scenario};
 
-/// Operations that are measured, in batches of [`BATCH`]; `xtask/src/instructions.rs` divides by it.
+/// The number of measured operations, in batches of [`BATCH`]. `xtask/src/instructions.rs` divides by the same number.
 const OPERATIONS: usize = 2000;
 const BATCHES: usize = OPERATIONS / BATCH;
 
@@ -37,7 +37,7 @@ fn service(bare: bool, name: &str) {
     let system = rt::System::new();
     let scenario = system.block_on(Scenario::new(kind, 1_000));
     let (send, expected) = if bare { (&scenario.bare, 201) } else { (&scenario.with, scenario.expected()) };
-    // What is done once only is not an operation's cost.
+    // Warms up, so that work that is done only once is not measured.
     for request in (0..5).flat_map(|_| scenario.batch()) {
         system.block_on(send(request));
     }
@@ -50,7 +50,7 @@ fn service(bare: bool, name: &str) {
 fn measured_requests(system: &SystemRunner, send: &Send, expected: u16, requests: Vec<Request>) {
     system.block_on(async {
         for request in requests {
-            assert_eq!(send(request).await, expected, "a wrong answer has another cost");
+            assert_eq!(send(request).await, expected, "only the expected answer has the measured cost");
         }
     });
 }
@@ -62,6 +62,7 @@ fn stored(records: u64) -> (MemoryStore, Record) {
     (store, record)
 }
 
+/// Measures `begin` for the keys of completed records.
 fn begins() {
     let (store, _) = stored(1000);
     let requests: Vec<BeginRequest> = (0..OPERATIONS as u64).map(|n| ask(n * 7919 % 1000)).collect();
@@ -75,6 +76,7 @@ fn measured_begins(store: &MemoryStore, requests: &[BeginRequest]) {
     }
 }
 
+/// Measures `begin` and `complete` for new keys.
 fn pairs() {
     let (store, record) = stored(1000);
     measured_pairs(&store, &record);

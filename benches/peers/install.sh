@@ -1,6 +1,7 @@
 #!/bin/sh
-# Installs the peers from their registries: the Python ones into .venv, the Node one into express/node_modules, the
-# Rust ones by building them. Needs cargo, python3 with venv, node with npm; wrk and redis-server it installs by apt.
+# Installs the peers from their registries: the Python packages into .venv, and the Node package into
+# express/node_modules. Builds the Rust services. Installs wrk and redis-server with apt-get if they are missing.
+# Needs cargo, python3 with venv, and node with npm.
 set -eu
 cd "$(dirname "$0")"
 for program in wrk redis-server taskset; do

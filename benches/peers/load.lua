@@ -1,6 +1,6 @@
--- wrk's requests: each has the next key, and after HOW_MANY_KEYS they come again.
--- wrk ... -- NAME HOW_MANY_KEYS BODY_FILE COOKIES_FILE [STATUS]
--- With STATUS, answers with another one are counted as refused (wrk itself only counts those over 399).
+-- The requests of wrk: wrk ... -- NAME NUMBER_OF_KEYS BODY_FILE COOKIES_FILE [STATUS]
+-- Each request has the next key. After NUMBER_OF_KEYS keys, the first one comes again.
+-- With STATUS, answers with another status are counted as refused (wrk itself only counts those over 399).
 
 local threads = {}
 local head, tail, keys, number = nil, nil, nil, 0

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Runs each peer beside its own bare framework: first a gate (do concurrent duplicates run?), then what it adds.
+"""Compares idempotency middleware ("peers"), each with its own bare framework.
 
     benches/peers/install.sh && benches/peers/run.py [--write] [--rounds N] [--seconds S] [NAME ...]
 
-The service has one core, wrk (and Redis, where a peer needs it) the other. Everything it starts, it stops.
+First a gate checks whether concurrent duplicates run. Then the cost that the middleware adds is measured. The service
+has one core. wrk has the other, together with Redis if the peer needs it. The script stops every process that it starts.
 """
 
 import argparse
@@ -44,18 +45,18 @@ TICKS = os.sysconf("SC_CLK_TCK")
 @dataclasses.dataclass
 class Peer:
     name: str
-    # The lines that say what is compared with what.
+    # The framework and the settings, as the tables show them.
     framework: str
     settings: str
-    # Called with a port and whether it is pinned to one core.
+    # Returns the command line, for a port and whether the service is pinned to one core.
     command: collections.abc.Callable
     packages: list
     redis: bool = False
-    # Answers are in the session of a client that has one.
+    # Answers are stored in the session of the client.
     sessions: bool = False
-    # The status of a replay, where that isn't the first answer's.
+    # The status of a replay.
     replay_status: int = 201
-    # Refuses requests of other keys too when it is busy. So its cost is measured with one connection.
+    # When busy, it refuses requests of other keys, too. So its cost is measured with one connection.
     refuses: bool = False
 
 
@@ -76,10 +77,12 @@ def uvicorn(port, pinned):
 
 
 PEERS = [
-    Peer("actix-idempotency", "actix-web", "this crate: defaults, records in memory, bounds beyond what the load leaves behind", rust("actix-idempotency"),
-         ["actix-idempotency", "actix-web"], replay_status=409),
+    Peer("actix-idempotency", "actix-web",
+         "this crate: default settings, records in memory, bounds that the load does not reach",
+         rust("actix-idempotency"), ["actix-idempotency", "actix-web"], replay_status=409),
     Peer("actix-idempotent", "actix-web",
-         "README's set-up: hash of the request, answers in actix-session's session in Redis; sessions last 30 min, not 2 s",
+         "README's set-up: hash of the request, answers in a session of actix-session in Redis; sessions last 30 min, "
+         "not 2 s",
          rust("actix-idempotent"), ["actix-idempotent", "actix-session", "actix-web"], redis=True, sessions=True),
     Peer("axum-idempotent", "axum", "README's set-up: the key of the header, answers in a ruts session in memory",
          rust("axum-idempotent"), ["axum-idempotent", "ruts", "axum"], sessions=True),
@@ -104,7 +107,7 @@ def free_port():
 
 @contextlib.contextmanager
 def process(command, core, log, **options):
-    """A process (and its children) in a group of its own, until the block ends."""
+    """Starts a process in a new process group, and stops the whole group when the block ends."""
     pinned = ["taskset", "--cpu-list", str(core)] if core is not None else []
     child = subprocess.Popen(pinned + [str(part) for part in command], stdout=log, stderr=log,
                              start_new_session=True, **options)
@@ -114,7 +117,7 @@ def process(command, core, log, **options):
         child.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(5)
-        # What outlived its parent is in the group of that one process.
+        # Children that outlive the process are in its group.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
         child.wait()
@@ -149,7 +152,7 @@ class Service:
             headers["Cookie"] = cookie
         if connection.sock is None:
             connection.connect()
-        # Head and body in one packet: some servers close a connection whose body comes later than their answer.
+        # Head and body go in one packet: some servers close a connection whose body comes later than their answer.
         connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
         connection.request(method, path, body if method == "POST" else None, headers)
         connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
@@ -172,7 +175,7 @@ class Service:
         return self.cookies[number % len(self.cookies)] if self.cookies else None
 
     def cpu_seconds(self):
-        """Of the process and all of its descendants."""
+        """The processor time of the process and all of its descendants."""
         children, spent = collections.defaultdict(list), {}
         for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
             with contextlib.suppress(OSError):
@@ -217,7 +220,8 @@ def redis_server(needed, scratch):
 
 
 def gate(peer, redis, scratch):
-    """50 rounds of 16 concurrent duplicates of a request that takes 50 ms, then one duplicate after the first."""
+    """Checks whether duplicates run: 50 rounds of 16 concurrent duplicates of a request that takes 50 ms, then one
+    duplicate after the first answer."""
     with service(peer, "with", redis, scratch, sessions=GATE_ROUNDS + 1) as running:
         before, statuses, rounds_twice = running.runs(), collections.Counter(), 0
         barrier = threading.Barrier(CONNECTIONS)
@@ -257,7 +261,7 @@ class Measured:
     cpu: float
     mean: float
     p99: float
-    # Shares: of the core's time, and of the requests.
+    # The share of its core that the service used, and the share of requests that it refused.
     busy: float
     refused: float
 
@@ -278,7 +282,7 @@ class Load:
         if replay:
             connection = running.connect()
             for key in range(KNOWN_KEYS):
-                # What is refused because of load that is just ending is asked again.
+                # While the load before this one ends, a request may be refused. Then it is sent again.
                 while running.ask("/payments", f"{name}{key}", running.cookie(key), connection=connection)[0] != 201:
                     time.sleep(0.1)
         cookies = self.scratch / "cookies"
@@ -302,7 +306,7 @@ class Load:
                         result["refused"] / max(result["requests"], 1))
 
     def check(self, peer, kind, result, runs, load_busy):
-        """That it was measured what the name says."""
+        """Adds a remark if the measured requests did not do what the name of the measurement says."""
         say = lambda what: self.remarks.add(f"{peer.name}, {kind}: {what}")
         answered = result["requests"] - result["refused"]
         if kind == "replay":
@@ -403,13 +407,14 @@ def tables(chosen, options, scratch):
         load.remarks.update(f"{peer.name}, {kind}: {of.refused:.1%} of the measured requests were refused, which the "
                             "rates leave out" for kind, of in middle.items() if of.refused)
         busy.append(f"{peer.name} {', '.join(f'{kind} {of.busy:.0%}' for kind, of in middle.items())}")
-        settings.append(f"- **{peer.name}**: {peer.settings} ({versions(peer)}). {kept:,} runs by the end.")
+        settings.append(f"- **{peer.name}**: {peer.settings} ({versions(peer)}). The handler ran {kept:,} times.")
     yield (f"{datetime.date.today()}, {cpu_model()}, {os.cpu_count()} cores shared with other work; "
            f"{output('rustc', '--version').rsplit(' (', 1)[0]}, Python {platform.python_version()}, "
            f"Node {output('node', '--version')}, Redis {re.search(r'v=([^ ]+)', output('redis-server', '--version'))[1]}; "
            f"medians of {options.rounds} interleaved rounds of {options.seconds} s, {CONNECTIONS} connections.")
     yield ""
-    yield "| peer | duplicates that ran too | rounds that ran more than once | answers | a duplicate afterwards | same key, other body |"
+    yield ("| peer | duplicates that ran | rounds with more than one run | answers | a later duplicate "
+           "| same key, another body |")
     yield "|---|---|---|---|---|---|"
     yield from gates
     yield ""
@@ -420,7 +425,7 @@ def tables(chosen, options, scratch):
     yield ""
     yield from settings
     yield ""
-    yield f"How much of its core each service had: {'; '.join(busy)}."
+    yield f"The share of its core that each service used: {'; '.join(busy)}."
     if load.remarks:
         yield ""
         yield "Remarks of the run:"
@@ -445,7 +450,7 @@ def main():
     options = arguments.parse_args()
     chosen = [peer for peer in PEERS if not options.names or peer.name in options.names]
     if (os.cpu_count() or 1) < 2:
-        sys.exit("The service and the load need a core each.")
+        sys.exit("This machine needs two cores: one for the service, and one for the load.")
     with tempfile.TemporaryDirectory() as scratch:
         text = "\n".join(tables(chosen, options, scratch))
     print(text)

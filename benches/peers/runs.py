@@ -1,4 +1,4 @@
-"""Counts runs over all processes: each appends a byte to a file."""
+"""Counts the runs of all processes of a service. Each run appends a byte to a file."""
 
 import os
 

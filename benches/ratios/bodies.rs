@@ -1,4 +1,4 @@
-//! Request bodies: what a first run adds, as a ratio to the cost of hashing the body.
+//! Request bodies: the time that a first run adds to bare actix, compared with the time to hash the body.
 
 use std::{hint::black_box, time::Instant};
 
@@ -13,11 +13,11 @@ use crate::{
 
 pub(crate) fn bodies(table: &Table) {
     let [hashing, adds] = measure(1 << 20);
-    let name = "first run of 1 MiB, to hashing it";
+    let name = "first run of 1 MiB / hashing it";
     table.row(name, [&micros(hashing), &micros(adds)], adds / hashing, "x", &AtMost(1.25));
 }
 
-/// Nanoseconds to hash a body of `size`, and those that a first run with it adds to bare actix.
+/// The nanoseconds to hash a body of `size` bytes, and those that a first run with this body adds to bare actix.
 pub(crate) fn measure(size: usize) -> [f64; 2] {
     rt::System::new().block_on(async {
         let body: &'static [u8] = vec![7; size].leak();
@@ -45,7 +45,7 @@ pub(crate) fn measure(size: usize) -> [f64; 2] {
     })
 }
 
-/// Nanoseconds.
+/// The nanoseconds that `work` takes.
 async fn time(work: impl Future<Output = ()>) -> f64 {
     let start = Instant::now();
     work.await;

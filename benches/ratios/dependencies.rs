@@ -1,20 +1,20 @@
-//! What an application pays when it is built.
+//! The cost of building an application: the number of crates, and the time of a cold build.
 
 use std::{collections::BTreeSet, env, process::Command, time::Instant};
 
 use crate::table::{Table, Target::AtMost};
 
-/// In the tree of the default build.
+/// Counts the crates of the default build.
 pub(crate) fn crates(table: &Table) {
     let tree = cargo().args(["tree", "--edges", "normal,build", "--prefix", "none"]).output().expect("cargo tree");
     let tree = String::from_utf8_lossy(&tree.stdout).into_owned();
     let name_and_version = |line: &str| line.split(' ').take(2).collect::<Vec<_>>().join(" ");
     let crates: BTreeSet<String> = tree.lines().map(name_and_version).filter(|name| !name.is_empty()).collect();
-    // This crate is one of the lines.
+    // This crate is in the tree, too, and is not counted.
     table.row("crates of the default build", ["", ""], crates.len() as f64 - 1.0, "crates", &AtMost(115.0));
 }
 
-/// Everything anew, in a folder of its own.
+/// Builds everything in an empty target directory.
 pub(crate) fn cold_build(table: &Table) {
     let folder = env::temp_dir().join(format!("cold-build-{}", std::process::id()));
     let start = Instant::now();

@@ -1,4 +1,4 @@
-//! How cost grows with records, connections and bodies: `benches/growth.svg`.
+//! Draws `benches/growth.svg`: how cost grows with the number of records, with connections and with the size of bodies.
 
 use actix_idempotency::store::MemoryStore;
 
@@ -10,7 +10,7 @@ use crate::{
     wire::{Keys, Server},
 };
 
-/// Rounds of a point, which is their median.
+/// Each point of the plot is the median of this many rounds.
 const ROUNDS: u64 = 3;
 
 pub(crate) fn growth() {
@@ -30,7 +30,7 @@ pub(crate) fn growth() {
     println!("{file}");
 }
 
-/// 10 million of them take about 5 GB.
+/// The memory store with 1000 to 10 million records, which take about 5 GB.
 fn records() -> Panel {
     let store = MemoryStore::new(unbounded());
     let (mut begins, mut pairs, mut before) = (Vec::new(), Vec::new(), 0);
@@ -50,7 +50,7 @@ fn records() -> Panel {
 fn connections() -> Panel {
     let (mut bare, mut with) = (Vec::new(), Vec::new());
     for connections in [1, 10, 100, 1000] {
-        // New ones, so that no earlier load has filled them.
+        // New servers for each point, so that no earlier load has filled their stores.
         let servers = [Server::start("bare"), Server::start("with")];
         let loads: Vec<[f64; 2]> = (0..ROUNDS)
             .map(|round| servers.each_ref().map(|server| server.load(Keys::Fresh(round), connections).rate))

@@ -1,5 +1,7 @@
-//! Everything that is promised in numbers, in one table: `cargo xtask bench`. Most rows send the same requests through
-//! bare actix and through the middleware, in turn, so that a noisy machine disturbs both alike.
+//! One table of all measured costs, with their targets: `cargo xtask bench`.
+//!
+//! Most rows send the same requests to bare actix (an App without the middleware) and to the App with it. The two take
+//! turns, so that other load on the machine disturbs both alike. A row named "A / B" shows a ratio.
 
 #![allow(clippy::cast_precision_loss, reason = "nanoseconds")]
 
@@ -23,7 +25,7 @@ use table::Table;
 struct Part {
     name: &'static str,
     measure: fn(&Table),
-    /// Only when asked for.
+    /// A slow part only runs with `--all` or by its name.
     slow: bool,
 }
 
@@ -38,8 +40,8 @@ const PARTS: &[Part] = &[
     Part { name: "build", measure: dependencies::cold_build, slow: true },
 ];
 
-/// Arguments: `--all` for the slow rows too, or a part such as `--wire`, or `--growth` for the plot. `serve bare` and
-/// `serve with` are the servers that `wire` starts.
+/// Arguments: `--all` for all parts, a part such as `--wire`, or `--growth` for the plot. The part `wire` starts this
+/// program again with `serve SIDE`, as its server.
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {

@@ -1,4 +1,4 @@
-//! Panels side by side, both axes logarithmic, readable on light and on dark ground.
+//! Draws panels side by side as SVG. Both axes are logarithmic. The colours suit light and dark backgrounds.
 
 use std::fmt::Write as _;
 
@@ -14,7 +14,7 @@ pub(crate) struct Line {
     pub(crate) points: Vec<(f64, f64)>,
 }
 
-/// Of a panel; its plot lies within the margins.
+/// The size of a panel, and the margins around its plot.
 const WIDTH: f64 = 320.0;
 const HEIGHT: f64 = 296.0;
 const LEFT: f64 = 54.0;
@@ -88,11 +88,15 @@ fn draw(svg: &mut String, panel: &Panel) {
     }
 }
 
-/// From a power of ten to another.
+/// A logarithmic axis between two powers of ten.
 struct Axis {
+    /// The exponent of the smallest value.
     first: i32,
+    /// The exponent of the largest value.
     last: i32,
+    /// The coordinate of the smallest value.
     from: f64,
+    /// The coordinate of the largest value.
     to: f64,
 }
 

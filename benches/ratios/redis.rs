@@ -1,4 +1,5 @@
-//! The Redis store against one bare multiplexed connection that runs the same two scripts, on a redis-server of its own.
+//! Compares the Redis store with a bare multiplexed connection that runs the same two scripts. Both use a redis-server
+//! that this bench starts.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -8,9 +9,8 @@ use std::{
 };
 
 use actix_idempotency::{
-    Settings,
     record::Record,
-    store::{Begin, RedisStore, Store as _},
+    store::{Begin, RedisOptions, RedisStore, Store as _},
 };
 use actix_web::rt;
 use futures_util::future::join_all;
@@ -58,10 +58,9 @@ pub(crate) fn redis(table: &Table) {
                 Err(_) => rt::time::sleep(Duration::from_millis(20)).await,
             }
         };
-        let mut settings = Settings::default().storage;
-        settings.location = url.into();
-        settings.timeout = Duration::from_secs(10);
-        let store = RedisStore::new("default", &settings).expect("a store");
+        let mut options = RedisOptions::new(url);
+        options.timeout = Duration::from_secs(10);
+        let store = RedisStore::new(options).expect("a store");
         let (begin, complete) = (
             Script::new(include_str!("../../src/store/redis/begin.lua")),
             Script::new(include_str!("../../src/store/redis/complete.lua")),
@@ -105,16 +104,16 @@ pub(crate) fn redis(table: &Table) {
             tails.push(waits[waits.len() * 999 / 1000]);
         }
         let rates = [bare_rates, rates].map(|rates| format!("{:.0}/s", median(rates)));
-        let name = format!("Redis: pairs at {CONCURRENT} concurrent, to bare");
+        let name = format!("Redis: {CONCURRENT} concurrent pairs / bare connection");
         table.row(&name, [&rates[0], &rates[1]], median(ratios), "x", &AtLeast(0.85));
         let (half, tail) = (median(halves), median(tails));
         let waits = [format!("p50 {}", micros(half)), format!("p99.9 {}", micros(tail))];
-        table.row("  p99.9 of a pair, to p50", [&waits[0], &waits[1]], tail / half, "x", &AtMost(10.0));
+        table.row("  p99.9 of a pair / p50", [&waits[0], &waits[1]], tail / half, "x", &AtMost(10.0));
         table.row("  round trips of a replay", ["", ""], round_trips(&store, port).await, "", &AtMost(1.0));
     });
 }
 
-/// What the server hears per replay, by its own account.
+/// The commands that redis-server gets per replay, as its MONITOR shows them.
 async fn round_trips(store: &RedisStore, port: u16) -> f64 {
     const REPLAYS: u64 = 200;
     let (record, known) = (record(), u64::MAX);
@@ -124,22 +123,24 @@ async fn round_trips(store: &RedisStore, port: u16) -> f64 {
     let mut lines = BufReader::new(monitor.try_clone().expect("a second handle")).lines();
     assert_eq!(lines.next().expect("an answer").expect("read"), "+OK");
     for _ in 0..REPLAYS {
-        assert!(matches!(store.begin(&ask(known)).await, Ok(Begin::Completed { .. })), "stored before");
+        assert!(matches!(store.begin(&ask(known)).await, Ok(Begin::Completed(_))), "stored before");
     }
     monitor.write_all(b"QUIT\r\n").expect("written");
     let lines: Vec<String> = lines.map_while(Result::ok).filter(|line| line.contains('[')).collect();
-    // What scripts call is no round trip.
-    let heard =
+    // Commands inside scripts are no round trips.
+    let received =
         lines.iter().filter(|line| !line.contains(" lua] ") && !line.to_lowercase().contains("\"quit\"")).count();
-    heard as f64 / REPLAYS as f64
+    received as f64 / REPLAYS as f64
 }
 
+/// A `begin` and a `complete` through the store.
 async fn pair(store: &RedisStore, record: &Record, n: u64) {
     let request = ask(n);
-    let Ok(Begin::Fresh { claim, .. }) = store.begin(&request).await else { panic!("a fresh key") };
-    store.complete(&claim, record, Duration::from_secs(60)).await.expect("stored");
+    let Ok(Begin::Acquired(acquired)) = store.begin(&request).await else { panic!("a fresh key") };
+    store.complete(&acquired.claim, record, Duration::from_secs(60)).await.expect("stored");
 }
 
+/// The same two scripts on a bare connection.
 async fn pair_bare(
     connection: &mut redis::aio::MultiplexedConnection,
     begin: &Script,

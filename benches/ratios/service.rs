@@ -1,4 +1,4 @@
-//! Requests in process, on one thread.
+//! Requests to Apps in this process, on one thread.
 
 use std::{
     sync::{Arc, Barrier},
@@ -19,7 +19,7 @@ use crate::{
 };
 
 const BATCHES: usize = 100;
-/// What the store keeps.
+/// The number of records that the store keeps.
 const RECORDS: usize = 1_000;
 
 pub(crate) fn service(table: &Table) {
@@ -33,13 +33,14 @@ pub(crate) fn service(table: &Table) {
         };
         row(table, kind.name(), kind, RECORDS, &AtMost(most));
     }
-    // The same work, in memory that no cache holds.
+    // The same work with records that no processor cache holds.
     row(table, "first run, 100 k records", Kind::FirstRun, 100 * RECORDS, &Target::None);
-    workers(table, "first runs of two workers, to one", Kind::FirstRun);
-    workers(table, "replays of one key by two workers, to one", Kind::Replay);
+    workers(table, "first runs: two workers / one", Kind::FirstRun);
+    workers(table, "replays of one key: two workers / one", Kind::Replay);
 }
 
-/// What workers share is what they wait for each other for. A row without a target: two cores tell little of many.
+/// Compares two workers with one. Workers wait for each other where they share data. The row has no target, because two
+/// cores say little about many.
 fn workers(table: &Table, name: &str, kind: Kind) {
     let rates: Vec<[f64; 2]> = (0..ROUNDS).map(|_| [1, 2].map(|workers| rate(kind, workers))).collect();
     let ratio = median(rates.iter().map(|[one, two]| two / one).collect());
@@ -47,9 +48,9 @@ fn workers(table: &Table, name: &str, kind: Kind) {
     table.row(name, [&sides[0], &sides[1]], ratio, "x", &Target::None);
 }
 
-/// Requests a second, the middleware's answers alone.
+/// Requests per second through the middleware.
 fn rate(kind: Kind, workers: usize) -> f64 {
-    // As many as by default: a small store has one lock.
+    // The default number of records, because a small store has only one lock.
     let (idempotency, start) = (idempotency(1000 * RECORDS), Arc::new(Barrier::new(workers)));
     let workers = (0..).take(workers).map(|worker| {
         let (idempotency, start) = (idempotency.clone(), start.clone());
@@ -70,13 +71,13 @@ fn rate(kind: Kind, workers: usize) -> f64 {
 }
 
 fn row(table: &Table, name: &str, kind: Kind, records: usize, target: &Target) {
-    // A thread of its own: instances count what was made on their thread.
+    // A new thread, because an instance looks at which other instances were made on its thread.
     let measured = std::thread::spawn(move || rt::System::new().block_on(measure(kind, records)));
     let [bare, with, adds] = measured.join().expect("a bench does not panic");
     table.row(name, [&micros(bare), &micros(with)], adds / 1e3, "µs", target);
 }
 
-/// Nanoseconds a request through bare, through the middleware, and the difference.
+/// The nanoseconds per request of bare actix, those with the middleware, and the difference.
 async fn measure(kind: Kind, records: usize) -> [f64; 3] {
     let scenario = Scenario::new(kind, records).await;
     let mut rounds = [const { Vec::new() }; 3];
@@ -87,7 +88,7 @@ async fn measure(kind: Kind, records: usize) -> [f64; 3] {
             let with = time(&scenario.with, scenario.batch(), scenario.expected()).await;
             batches.iter_mut().zip([bare, with, with - bare]).for_each(|(times, time)| times.push(time));
         }
-        // The first round only warms up. The median of batches leaves out those that the system interrupted.
+        // The first round only warms up. The median leaves out batches that the system interrupted.
         if round > 0 {
             rounds.iter_mut().zip(batches).for_each(|(round, batches)| round.push(median(batches)));
         }
@@ -95,11 +96,11 @@ async fn measure(kind: Kind, records: usize) -> [f64; 3] {
     rounds.map(median)
 }
 
-/// Nanoseconds a request.
+/// Nanoseconds per request.
 async fn time(send: &Send, requests: Vec<Request>, expected: u16) -> f64 {
     let start = Instant::now();
     for request in requests {
-        assert_eq!(send(request).await, expected, "a wrong answer has another cost");
+        assert_eq!(send(request).await, expected, "only the expected answer has the measured cost");
     }
     start.elapsed().as_nanos() as f64 / BATCH as f64
 }

@@ -1,4 +1,4 @@
-//! One table of all that is promised in numbers.
+//! The table of measured costs and their targets.
 
 use std::{cell::Cell, fmt::Display, hint::black_box, time::Instant};
 
@@ -7,7 +7,7 @@ pub(crate) const ROUNDS: usize = 5;
 pub(crate) enum Target {
     AtMost(f64),
     AtLeast(f64),
-    /// Only told.
+    /// The row has no target.
     None,
 }
 use Target::{AtLeast, AtMost};
@@ -23,7 +23,7 @@ impl Table {
         Self { rows: Cell::new(0), met: Cell::new(0) }
     }
 
-    /// What both sides took, where there are two, and what is promised of it.
+    /// Prints a row: the values of both sides (if there are two), the measured value, and whether it meets its target.
     pub(crate) fn row(&self, name: &str, [bare, with]: [impl Display; 2], measured: f64, unit: &str, target: &Target) {
         let places = if unit == "µs" || unit == "x" { 2 } else { 0 };
         let measured_text = format!("{measured:.places$} {unit}");
@@ -51,13 +51,13 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Of nanoseconds.
+/// Formats nanoseconds as microseconds.
 pub(crate) fn micros(nanos: f64) -> String {
     format!("{:.2} µs", nanos / 1e3)
 }
 
-/// What two threads that only count do, to one: less than 2 where others use the cores. No row that needs two can do
-/// better.
+/// The speed of two threads that only count, divided by that of one. It is below 2 when other programs use the cores,
+/// and no other row with two threads can do better.
 fn two_threads() -> f64 {
     let count = |threads: usize| {
         let start = Instant::now();
@@ -71,14 +71,14 @@ fn two_threads() -> f64 {
     median((0..ROUNDS).map(|_| 1.0 / count(1) * count(2)).collect())
 }
 
-/// What was measured on: the numbers mean little without.
+/// Prints the machine on which the numbers were measured.
 pub(crate) fn machine() {
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
     let information = read("/proc/cpuinfo");
     let model = information.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     println!(
-        "{} {}, {cores} cores, {}, load {}; two threads that only count: {:.2}x of one\n\
+        "{} {}, {cores} cores, {}, load {}; two threads that only count / one: {:.2}x\n\
          medians of {ROUNDS} interleaved rounds\n",
         std::env::consts::OS,
         std::env::consts::ARCH,

@@ -1,5 +1,5 @@
-//! Over sockets: a server with one worker on one core, and the load generator `wrk` with keep-alive connections on the
-//! other.
+//! Requests over sockets: a server with one worker on one core, and the load generator `wrk` with keep-alive
+//! connections on another core.
 
 use std::{
     fs,
@@ -24,7 +24,7 @@ use crate::{
 
 const CONNECTIONS: usize = 32;
 
-/// Microseconds, in which Linux counts processor time.
+/// The unit in which Linux counts processor time, in microseconds.
 const TICK: f64 = 10_000.0;
 
 pub(crate) fn wire(table: &Table) {
@@ -35,7 +35,7 @@ pub(crate) fn wire(table: &Table) {
         let fresh = Keys::Fresh(round);
         let sides = [(&with, fresh), (&growing, fresh), (&with, Keys::Known), (&exempt, fresh)];
         for (pairs, (server, keys)) in measured.iter_mut().zip(sides) {
-            // Bare each time, and often: what else the machine does changes from one second to the next.
+            // Bare actix is loaded again for each pair, because the other load of the machine changes every second.
             let pair = [bare.load(fresh, CONNECTIONS), server.load(keys, CONNECTIONS)];
             // The first round only warms up.
             if round > 0 {
@@ -44,16 +44,16 @@ pub(crate) fn wire(table: &Table) {
         }
     }
     let [first_runs, growing, replays, exempt] = measured;
-    first_runs.rates(table, "32 connections: first runs, to bare", &AtLeast(0.9));
-    first_runs.tails(table, "  p99 of a first run, to bare", &AtMost(1.3));
+    first_runs.rates(table, "32 connections: first runs / bare", &AtLeast(0.9));
+    first_runs.tails(table, "  p99 of a first run / bare", &AtMost(1.3));
     first_runs.times(table);
-    growing.rates(table, "  where no record is ever given up", &Target::None);
-    replays.rates(table, "32 connections: replays, to bare", &AtLeast(0.93));
+    growing.rates(table, "  first runs without evictions / bare", &Target::None);
+    replays.rates(table, "32 connections: replays / bare", &AtLeast(0.93));
     replays.times(table);
-    exempt.rates(table, "32 connections: App exempt, to bare", &Target::None);
+    exempt.rates(table, "32 connections: App exempt / bare", &Target::None);
 }
 
-/// Loads on the bare server and on another one, by turns.
+/// Measurements of the bare server and of another one, which take turns.
 struct Pairs(Vec<[Load; 2]>);
 
 impl Pairs {
@@ -67,9 +67,9 @@ impl Pairs {
         table.row(name, self.sides(|tail| format!("{tail:.2} ms"), |load| load.p99), ratio, "x", target);
     }
 
-    /// What a request takes of the server's core, in its own code and in the kernel's.
+    /// The processor time that a request adds in the server, in the program and in the kernel.
     fn times(&self, table: &Table) {
-        for (part, name) in ["  adds, of the program's time", "  adds, of the kernel's time"].into_iter().enumerate() {
+        for (part, name) in ["  added time in the program", "  added time in the kernel"].into_iter().enumerate() {
             let adds = median(self.0.iter().map(|[bare, with]| with.times[part] - bare.times[part]).collect());
             let sides = self.sides(|micros| format!("{micros:.2} µs"), |load| load.times[part]);
             table.row(name, sides, adds, "µs", &Target::None);
@@ -82,11 +82,12 @@ impl Pairs {
     }
 }
 
-/// Which keys requests carry.
+/// The keys of the requests.
 #[derive(Clone, Copy)]
 pub(crate) enum Keys {
-    /// Each its own; different ones in each round.
+    /// A new key for each request, different in each round.
     Fresh(u64),
+    /// One key for all requests.
     Known,
 }
 
@@ -95,11 +96,11 @@ pub(crate) struct Load {
     pub(crate) rate: f64,
     /// Milliseconds.
     pub(crate) p99: f64,
-    /// Microseconds of processor time of the server per request: the program's own, and the kernel's.
+    /// Microseconds of processor time per request of the server: in the program, and in the kernel.
     times: [f64; 2],
 }
 
-/// This program, started anew.
+/// A server process: this program, started with `serve`.
 pub(crate) struct Server {
     process: Child,
     port: u16,
@@ -123,7 +124,7 @@ impl Server {
         Self { process, port: line.trim().parse().expect("a port") }
     }
 
-    /// What is fast must also be right: each key runs once, however often and at once it is sent.
+    /// Checks that the measured server works: each key runs once, although four connections send it at the same time.
     fn check(&self) {
         const KEYS: usize = 2000;
         let before = self.runs();
@@ -137,7 +138,7 @@ impl Server {
                 });
             }
         });
-        assert_eq!(self.runs() - before, KEYS, "runs and distinct keys");
+        assert_eq!(self.runs() - before, KEYS, "each key runs once");
     }
 
     /// How often the handler ran.
@@ -187,17 +188,17 @@ impl Server {
         }
     }
 
-    /// Processor time so far: the program's own, and the kernel's.
+    /// The processor time so far: in the program, and in the kernel.
     fn ticks(&self) -> [f64; 2] {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.id())).expect("of a process");
-        // The name in parentheses may hold anything.
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.id())).expect("the process runs");
+        // The fields come after the name of the program, which is in parentheses and may contain any character.
         let (_, fields) = stat.rsplit_once(") ").expect("a name");
         let fields: Vec<&str> = fields.split(' ').collect();
         [11, 12].map(|field| fields[field].parse().expect("a number"))
     }
 }
 
-/// As wrk writes them: `950.00us`, `1.20ms`, `2.00s`.
+/// Parses a time as wrk prints it: `950.00us`, `1.20ms`, `2.00s`.
 fn milliseconds(text: &str) -> f64 {
     let number = text.trim_end_matches(char::is_alphabetic);
     let unit = match &text[number.len()..] {
@@ -217,7 +218,7 @@ fn request(key: &str) -> String {
     )
 }
 
-/// The body of the answer.
+/// Sends a request, and returns the body of the answer.
 fn send(connection: &mut TcpStream, request: &str) -> String {
     connection.write_all(request.as_bytes()).expect("sent");
     let mut reader = BufReader::new(connection);
@@ -247,16 +248,16 @@ fn routes(config: &mut web::ServiceConfig) {
     config.route("/", web::post().to(run)).route("/runs", web::get().to(async || RUNS.load(Relaxed).to_string()));
 }
 
-/// The server that is measured; prints its port. `side`: `bare`, `with`, `growing` (the same, and every record stays) or
-/// `exempt`.
+/// Runs the measured server, which prints its port. `side` is `bare`, `with` (the middleware), `growing` (the
+/// middleware, with a store that evicts no record) or `exempt`.
 pub(crate) fn serve(side: &str) {
     const FREE: (&str, u16) = ("127.0.0.1", 0);
     let mut settings = Settings::default();
-    // More than the gate sends, and no more than caches hold.
+    // More records than `check` makes, and few enough for the caches of the processor.
     settings.storage.max_entries = if side == "growing" { 40_000_000 } else { 10_000 };
     settings.storage.min_retention = Duration::ZERO;
     settings.storage.max_bytes = 16 << 30;
-    // A duplicate waits for the first one, however slow the machine is.
+    // A duplicate waits for the first request, however slow the machine is.
     settings.lock.timeout = Duration::from_secs(10);
     let idempotency = web::Data::new(Idempotency::builder().settings(settings).build().expect("sound settings"));
     let protected = move || App::new().app_data(idempotency.clone()).wrap(IdempotencyKey::default()).configure(routes);

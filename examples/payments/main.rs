@@ -1,7 +1,8 @@
-//! A small payments API: the main job of this crate.
+//! A small payments API, protected by the middleware.
 //!
-//! `cargo run --example payments`, then the page that it serves, or the curl lines that it prints. `ADDR` moves it from
-//! 127.0.0.1:8080. Settings come from `idempotency.toml` and the environment, so it runs on Redis without a change of code.
+//! Run it with `cargo run --example payments`. Then open the page that it serves, or run the curl commands that it
+//! prints. The environment variable `ADDR` sets the address (127.0.0.1:8080). Settings come from `idempotency.toml` and
+//! the environment, so the example can use Redis without a change of its code.
 
 use std::{
     env,
@@ -27,7 +28,7 @@ struct Charge {
     refunded: bool,
 }
 
-/// Stands for a bank: what is in here has cost somebody money.
+/// Stands in for a bank: each charge here costs somebody money.
 #[derive(Default)]
 struct Ledger(Mutex<Vec<Charge>>);
 
@@ -40,7 +41,7 @@ impl Ledger {
 /// How long the bank takes to answer.
 const BANK: Duration = Duration::from_millis(300);
 
-/// Nothing here knows of idempotency: the middleware sees to it that this runs once per key.
+/// Charges once per key. The handler itself contains no code for that: the middleware runs it once.
 async fn charge(ledger: web::Data<Ledger>, order: web::Json<Order>) -> HttpResponse {
     let Order { amount, currency } = order.into_inner();
     let charge = ledger.with(|charges| {
@@ -48,7 +49,8 @@ async fn charge(ledger: web::Data<Ledger>, order: web::Json<Order>) -> HttpRespo
         charges.push(charge.clone());
         charge
     });
-    // The money has moved, and nobody has been told yet: now clients lose patience, and connections break.
+    // The bank has charged and the answer is not sent yet. Now clients lose patience and connections break, and retries
+    // arrive.
     sleep(BANK).await;
     HttpResponse::Created().insert_header(("location", format!("/charges/{}", charge.id))).json(charge)
 }
@@ -57,10 +59,10 @@ async fn charges(ledger: web::Data<Ledger>) -> HttpResponse {
     HttpResponse::Ok().json(ledger.with(|charges| charges.clone()))
 }
 
-/// Manual: runs for every request, one at a time per key, and decides by what is known of the key.
-async fn refund(ledger: web::Data<Ledger>, id: web::Path<usize>, info: web::ReqData<IdempotencyInfo>) -> HttpResponse {
+/// Policy manual: the handler runs for every request, one at a time per key, and decides itself what a retry gets.
+async fn refund(ledger: web::Data<Ledger>, id: web::Path<usize>, info: IdempotencyInfo) -> HttpResponse {
     if let Some(first) = info.response() {
-        // Refunded before: the same answer, and no second refund.
+        // The refund is done: send the same answer, and do not refund again.
         return first.to_response();
     }
     let refunded = ledger.with(|charges| {
@@ -71,25 +73,26 @@ async fn refund(ledger: web::Data<Ledger>, id: web::Path<usize>, info: web::ReqD
     refunded.map_or_else(|| HttpResponse::NotFound().finish(), |charge| HttpResponse::Ok().json(charge))
 }
 
-/// Optional: protected where the client sends a key.
+/// Policy optional: the request is protected if the client sends a key.
 async fn quote(order: web::Json<Order>) -> HttpResponse {
     let Order { amount, currency } = order.into_inner();
     HttpResponse::Ok().json(serde_json::json!({ "amount": amount, "currency": currency, "fee": amount / 50 }))
 }
 
-/// Exempt: the bank sends no keys.
+/// Policy exempt: the bank sends no keys.
 async fn webhook() -> HttpResponse {
     HttpResponse::NoContent().finish()
 }
 
-/// Shows what the keys are good for.
+/// A page that sends the same payment several times, with or without a key.
 async fn page() -> HttpResponse {
     HttpResponse::Ok().content_type(ContentType::html()).body(include_str!("page.html"))
 }
 
-fn routes(config: &mut web::ServiceConfig) {
-    // For the page, which pays with and without a key. Duplicates wait until the bank has answered the first.
-    let checkout = IdempotencyKey::default().optional().configure(|settings| {
+fn routes(config: &mut web::ServiceConfig, idempotency: &Idempotency) {
+    let wrap = || IdempotencyKey::default().using(idempotency);
+    // The page pays with and without a key. Duplicates wait until the bank has answered the first request.
+    let checkout = wrap().optional().configure(|settings| {
         settings.lock.timeout = Duration::from_secs(2);
     });
     config
@@ -98,28 +101,24 @@ fn routes(config: &mut web::ServiceConfig) {
         .route("/charges", web::post().to(charge))
         .route("/webhooks/bank", web::post().to(webhook))
         .service(web::resource("/checkout").wrap(checkout).route(web::post().to(charge)))
-        .service(web::resource("/quotes").wrap(IdempotencyKey::default().optional()).route(web::post().to(quote)))
-        .service(
-            web::resource("/charges/{id}/refund")
-                .wrap(IdempotencyKey::default().manual())
-                .route(web::post().to(refund)),
-        );
+        .service(web::resource("/quotes").wrap(wrap().optional()).route(web::post().to(quote)))
+        .service(web::resource("/charges/{id}/refund").wrap(wrap().manual()).route(web::post().to(refund)));
 }
 
 fn greet(address: &str) {
     let post = format!("curl -si http://{address}/charges -H 'Content-Type: application/json'");
     println!("listening on {address}");
     println!();
-    println!("# To see it, in a browser: http://{address}/");
-    println!("# A first answer. Run it twice: the second time is a replay, with the same charge.");
+    println!("# A page that shows retries, for a browser: http://{address}/");
+    println!("# A charge. Run this command twice: the second answer is a replay, with the same charge.");
     println!(r#"{post} -H 'Idempotency-Key: order-17' -d '{{"amount":100,"currency":"EUR"}}'"#);
     println!("# Another payload under the same key is refused.");
     println!(r#"{post} -H 'Idempotency-Key: order-17' -d '{{"amount":999,"currency":"EUR"}}'"#);
     println!("# Without a key nothing is charged.");
     println!(r#"{post} -d '{{"amount":100,"currency":"EUR"}}'"#);
-    println!("# However often it was sent, one charge was made.");
+    println!("# All charges: there is one, however often the request was sent.");
     println!("curl -s http://{address}/charges");
-    println!("# A manual route, an exempt one, an optional one.");
+    println!("# A manual, an exempt and an optional route.");
     println!("curl -si -X POST http://{address}/charges/1/refund -H 'Idempotency-Key: refund-17'");
     println!("curl -si -X POST http://{address}/webhooks/bank");
     println!(
@@ -135,10 +134,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let ledger = web::Data::new(Ledger::default());
     let server = HttpServer::new(move || {
         App::new()
-            .app_data(web::Data::new(idempotency.clone()))
             .app_data(ledger.clone())
-            .wrap(IdempotencyKey::default().exempt("/webhooks/{tail}*"))
-            .configure(routes)
+            .wrap(IdempotencyKey::default().exempt("/webhooks/{tail}*").using(&idempotency))
+            .configure(|config| routes(config, &idempotency))
     })
     .shutdown_signal(signal)
     .bind(env::var("ADDR").unwrap_or_else(|_| "127.0.0.1:8080".into()))?;
@@ -147,7 +145,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// How a service of yours can be tested: `cargo test --example payments --features testing`.
+/// Tests as a service of yours could have them. Run them with `cargo test --example payments --features testing`.
 #[cfg(all(test, feature = "testing"))]
 mod tests {
     use actix_idempotency::{
@@ -167,10 +165,9 @@ mod tests {
     async fn charged_after_a_storm(idempotency: Idempotency) -> usize {
         let ledger = web::Data::new(Ledger::default());
         let app = App::new()
-            .app_data(web::Data::new(idempotency))
             .app_data(ledger.clone())
-            .wrap(IdempotencyKey::default())
-            .configure(routes);
+            .wrap(IdempotencyKey::default().using(&idempotency))
+            .configure(|config| routes(config, &idempotency));
         let answers = storm(&init_service(app).await, 20, order).await;
         assert_eq!(answers.iter().filter(|answer| answer.ran()).count(), 1);
         ledger.with(|charges| charges.len())
@@ -182,7 +179,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn nor_do_they_when_the_store_loses_its_answers() {
+    async fn twenty_retries_charge_once_when_the_store_loses_its_answers() {
         let (store, faults) = FaultyStore::new(MemoryStore::default());
         faults.next(Call::Begin, Fault::LoseAnswer);
         faults.next(Call::Complete, Fault::LoseAnswer);

@@ -1,4 +1,5 @@
-//! No body panics the canonicaliser, and the same body always has the same fingerprint.
+//! Canonical JSON: no body makes the encoder panic, and the fingerprint does not depend on the pieces in which a body
+//! arrives.
 #![no_main]
 
 use actix_idempotency::{KeyEncoder as _, Principal, key::{CanonicalJsonEncoder, Key, KeyRequest, Syntax}};

@@ -1,4 +1,4 @@
-//! No stored bytes panic the decoder, and what it accepts can be answered with.
+//! Records: no stored bytes make the decoder panic, and every record that it accepts becomes a response.
 #![no_main]
 
 use actix_idempotency::record::Record;
@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(record) = Record::from_bytes(Bytes::copy_from_slice(bytes)) {
         assert_eq!(record.as_bytes(), bytes);
-        let response = record.response().expect("it was decoded before");
+        let response = record.response().expect("a record that was accepted has a response");
         assert!(response.body().is_none_or(|body| body.len() <= bytes.len()));
         let _ = response.to_response();
     }

@@ -1,4 +1,5 @@
-//! No variables panic the loader; what it accepts passes its own check.
+//! Settings: no environment variables make the loader panic, and all settings that it accepts pass the check of
+//! settings.
 #![no_main]
 
 use actix_idempotency::Settings;

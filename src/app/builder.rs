@@ -1,4 +1,5 @@
-//! Putting an [`Idempotency`] together: settings, and parts of one's own under the names by which settings choose them.
+//! Builds an [`Idempotency`]: from settings, and from parts of the application's own, registered under the names by
+//! which settings choose them.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -9,18 +10,16 @@ use super::{
     Idempotency,
     idempotency::{PrincipalFn, Shared},
 };
+#[cfg(feature = "redis")]
+use crate::store::{RedisLock, RedisOptions, RedisStore};
 use crate::{
-    claim::{Cache, in_flight::Operations},
+    claim::{InFlight, StoreHandle},
     key::{BasicKeyEncoder, CanonicalJsonEncoder, DjangoKeyEncoder, KeyEncoder, Principal},
-    observe::{
-        metrics,
-        report::{Listener, Watch},
-    },
-    policy::{Over, Policy, Rules},
+    observe::{Listener, Observers, metrics},
     settings::{ConfigError, Methods, OnError, Settings, StorageSettings},
     store::{
         ComposedStore, Lock, MemoryLimits, MemoryStore, Storage, Store, ThreadLock,
-        key_value::{lock::AnyLock, storage::AnyStorage},
+        key_value::{AnyLock, AnyStorage},
     },
 };
 
@@ -30,9 +29,8 @@ use crate::{
 /// use actix_idempotency::{Idempotency, Settings};
 /// use std::time::Duration;
 ///
-/// let mut settings = Settings::ietf();
-/// settings.storage.ttl = Duration::from_secs(3600);
-/// let idempotency = Idempotency::builder().settings(settings).cache("reports", |cache| cache.max_entries = 1000).build()?;
+/// let mut settings = Settings::ietf(); settings.storage.ttl = Duration::from_secs(3600); let idempotency =
+/// Idempotency::builder().settings(settings).cache("reports", |cache| cache.max_entries = 1000).build()?;
 /// # let _ = idempotency;
 /// # Ok::<(), actix_idempotency::ConfigError>(())
 /// ```
@@ -45,26 +43,27 @@ pub struct Builder {
     storages: BTreeMap<String, AnyStorage>,
     locks: BTreeMap<String, AnyLock>,
     principal: Option<PrincipalFn>,
-    watch: Watch,
+    observers: Observers,
 }
 
 impl Builder {
-    /// The settings; defaults otherwise. Call it before [`cache`](Self::cache).
+    /// Sets the settings. Default: `Settings::default()`. Call it before [`cache`](Self::cache).
     pub fn settings(mut self, settings: Settings) -> Self {
         self.settings = settings;
         self
     }
 
-    /// Declares a cache: `storage.*`, changed by `change`. Settings that already declare it are changed further.
+    /// Declares a cache: it has the settings `storage.*`, changed by `change`. A cache that the settings declare
+    /// already is changed further.
     pub fn cache(mut self, name: impl Into<String>, change: impl FnOnce(&mut StorageSettings)) -> Self {
         let inherited = self.settings.storage.clone();
         change(self.settings.caches.entry(name.into()).or_insert(inherited));
         self
     }
 
-    /// Tells `listener` what became of every governed request.
+    /// Reports the outcome of every governed request to `listener`.
     pub fn listener(mut self, listener: impl Listener) -> Self {
-        self.watch.add(Box::new(listener));
+        self.observers.add(Box::new(listener));
         self
     }
 
@@ -80,7 +79,8 @@ impl Builder {
         self
     }
 
-    /// Registers a key-value storage; `storage.class = NAME` chooses it, `lock.class` the lock it is combined with.
+    /// Registers a key-value storage; `storage.class = NAME` chooses it, and `lock.class` chooses the lock that it is
+    /// combined with.
     pub fn storage(mut self, name: impl Into<String>, storage: impl Storage) -> Self {
         self.storages.insert(name.into(), AnyStorage(Arc::new(storage)));
         self
@@ -92,8 +92,8 @@ impl Builder {
         self
     }
 
-    /// Finds the principal where no `Principal` is in the request's extensions. `None`: the `Authorization` header
-    /// stands in.
+    /// Finds the principal where no `Principal` is in the request's extensions. When it returns `None`, a hash of the
+    /// `Authorization` header stands in.
     pub fn principal(
         mut self,
         principal: impl Fn(&ServiceRequest) -> Option<Principal> + Send + Sync + 'static,
@@ -102,29 +102,29 @@ impl Builder {
         self
     }
 
-    /// Makes it. Nothing is connected to; [`Idempotency::check`] does that.
+    /// Builds the `Idempotency`. Connects to nothing; [`Idempotency::check`] does.
     ///
     /// # Errors
-    /// [`ConfigError`] for settings that make no sense, and for names that nothing is registered under.
+    /// [`ConfigError`] for settings that make no sense, and for names under which nothing is registered.
     pub fn build(self) -> Result<Idempotency, ConfigError> {
         self.settings.check()?;
-        rules_of(&self.settings)?;
+        self.settings.rules()?;
         self.lock_of_settings()?;
         warn_of_given_up_promises(&self.settings);
-        let operations = Operations::new(self.settings.limits.max_in_flight);
+        let in_flight = InFlight::new(self.settings.limits.max_in_flight);
         let caches =
             self.settings.cache_names().into_iter().filter_map(|name| Some((name, self.settings.cache(name)?)));
-        let caches = caches
+        let stores = caches
             .map(|(name, settings)| {
-                let cache = Cache::new(name.to_owned(), self.store_of(name, settings)?, operations.clone());
-                Ok((name.to_owned(), cache))
+                let handle = StoreHandle::new(name.to_owned(), self.store_of(name, settings)?, in_flight.clone());
+                Ok((name.to_owned(), handle))
             })
             .collect::<Result<_, ConfigError>>()?;
         let encoder = self.encoder_of_settings()?;
         metrics::describe();
         let (settings, principal, brought) = (self.settings, self.principal, Mutex::default());
-        let watch = Arc::new(self.watch);
-        Ok(Idempotency::of(Shared { settings, encoder, caches, principal, operations, watch, brought }))
+        let observers = Arc::new(self.observers);
+        Ok(Idempotency::of(Shared { settings, encoder, stores, principal, in_flight, observers, brought }))
     }
 
     fn encoder_of_settings(&self) -> Result<Arc<dyn KeyEncoder>, ConfigError> {
@@ -140,7 +140,8 @@ impl Builder {
         }
     }
 
-    #[cfg_attr(not(feature = "redis"), expect(unused_variables, reason = "only Redis shares names"))]
+    /// The one list of built-in store classes.
+    #[cfg_attr(not(feature = "redis"), expect(unused_variables, reason = "only Redis uses the name of the cache"))]
     fn store_of(&self, cache: &str, settings: &StorageSettings) -> Result<Arc<dyn Store>, ConfigError> {
         if let Some(store) = self.stores.get(&settings.class) {
             return Ok(store.clone());
@@ -158,7 +159,16 @@ impl Builder {
                 on_full: settings.on_full,
             }))),
             #[cfg(feature = "redis")]
-            "redis" => Ok(Arc::new(crate::store::RedisStore::new(cache, settings)?)),
+            "redis" => {
+                let mut options = RedisOptions::new(settings.location.clone());
+                options.timeout = settings.timeout;
+                options.namespace.clone_from(&settings.namespace);
+                cache.clone_into(&mut options.cache);
+                options.on_evicting = settings.on_evicting;
+                options.on_unreachable = settings.on_unreachable;
+                let refused = |source| ConfigError::Location { setting: format!("caches.{cache}.location"), source };
+                Ok(Arc::new(RedisStore::new(options).map_err(refused)?))
+            }
             #[cfg(not(feature = "redis"))]
             "redis" => Err(ConfigError::MissingFeature { setting: "storage.class", name: "redis", feature: "redis" }),
             name => {
@@ -178,7 +188,9 @@ impl Builder {
             #[cfg(feature = "redis")]
             "redis" => {
                 let timeout = self.settings.storage.timeout;
-                Ok(AnyLock(Arc::new(crate::store::RedisLock::new(self.settings.lock.location.clone(), timeout)?)))
+                let lock = RedisLock::new(self.settings.lock.location.clone(), timeout);
+                let refused = |source| ConfigError::Location { setting: "lock.location".into(), source };
+                Ok(AnyLock(Arc::new(lock.map_err(refused)?)))
             }
             #[cfg(not(feature = "redis"))]
             "redis" => Err(ConfigError::MissingFeature { setting: "lock.class", name: "redis", feature: "redis" }),
@@ -198,22 +210,11 @@ fn unknown_class<'a>(
     ConfigError::UnknownClass { setting, name: name.to_owned(), known: known.join(", ") }
 }
 
-/// The route rules of settings. They see the whole path.
-pub(crate) fn rules_of(settings: &Settings) -> Result<Rules, ConfigError> {
-    let list =
-        |patterns: &'_ Vec<String>, policy| patterns.iter().map(move |p| (p.clone(), policy)).collect::<Vec<_>>();
-    let mut all = list(&settings.exempt, Policy::Exempt);
-    all.extend(list(&settings.optional, Policy::Optional));
-    all.extend(list(&settings.manual, Policy::Manual));
-    all.extend(list(&settings.required, Policy::Required));
-    let mut rules = Rules::default();
-    rules.add(all.iter().map(|(pattern, policy)| (pattern.as_str(), *policy)), Over::Whole)?;
-    Ok(rules)
-}
-
 fn warn_of_given_up_promises(settings: &Settings) {
     if settings.is_observed() {
-        tracing::warn!("mode = observe: every request runs, retries too; what would have become of it is only told");
+        tracing::warn!(
+            "mode = observe: every request runs, retries too; what enforcing would have done is only reported"
+        );
     }
     if let Methods::List(methods) = &settings.methods {
         let known = [Method::POST, Method::PUT, Method::PATCH, Method::DELETE];

@@ -1,6 +1,10 @@
-//! What all workers of a process share, and how it is put together.
+//! The parts that all workers of a process share: how they are built, how they are shut down, and how operators reach
+//! records.
 
-pub(crate) mod builder;
-pub(crate) mod idempotency;
+mod builder;
+mod idempotency;
+mod operators;
+mod shutdown;
 
+pub(crate) use self::idempotency::PrincipalFn;
 pub use self::{builder::Builder, idempotency::Idempotency};

@@ -1,213 +1,174 @@
-//! Asking the store: from a question to an answer.
+//! Asks the store whether a request may run.
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::futures::OwnedNotified, time::Instant};
-
-use super::{config::Terms, give_up::Underway, local::Look, store_handle::Call};
-use super::{held::Held, store_handle::Cache};
+use super::{
+    config::ClaimConfig, hold::HeldClaim, local::LocalState, store_handle::StoreHandle, wait::Holder,
+    write_behind::BeginGuard,
+};
 use crate::{
     key::{Fingerprint, RecordId},
-    observe::metrics::StoreCall,
+    observe::metrics::CallTimer,
     record::Record,
     settings::Settings,
-    store::{Begin, BeginRequest, Claim, Completion, Mode, OwnerToken, StoreError, StoreFuture},
+    store::{Begin, BeginRequest, Found, IfCompleted, OwnerToken, StoreError, StoreFuture},
 };
 
-/// The claims of one instance of the middleware: in which cache, and on what terms. Each worker has its own, since those
-/// who hold it are counted: workers would wait for each other.
+/// The claims of one instance of the middleware: in which store, and by which settings. Each worker has its own,
+/// because a reference count that workers share would make them wait for each other.
 pub(crate) struct Claims {
-    pub(crate) cache: Arc<Cache>,
-    pub(super) terms: Terms,
+    pub(crate) handle: Arc<StoreHandle>,
+    pub(super) config: ClaimConfig,
 }
 
-/// What is asked about a request.
+/// The request for a claim.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Question {
+pub(crate) struct ClaimRequest {
     pub(crate) id: RecordId,
     pub(crate) fingerprint: Fingerprint,
-    pub(crate) mode: Mode,
+    pub(crate) if_completed: IfCompleted,
 }
 
-/// The answer to a question.
-pub(crate) enum Claimed {
-    Run { held: Box<Held>, previous: Option<Record> },
+/// The answer to a [`ClaimRequest`].
+pub(crate) enum ClaimAnswer {
+    /// The request holds the claim and runs.
+    Run { held: Box<HeldClaim>, previous: Option<Record> },
+    /// The operation has run.
     Completed { record: Record, remaining: Duration },
+    /// Another request still runs.
     InFlight,
+    /// The key was used for another operation.
     Mismatch,
+    /// The previous owner was lost.
     OwnerLost,
 }
 
-/// An answer, or where the first request runs.
-enum Asked {
-    Answer(Claimed),
-    InFlight(InFlight),
-}
-
-pub(super) enum InFlight {
-    /// In this process; resolves when it has ended.
-    Here(OwnedNotified),
-    /// Its lease ends then, if it is not renewed.
-    Elsewhere(Duration),
+/// One poll of the store: an answer, or who holds the claim.
+pub(super) enum Poll {
+    Answer(ClaimAnswer),
+    InFlight(Holder),
 }
 
 impl Claims {
-    pub(crate) fn new(cache: Arc<Cache>, settings: &Settings) -> Arc<Self> {
-        let terms = Terms::new(settings, &*cache.store);
-        Arc::new(Self { cache, terms })
+    pub(crate) fn new(handle: Arc<StoreHandle>, settings: &Settings) -> Arc<Self> {
+        let config = ClaimConfig::new(settings, &*handle.store);
+        Arc::new(Self { handle, config })
     }
 
-    /// Asks until there is an answer other than "in flight", for as long as the terms allow. Says how long it waited, too.
+    /// Asks until there is an answer other than "in flight", for at most `lock.timeout`. Returns the time that it
+    /// waited, too.
     ///
-    /// Boxed where it waits, as every way here: it would make the future of each request larger, which is moved.
+    /// Paths that wait are boxed: they would make the future of every request larger, and that future is moved.
     pub(crate) fn claim(
         self: &Arc<Self>,
-        question: Question,
-    ) -> impl Future<Output = (Result<Claimed, StoreError>, Duration)> {
-        let request = question.begin(OwnerToken::random(), &self.terms);
+        request: ClaimRequest,
+    ) -> impl Future<Output = (Result<ClaimAnswer, StoreError>, Duration)> {
+        let begin = request.begin(OwnerToken::random(), &self.config);
         async move {
-            if !self.terms.exclusive {
-                return (Box::pin(self.claim_unlocked(&request)).await, Duration::ZERO);
+            if !self.config.exclusive {
+                return (Box::pin(self.claim_unlocked(request, &begin)).await, Duration::ZERO);
             }
-            match self.ask(&request).await {
-                Ok(Asked::Answer(claimed)) => (Ok(claimed), Duration::ZERO),
-                Ok(Asked::InFlight(in_flight)) => Box::pin(self.claim_later(&request, in_flight)).await,
+            match self.poll(&begin).await {
+                Ok(Poll::Answer(answer)) => (Ok(answer), Duration::ZERO),
+                Ok(Poll::InFlight(holder)) => Box::pin(self.wait_for_claim(&begin, holder)).await,
                 Err(error) => (Err(error), Duration::ZERO),
             }
         }
     }
 
-    /// Asks again and again, as long as somebody else runs.
-    async fn claim_later(
-        self: &Arc<Self>,
-        request: &BeginRequest,
-        mut in_flight: InFlight,
-    ) -> (Result<Claimed, StoreError>, Duration) {
-        let start = Instant::now();
-        let mut waited = Duration::ZERO;
-        let mut seat = None;
-        for round in 0.. {
-            let left = self.terms.wait.saturating_sub(start.elapsed());
-            if left.is_zero() {
-                break;
-            }
-            if seat.is_none() {
-                seat = self.cache.waiting.enter(request.id, self.terms.max_waiters);
-                if seat.is_none() {
-                    break;
-                }
-            }
-            let now = Instant::now();
-            self.cache.wait(&request.id, in_flight, round, left).await;
-            waited += now.elapsed();
-            in_flight = match self.ask(request).await {
-                Ok(Asked::Answer(claimed)) => return (Ok(claimed), waited),
-                Ok(Asked::InFlight(in_flight)) => in_flight,
-                // Somebody ran a moment ago: a store that has gone silent since is no leave to run beside them.
-                Err(StoreError::Unavailable(_) | StoreError::TimedOut(_)) => break,
-                Err(error) => return (Err(error), waited),
-            };
-        }
-        (Ok(Claimed::InFlight), waited)
-    }
-
-    /// One look at what this process knows, and else one question to the store.
-    async fn ask(self: &Arc<Self>, request: &BeginRequest) -> Result<Asked, StoreError> {
-        if self.cache.store.leases() {
-            match self.cache.local.look(request) {
-                Look::Nothing => {}
-                Look::Mismatch => return Ok(Asked::Answer(Claimed::Mismatch)),
-                Look::InFlight(ended) => return Ok(Asked::InFlight(InFlight::Here(ended))),
+    /// Looks into the table of this process's own claims, then asks the store.
+    pub(super) async fn poll(self: &Arc<Self>, begin: &BeginRequest) -> Result<Poll, StoreError> {
+        if !self.handle.store.answers_at_once() {
+            match self.handle.local.state(begin) {
+                LocalState::Nothing => {}
+                LocalState::Mismatch => return Ok(Poll::Answer(ClaimAnswer::Mismatch)),
+                LocalState::InFlight(ended) => return Ok(Poll::InFlight(Holder::Here(ended))),
             }
         }
-        Ok(match self.begin(request).await? {
-            Begin::Fresh { claim, previous } => {
-                let held = Held::new(self.clone(), claim);
-                Asked::Answer(Claimed::Run { held, previous })
+        Ok(match self.begin(begin).await? {
+            Begin::Acquired(acquired) => {
+                let held = HeldClaim::new(self.clone(), acquired.claim);
+                Poll::Answer(ClaimAnswer::Run { held, previous: acquired.previous })
             }
-            Begin::Completed { record, remaining } => Asked::Answer(Claimed::Completed { record, remaining }),
-            Begin::Mismatch => Asked::Answer(Claimed::Mismatch),
-            Begin::OwnerLost => Asked::Answer(Claimed::OwnerLost),
-            Begin::InFlight { retry_after } => Asked::InFlight(InFlight::Elsewhere(retry_after)),
+            Begin::Completed(Found { record, remaining }) => Poll::Answer(ClaimAnswer::Completed { record, remaining }),
+            Begin::Mismatch => Poll::Answer(ClaimAnswer::Mismatch),
+            Begin::OwnerLost => Poll::Answer(ClaimAnswer::OwnerLost),
+            Begin::InFlight(wait) => Poll::InFlight(Holder::Elsewhere(wait.retry_after)),
         })
     }
 
-    /// With `lock.enable = false` nothing is claimed before the run: only a completed record stops it.
-    async fn claim_unlocked(self: &Arc<Self>, request: &BeginRequest) -> Result<Claimed, StoreError> {
-        let answer = self.begin(request).await?;
-        let previous = match answer {
-            Begin::Fresh { claim, previous } => {
-                let held = Held::new(self.clone(), claim);
-                held.release().await;
-                previous
+    /// With `lock.enable = false` nothing is claimed before the run, and only a completed record stops it.
+    async fn claim_unlocked(
+        self: &Arc<Self>,
+        request: ClaimRequest,
+        begin: &BeginRequest,
+    ) -> Result<ClaimAnswer, StoreError> {
+        let previous = match self.begin(begin).await? {
+            Begin::Acquired(acquired) => {
+                HeldClaim::new(self.clone(), acquired.claim).release().await;
+                acquired.previous
             }
-            Begin::Completed { record, remaining } => return Ok(Claimed::Completed { record, remaining }),
-            Begin::Mismatch => return Ok(Claimed::Mismatch),
-            Begin::OwnerLost => return Ok(Claimed::OwnerLost),
-            Begin::InFlight { .. } => None,
+            Begin::Completed(Found { record, remaining }) => return Ok(ClaimAnswer::Completed { record, remaining }),
+            Begin::Mismatch => return Ok(ClaimAnswer::Mismatch),
+            Begin::OwnerLost => return Ok(ClaimAnswer::OwnerLost),
+            Begin::InFlight(_) => None,
         };
-        let question = Question { id: request.id, fingerprint: request.fingerprint, mode: request.mode };
-        let held = Held::unlocked(self.clone(), question);
-        Ok(Claimed::Run { held, previous })
+        Ok(ClaimAnswer::Run { held: HeldClaim::unlocked(self.clone(), request), previous })
     }
 
-    pub(super) fn call_complete<'a>(&'a self, claim: &'a Claim, record: &'a Record) -> Call<'a, Completion> {
-        self.cache.call("complete", self.cache.store.complete(claim, record, self.terms.ttl))
-    }
-
-    /// `begin`, repeated with the same token while `storage.timeout` lasts. A caller that gives up frees its token behind.
-    pub(super) async fn begin(self: &Arc<Self>, request: &BeginRequest) -> Result<Begin, StoreError> {
-        let measure = StoreCall::starts(&self.cache.name, "begin");
-        let call = match self.cache.store.begin(request).try_ready() {
-            Ok(Err(StoreError::Unavailable(_))) => self.cache.store.begin(request),
+    /// Calls `begin`, repeated with the same token while `storage.timeout` lasts. A caller that leaves before the
+    /// answer gives its token up in the background.
+    pub(super) async fn begin(self: &Arc<Self>, begin: &BeginRequest) -> Result<Begin, StoreError> {
+        let timer = CallTimer::starts(&self.handle.name, "begin");
+        let call = match self.handle.store.begin(begin).try_ready() {
+            Ok(Err(StoreError::Unavailable(_))) => self.handle.store.begin(begin),
             Ok(answer) => {
-                measure.ends(&answer);
+                timer.ends(&answer);
                 return answer;
             }
             Err(call) => call,
         };
-        let answer = Box::pin(self.begin_in_time(call, request)).await;
-        measure.ends(&answer);
+        let answer = Box::pin(self.begin_in_time(call, begin)).await;
+        timer.ends(&answer);
         answer
     }
 
     async fn begin_in_time(
         self: &Arc<Self>,
         call: StoreFuture<'_, Begin>,
-        request: &BeginRequest,
+        begin: &BeginRequest,
     ) -> Result<Begin, StoreError> {
-        let mut underway = Underway { claims: self, request, answered: false };
+        let mut guard = BeginGuard { claims: self, begin, answered: false };
         let mut tries = 1;
         let twice = async {
             match call.await {
                 Err(StoreError::Unavailable(error)) => {
                     tries += 1;
-                    tracing::debug!(error = &*error, record = ?request.id, "begin failed; once more with the same token");
-                    self.cache.store.begin(request).await
+                    tracing::debug!(error = &*error, record = ?begin.id, "begin failed; once more with the same token");
+                    self.handle.store.begin(begin).await
                 }
                 answer => answer,
             }
         };
-        let answer = match tokio::time::timeout(self.terms.timeout, twice).await {
+        let answer = match tokio::time::timeout(self.config.timeout, twice).await {
             Ok(answer) => answer,
-            Err(_) => Err(StoreError::TimedOut(self.terms.timeout)),
+            Err(_) => Err(StoreError::TimedOut(self.config.timeout)),
         };
-        // A first refusal is one; after an answer that was lost nobody knows.
-        underway.answered = answer.is_ok() || (tries == 1 && matches!(answer, Err(StoreError::Full)));
+        // `Full` on the first try means that nothing was claimed. On the second try, the first call may have claimed
+        // although its answer was lost.
+        guard.answered = answer.is_ok() || (tries == 1 && matches!(answer, Err(StoreError::Full)));
         answer
     }
 }
 
-impl Question {
-    pub(super) fn begin(self, token: OwnerToken, terms: &Terms) -> BeginRequest {
+impl ClaimRequest {
+    pub(super) fn begin(self, token: OwnerToken, config: &ClaimConfig) -> BeginRequest {
         BeginRequest {
-            id: self.id,
-            fingerprint: self.fingerprint,
-            token,
-            lease: terms.lease,
-            keep: terms.ttl,
-            mode: self.mode,
-            on_unknown: terms.on_unknown,
+            lease: config.lease,
+            keep: config.ttl,
+            if_completed: self.if_completed,
+            on_unknown: config.on_unknown,
+            ..BeginRequest::new(self.id, self.fingerprint, token)
         }
     }
 }

@@ -1,5 +1,5 @@
-//! One thread for what must go on while workers are busy or gone: renewing leases, writes after the run, releases of
-//! claims that nobody waits for. Started when first needed, which a memory store never does.
+//! One thread for work that must go on while workers are busy or gone: lease renewals, write-behinds and deferred
+//! releases. It starts when it is first needed, which a memory store never does.
 
 use std::{future::Future, sync::OnceLock, thread};
 
@@ -11,7 +11,7 @@ pub(crate) fn spawn(future: impl Future<Output = ()> + Send + 'static) {
     if let Some(handle) = HANDLE.get_or_init(start) {
         handle.spawn(future);
     } else {
-        tracing::error!("no background thread: a claim is left to the end of its lease");
+        tracing::error!("there is no background thread: a claim stays until its lease ends");
     }
 }
 

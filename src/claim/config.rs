@@ -1,21 +1,22 @@
-//! On what terms claims are held.
+//! The settings that govern claims.
 
 use std::time::Duration;
 
 use crate::{
-    settings::{LockSettings, OnUnknown, Settings},
-    store::Store,
+    settings::{LockSettings, Settings},
+    store::{OnUnknown, Store},
 };
 
-/// The terms on which a claim is held; an excerpt of the settings.
+/// How claims of one instance are made and held: an excerpt of its settings.
 #[derive(Clone, Debug)]
-pub(crate) struct Terms {
-    /// How long a claim lasts in the store.
+pub(super) struct ClaimConfig {
+    /// How long a claim lasts in the store without renewal.
     pub(super) lease: Duration,
-    /// For how long the lease is renewed; `None`: it is a hard ceiling.
+    /// For how long the lease is renewed. `None`: the lease is a hard ceiling (`lock.ttl`).
     pub(super) renewed_for: Option<Duration>,
     /// `lock.enable`.
     pub(super) exclusive: bool,
+    /// How long a duplicate waits.
     pub(super) wait: Duration,
     pub(super) max_waiters: usize,
     pub(super) on_unknown: OnUnknown,
@@ -24,15 +25,15 @@ pub(crate) struct Terms {
     pub(super) retry_for: Duration,
 }
 
-impl Terms {
-    /// `settings.storage` must be those of the cache.
-    pub(crate) fn new(settings: &Settings, store: &dyn Store) -> Self {
+impl ClaimConfig {
+    /// `settings.storage` must be the settings of the instance's cache.
+    pub(super) fn new(settings: &Settings, store: &dyn Store) -> Self {
         let LockSettings { ttl, lease, enable, timeout, max_waiters, .. } = settings.lock;
-        let (ttl, lease, timeout) = (ttl.map(century), century(lease), century(timeout));
-        let max_run = century(settings.limits.max_run);
+        let (ttl, lease) = (ttl.map(at_most_a_century), at_most_a_century(lease));
+        let max_run = at_most_a_century(settings.limits.max_run);
         let (lease, renewed_for) = match ttl {
             Some(ceiling) => (ceiling, None),
-            None if store.leases() => (lease, Some(max_run)),
+            None if store.needs_renewal() => (lease, Some(max_run)),
             // Without renewal the claim lasts as long as renewals would have kept it.
             None => (max_run, Some(max_run)),
         };
@@ -40,18 +41,18 @@ impl Terms {
             lease,
             renewed_for,
             exclusive: enable,
-            // What is only observed is not delayed.
-            wait: if settings.is_observed() { Duration::ZERO } else { timeout },
+            // An observed request is never delayed.
+            wait: if settings.is_observed() { Duration::ZERO } else { at_most_a_century(timeout) },
             max_waiters,
             on_unknown: settings.on_unknown,
-            ttl: century(settings.storage.ttl),
-            timeout: century(settings.storage.timeout),
-            retry_for: century(settings.storage.retry_for),
+            ttl: at_most_a_century(settings.storage.ttl),
+            timeout: at_most_a_century(settings.storage.timeout),
+            retry_for: at_most_a_century(settings.storage.retry_for),
         }
     }
 }
 
-/// What is for ever in a setting is a century here, so that it can be added to the time of day.
-pub(crate) fn century(duration: Duration) -> Duration {
+/// Caps a duration at 100 years, so that adding it to the time of day can't overflow.
+pub(crate) fn at_most_a_century(duration: Duration) -> Duration {
     duration.min(Duration::from_secs(100 * 366 * 24 * 60 * 60))
 }

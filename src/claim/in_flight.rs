@@ -1,4 +1,4 @@
-//! The protected operations of this process: how many may run, and when all have finished.
+//! Counts the protected operations of this process: how many may run, and when all have finished.
 
 use std::{
     future::Future,
@@ -11,46 +11,57 @@ use std::{
 
 use tokio::sync::Notify;
 
-use crate::{client::problem::Problem, observe::metrics};
+use crate::observe::metrics;
 
+/// The protected operations of one `Idempotency`.
 #[derive(Debug)]
-pub(crate) struct Operations {
+pub(crate) struct InFlight {
     running: AtomicUsize,
+    /// `limits.max_in_flight`.
     most: usize,
     closing: AtomicBool,
-    /// Whether anybody ever waited for `idle`.
+    /// Whether anybody has ever waited for `idle`.
     awaited: AtomicBool,
     idle: Notify,
 }
 
 /// One protected operation, from before its claim until its response is stored.
 #[derive(Debug)]
-pub(crate) struct Running(Arc<Operations>);
+pub(crate) struct InFlightGuard(Arc<InFlight>);
 
-impl Operations {
+/// Why an operation may not start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// The server is shutting down.
+    Closing,
+    /// `limits.max_in_flight` operations run.
+    Full,
+}
+
+impl InFlight {
     pub(crate) fn new(most: usize) -> Arc<Self> {
         let (running, closing, awaited) = (AtomicUsize::new(0), AtomicBool::new(false), AtomicBool::new(false));
         Arc::new(Self { running, most, closing, awaited, idle: Notify::new() })
     }
 
-    /// Starts one, unless too many run or the server is shutting down.
-    pub(crate) fn start(self: &Arc<Self>) -> Result<Running, Problem> {
+    /// Starts an operation, unless too many run or the server is shutting down.
+    pub(crate) fn start(self: &Arc<Self>) -> Result<InFlightGuard, Refused> {
         let before = self.running.fetch_add(1, SeqCst);
-        let running = Running::new(self);
-        // Counted first and asked second: whoever closes afterwards waits for this one.
+        let guard = InFlightGuard::new(self);
+        // Counted before `closing` is read: a shutdown that begins after this point waits for the operation.
         if self.closing.load(SeqCst) {
-            return Err(Problem::ShuttingDown);
+            return Err(Refused::Closing);
         }
         if before >= self.most {
-            return Err(Problem::Overloaded);
+            return Err(Refused::Full);
         }
-        Ok(running)
+        Ok(guard)
     }
 
-    /// Counts work that must be waited for but not refused.
-    pub(crate) fn track(self: &Arc<Self>) -> Running {
+    /// Counts work that shutdown must wait for but that may not be refused.
+    pub(crate) fn track(self: &Arc<Self>) -> InFlightGuard {
         self.running.fetch_add(1, SeqCst);
-        Running::new(self)
+        InFlightGuard::new(self)
     }
 
     pub(crate) fn running(&self) -> usize {
@@ -66,11 +77,11 @@ impl Operations {
         self.closing.store(true, SeqCst);
     }
 
-    /// Waits until nothing runs, at most `limit`. Whether that came true.
+    /// Waits until nothing runs, for at most `limit`. Whether nothing runs.
     pub(crate) fn idle(self: &Arc<Self>, limit: Duration) -> impl Future<Output = bool> + Send + 'static {
         let this = self.clone();
         let idle = async move {
-            // First said and then looked: whoever ends afterwards sees it.
+            // Set before the count is read: an operation that ends afterwards sees it and notifies.
             this.awaited.store(true, SeqCst);
             loop {
                 let notified = this.idle.notified();
@@ -84,18 +95,18 @@ impl Operations {
     }
 }
 
-impl Running {
-    /// Of one that has been counted.
-    fn new(operations: &Arc<Operations>) -> Self {
+impl InFlightGuard {
+    /// A guard for an operation that has been counted.
+    fn new(in_flight: &Arc<InFlight>) -> Self {
         metrics::operation_starts();
-        Self(operations.clone())
+        Self(in_flight.clone())
     }
 }
 
-impl Drop for Running {
+impl Drop for InFlightGuard {
     fn drop(&mut self) {
         metrics::operation_ends();
-        // To wake nobody takes a lock, for which the workers would wait.
+        // `notify_waiters` locks even without waiters, so it is skipped unless somebody waits.
         if self.0.running.fetch_sub(1, SeqCst) == 1 && self.0.awaited.load(SeqCst) {
             self.0.idle.notify_waiters();
         }
@@ -109,17 +120,17 @@ mod tests {
 
     #[actix_web::test]
     async fn after_closing_nothing_starts_and_what_runs_is_waited_for() {
-        let operations = Operations::new(2);
-        let (first, second) = (operations.start().unwrap(), operations.start().unwrap());
-        assert_eq!(operations.start().unwrap_err(), Problem::Overloaded);
+        let in_flight = InFlight::new(2);
+        let (first, second) = (in_flight.start().unwrap(), in_flight.start().unwrap());
+        assert_eq!(in_flight.start().unwrap_err(), Refused::Full);
         drop(second);
-        operations.close();
-        assert_eq!(operations.start().unwrap_err(), Problem::ShuttingDown);
-        let behind = operations.track();
-        assert!(!operations.idle(Duration::from_millis(10)).await);
-        let mut idle = Box::pin(operations.idle(Duration::from_secs(10)));
+        in_flight.close();
+        assert_eq!(in_flight.start().unwrap_err(), Refused::Closing);
+        let tracked = in_flight.track();
+        assert!(!in_flight.idle(Duration::from_millis(10)).await);
+        let mut idle = Box::pin(in_flight.idle(Duration::from_secs(10)));
         assert!((&mut idle).now_or_never().is_none());
-        drop((first, behind));
+        drop((first, tracked));
         assert!(idle.await);
     }
 }

@@ -1,5 +1,6 @@
-//! The claims that this process holds in a store that others share. Duplicates of one process wait here: no round trip,
-//! woken without polling, and never run beside their owner, even when the shared store loses the record.
+//! The claims that this process holds in a store that other processes share. Duplicates within the process wait here:
+//! they cost no round trip, are woken without polling, and never run beside their owner, even if the store loses the
+//! record.
 
 use std::{
     collections::HashMap,
@@ -20,78 +21,80 @@ use crate::{
     store::{BeginRequest, Claim},
 };
 
-type Table = Arc<Mutex<HashMap<RecordId, Local>>>;
+type Table = Arc<Mutex<HashMap<RecordId, LocalClaim>>>;
 
 #[derive(Default)]
 pub(super) struct LocalClaims(Table);
 
-struct Local {
+struct LocalClaim {
     fingerprint: Fingerprint,
-    /// Beyond this the claim is not the owner's any more, whatever it does.
+    /// After this moment the claim does not belong to the owner any more, whatever it does.
     until: Instant,
-    end: End,
+    end: ClaimEnd,
 }
 
-/// The end of a claim, for those who wait for it.
+/// The end of a claim, for its waiters.
 #[derive(Clone, Default)]
-pub(super) struct End {
+pub(super) struct ClaimEnd {
     ended: Arc<Notify>,
     lost: Arc<AtomicBool>,
 }
 
-/// A claim that is known here until this is dropped.
-pub(super) struct Holding {
+/// The entry of a claim in the table. Its drop removes the claim and wakes the waiters.
+pub(super) struct LocalEntry {
     table: Table,
     id: RecordId,
-    end: End,
+    end: ClaimEnd,
 }
 
-/// What this process knows of a record.
-pub(super) enum Look {
+/// The knowledge that this process has of a record.
+pub(super) enum LocalState {
+    /// No request of this process holds the claim.
     Nothing,
+    /// A request of this process holds the claim, for another operation.
     Mismatch,
-    /// Somebody here runs; resolves when they have ended.
+    /// A request of this process runs. Resolves when it has ended.
     InFlight(OwnedNotified),
 }
 
 impl LocalClaims {
-    pub(super) fn look(&self, request: &BeginRequest) -> Look {
+    pub(super) fn state(&self, request: &BeginRequest) -> LocalState {
         let table = self.0.lock();
-        let Some(local) = table.get(&request.id) else { return Look::Nothing };
-        // First listened for, then asked about: no wake-up is missed.
+        let Some(local) = table.get(&request.id) else { return LocalState::Nothing };
+        // The notification is created before the state is read, so no wake-up is missed.
         let ended = local.end.ended.clone().notified_owned();
         if local.end.lost.load(SeqCst) || Instant::now() >= local.until {
-            return Look::Nothing;
+            return LocalState::Nothing;
         }
-        if local.fingerprint == request.fingerprint { Look::InFlight(ended) } else { Look::Mismatch }
+        if local.fingerprint == request.fingerprint { LocalState::InFlight(ended) } else { LocalState::Mismatch }
     }
 
-    pub(super) fn hold(&self, claim: &Claim, until: Instant) -> Holding {
-        let end = End::default();
-        let local = Local { fingerprint: claim.fingerprint, until, end: end.clone() };
+    pub(super) fn enter(&self, claim: &Claim, until: Instant) -> LocalEntry {
+        let end = ClaimEnd::default();
+        let local = LocalClaim { fingerprint: claim.fingerprint, until, end: end.clone() };
         self.0.lock().insert(claim.id, local);
-        Holding { table: self.0.clone(), id: claim.id, end }
+        LocalEntry { table: self.0.clone(), id: claim.id, end }
     }
 }
 
-impl End {
-    /// Another process owns the record now: duplicates here need not wait for the owner that was.
+impl ClaimEnd {
+    /// Another process owns the record now, so duplicates here need not wait for the previous owner.
     pub(super) fn lose(&self) {
         self.lost.store(true, SeqCst);
         self.ended.notify_waiters();
     }
 }
 
-impl Holding {
-    pub(super) fn end(&self) -> End {
+impl LocalEntry {
+    pub(super) fn end(&self) -> ClaimEnd {
         self.end.clone()
     }
 }
 
-impl Drop for Holding {
+impl Drop for LocalEntry {
     fn drop(&mut self) {
         let mut table = self.table.lock();
-        // A claim that was lost may have been taken over by another request of this process.
+        // Another request of this process may have taken a lost claim over, and has its own entry then.
         if table.get(&self.id).is_some_and(|local| Arc::ptr_eq(&local.end.ended, &self.end.ended)) {
             table.remove(&self.id);
         }

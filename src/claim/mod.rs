@@ -1,20 +1,26 @@
-//! From a question ("may this request run?") to a held claim, and from a held claim to a stored response. The calls to
-//! the store are bounded and repeated here, so that stores need not.
+//! Claims: how a request gets one, waits for one, holds one, and ends it.
+//!
+//! [`ask`] turns a request into a claim or another answer of the store; [`wait`] is where duplicates wait meanwhile;
+//! [`hold`] is the claim in the hands of a running operation. [`renewal`] keeps its lease alive, and [`write_behind`]
+//! finishes the writes that the store could not take in time. Stores need not limit or repeat calls: [`call`] does.
 
 mod ask;
 pub(crate) mod background;
+mod call;
 mod config;
-mod give_up;
-mod held;
-pub(crate) mod in_flight;
+mod hold;
+mod in_flight;
 mod local;
 mod renewal;
 mod store_handle;
+mod wait;
 mod waiting_room;
+mod write_behind;
 
 pub(crate) use self::{
-    ask::{Claimed, Claims, Question},
-    config::century,
-    held::{Held, Written},
-    store_handle::Cache,
+    ask::{ClaimAnswer, ClaimRequest, Claims},
+    config::at_most_a_century,
+    hold::{HeldClaim, Written},
+    in_flight::{InFlight, InFlightGuard, Refused},
+    store_handle::StoreHandle,
 };

@@ -1,4 +1,4 @@
-//! How many duplicates wait for one key.
+//! Limits how many duplicates wait for one key.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -11,7 +11,7 @@ type Counts = Arc<Mutex<HashMap<RecordId, usize>>>;
 #[derive(Debug, Default)]
 pub(super) struct WaitingRoom(Counts);
 
-/// The right to wait. Its drop makes room, and the last one's leaves nothing behind.
+/// The permission to wait. Its drop makes room; the drop of the last one removes the key from the table.
 #[derive(Debug)]
 pub(super) struct Seat {
     counts: Counts,

@@ -1,5 +1,4 @@
-//! What a browser has to be told, where scripts of other origins send keys: the default names of the headers, for a CORS
-//! middleware.
+//! The header names that a CORS middleware has to allow and expose, where scripts of other origins send keys.
 //!
 //! ```
 //! use actix_cors::Cors;
@@ -14,11 +13,11 @@
 //! # let _ = cors;
 //! ```
 //!
-//! Stands outside of the wrap, so that a script can read refusals and replays too. Where settings choose other names
-//! (`header`, `replay_header`, `expires_header`), so must you.
+//! Put the CORS middleware outside of the wrap, so that a script can read refusals and replays too. These are the
+//! default names: where the settings `header`, `replay_header` or `expires_header` choose others, name those.
 
-/// `Access-Control-Allow-Headers`: what a script may send.
+/// `Access-Control-Allow-Headers`: the headers that a script may send.
 pub const ALLOW_HEADERS: [&str; 1] = ["idempotency-key"];
 
-/// `Access-Control-Expose-Headers`: what a script may read.
+/// `Access-Control-Expose-Headers`: the headers that a script may read.
 pub const EXPOSE_HEADERS: [&str; 4] = ["idempotent-replayed", "idempotency-body", "retry-after", "link"];

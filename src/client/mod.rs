@@ -1,4 +1,4 @@
-//! What clients meet: refusals, and how an API describes them.
+//! The crate as clients see it: refusals, and how an API describes them.
 
 pub mod cors;
 pub mod openapi;

@@ -1,10 +1,10 @@
-//! What to write into an OpenAPI description of an API whose operations have keys: the header, the answers that are given
-//! instead of the handler's, and the marks of a replay, as the settings in force make them.
+//! The parts of an OpenAPI description that keys add to an API: the header, the refusals and the marks of a replay, as
+//! the settings make them.
 //!
-//! [`components`] goes into the document once, [`operation`] into every operation. Both are JSON text of OpenAPI 3.1,
-//! so that they can be put into a document of any origin. A replay has the headers of the first answer and those of
-//! `components.headers` more: refer to them in the operation's own responses, as
-//! `"Idempotent-Replayed": {"$ref": "#/components/headers/Idempotent-Replayed"}`. With utoipa:
+//! [`components`] goes into the document once, [`operation`] into every operation. Both return JSON text of OpenAPI
+//! 3.1, so that they fit into a document of any origin. A replay has the headers of the first response and those in
+//! `components.headers`: refer to the latter in the operation's own responses, as `"Idempotent-Replayed": {"$ref":
+//! "#/components/headers/Idempotent-Replayed"}`. With utoipa:
 //!
 //! ```
 //! use actix_idempotency::{Policy, Settings, openapi};
@@ -33,7 +33,7 @@
 //!         let pay = api.paths.paths.get_mut("/payments").and_then(|path| path.post.as_mut()).expect("there it is");
 //!         pay.parameters.get_or_insert_default().extend(more.parameters.unwrap_or_default());
 //!         for (status, response) in more.responses.responses {
-//!             // What the API says of a status itself stays.
+//!             // The API's own description of a status stays.
 //!             pay.responses.responses.entry(status).or_insert(response);
 //!         }
 //!     }
@@ -57,8 +57,8 @@ use crate::{
 };
 
 /// The `components` of a document: parameters `IdempotencyKey` and `OptionalIdempotencyKey`, the schema
-/// `IdempotencyProblem`, responses `Idempotency400` and so on (`OptionalIdempotency400` where a policy has less to say),
-/// and the headers of a replay.
+/// `IdempotencyProblem`, responses `Idempotency400` and so on (`OptionalIdempotency400` where a policy has less to
+/// say), and the headers of a replay.
 #[must_use]
 pub fn components(settings: &Settings) -> String {
     let mut responses = Map::new();
@@ -79,8 +79,7 @@ pub fn components(settings: &Settings) -> String {
     .to_string()
 }
 
-/// What an operation under this policy has more than its handler knows of: its `parameters` and `responses`. An exempt
-/// one has nothing.
+/// The `parameters` and `responses` that this policy adds to an operation. An exempt operation gets none.
 #[must_use]
 pub fn operation(settings: &Settings, policy: Policy) -> String {
     let parameter = match policy {
@@ -107,7 +106,7 @@ fn parameter(settings: &Settings, required: bool) -> Value {
     let bare = "[A-Za-z0-9._~+/-][A-Za-z0-9._~:/+=@-]*";
     let string = r#""([ !#-\[\]-~]|\\["\\])+"(;.*)?"#;
     let schema = match settings.syntax {
-        // What is between the quotes is counted, which a schema can't.
+        // The limit counts the characters between the quotes, which a schema can't.
         Syntax::Strict => {
             json!({ "type": "string", "pattern": format!("^{string}$"), "examples": [format!("\"{uuid}\"")] })
         }
@@ -162,7 +161,7 @@ fn schema() -> Value {
     })
 }
 
-/// The problems that an operation can be answered with, by their statuses.
+/// The problems that an operation can be refused with, by status.
 fn refusals(settings: &Settings, policy: Policy) -> BTreeMap<u16, Vec<Problem>> {
     let style = ProblemStyle::of(settings);
     let mut problems = vec![
@@ -183,7 +182,7 @@ fn refusals(settings: &Settings, policy: Policy) -> BTreeMap<u16, Vec<Problem>> 
     for problem in problems {
         by_status.entry(problem.status(&style).as_u16()).or_default().push(problem);
     }
-    // A replay has a status of its own, with the body of the first answer.
+    // A replay may have another status than the first response, with the same body.
     if let Some(status) = settings.conflict_status_code
         && replays(settings, status.as_u16(), policy)
     {
@@ -192,7 +191,8 @@ fn refusals(settings: &Settings, policy: Policy) -> BTreeMap<u16, Vec<Problem>> 
     by_status
 }
 
-/// `Idempotency400`, and where a policy has less to say under a status than `Required`, its name before that.
+/// The name of a response: `Idempotency400`. Where a policy has other problems under a status than `Required`, the name
+/// starts with the policy.
 fn name_of(settings: &Settings, status: u16, policy: Policy) -> String {
     let says = |policy| {
         refusals(settings, policy).remove(&status).map(|problems| (problems, replays(settings, status, policy)))
@@ -206,7 +206,7 @@ fn name_of(settings: &Settings, status: u16, policy: Policy) -> String {
     format!("{before}Idempotency{status}")
 }
 
-/// Whether a replay has this status instead of its own. A manual handler answers itself.
+/// Whether a replay has this status instead of the original one. A manual handler answers itself.
 fn replays(settings: &Settings, status: u16, policy: Policy) -> bool {
     settings.conflict_status_code.is_some_and(|replay| replay.as_u16() == status)
         && !matches!(policy, Policy::Manual | Policy::OptionalManual)

@@ -1,7 +1,7 @@
-//! The `type`s of the answers that are given instead of the handler: RFC 9457 problem details.
+//! Refusals: the responses that a client gets instead of the handler's, as RFC 9457 problem details.
 //!
-//! A client compares whole `type`s, or their last segment. They identify, and need not lead anywhere; with the setting
-//! `docs_url` each of these answers links to a page of yours.
+//! A client compares the whole `type`, or its last segment. A `type` is an identifier and need not lead to a page; with
+//! the setting `docs_url` each refusal links to a page of yours.
 //!
 //! | last segment | status | what a client does |
 //! |---|---|---|
@@ -29,10 +29,10 @@ use actix_web::{
 
 use crate::{key::InvalidKey, observe::Outcome, settings::Settings};
 
-/// Each `type` is this, and the problem's name.
+/// The beginning of each `type`; the name of the problem follows.
 pub const TYPE_BASE: &str = "https://docs.rs/actix-idempotency/latest/actix_idempotency/problem/";
 
-/// Why a request was not run. Never stored, and never changes a record.
+/// Why a request was refused. A refusal is never stored, and never changes a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Problem {
     MissingKey,
@@ -55,7 +55,7 @@ pub(crate) enum Problem {
     Misconfigured,
 }
 
-/// What of a problem's answer is set by configuration.
+/// The configurable parts of a refusal.
 #[derive(Clone, Debug)]
 pub(crate) struct ProblemStyle {
     /// Where the key is sent, as people write it.
@@ -86,7 +86,7 @@ impl ProblemStyle {
     }
 }
 
-/// As people write header names, which have no case.
+/// A header name in the capitalisation that people use. Header names have no case.
 pub(crate) fn header_name(name: &HeaderName) -> String {
     let words = name.as_str().split('-').map(|word| {
         let mut letters = word.chars();
@@ -97,7 +97,7 @@ pub(crate) fn header_name(name: &HeaderName) -> String {
 }
 
 impl Problem {
-    /// The last segment of `type`; `None` where the status says it all (`about:blank`).
+    /// The last segment of `type`. `None`: the type is `about:blank`, and the status says everything.
     pub(crate) const fn name(self) -> Option<&'static str> {
         Some(match self {
             Self::MissingKey => "missing-key",
@@ -112,7 +112,7 @@ impl Problem {
         })
     }
 
-    /// What a request became that was answered with this.
+    /// The outcome of a request that is refused with this problem.
     pub(crate) const fn outcome(self) -> Outcome {
         match self {
             Self::MissingKey => Outcome::MissingKey,
@@ -182,7 +182,7 @@ impl Problem {
         }
     }
 
-    /// How long a client does well to wait. `None`: the same request won't fare better.
+    /// How long a client should wait. `None`: the same request would be refused again.
     pub(crate) const fn retry_after(self) -> Option<Duration> {
         match self {
             Self::InFlight | Self::StoreUnavailable | Self::Overloaded => Some(Duration::from_secs(1)),

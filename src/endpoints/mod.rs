@@ -1,3 +1,3 @@
-//! What an application mounts: pages and JSON over the records.
+//! Endpoints that an application mounts: the operators' page and its JSON.
 
 mod admin;

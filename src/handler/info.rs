@@ -1,34 +1,36 @@
-//! What a handler can know about the key of its request, and where the layers of one request leave word for each other.
+//! The view that a handler has of the key of its request.
 
 use std::{
-    cell::{Cell, OnceCell, RefCell},
+    cell::OnceCell,
     fmt,
+    future::{Ready, ready},
     rc::Rc,
 };
 
-use actix_web::http::header::HeaderValue;
+use actix_web::{Error, FromRequest, HttpMessage as _, HttpRequest, dev::Payload, error::ErrorInternalServerError};
 
+use super::governance::Governance;
 use crate::{
-    key::{Key, RecordId, fingerprint::Digest},
-    policy::Policy,
+    key::{Key, RecordId, digest::Digest},
     record::StoredResponse,
-    settings::Enforcement,
+    settings::Mode,
     store::Claim,
 };
 
-/// The request's place in idempotency: `web::ReqData<IdempotencyInfo>` in every handler under an
-/// [`IdempotencyKey`](crate::middleware::IdempotencyKey) or [`ExemptIdempotencyKey`](crate::middleware::ExemptIdempotencyKey).
+/// Everything that a handler can know about the key of its request: an extractor in every handler under an
+/// [`IdempotencyKey`](crate::IdempotencyKey) or [`ExemptIdempotencyKey`](crate::ExemptIdempotencyKey).
+/// `web::ReqData<IdempotencyInfo>` gives the same.
 ///
-/// Where no claim protects the request (safe methods, exempt routes, optional ones without a key) there is no key, it does
-/// not exist, and `attempt` is 0. With `mode = observe` a request that would have been replayed, or refused for another
-/// reason than its key or its payload, has its key and no claim.
+/// Where no claim protects the request (safe methods, exempt routes, optional routes without a key) there is no key, no
+/// stored response, and `attempt` is 0. With `mode = observe` a request that would have been replayed, or refused for
+/// another reason than its key or its payload, has its key and no claim.
 ///
 /// ```
 /// use actix_idempotency::IdempotencyInfo;
-/// use actix_web::{HttpResponse, web};
+/// use actix_web::HttpResponse;
 ///
 /// // Under `wrap(IdempotencyKey::default().manual())`.
-/// async fn charge(info: web::ReqData<IdempotencyInfo>) -> HttpResponse {
+/// async fn charge(info: IdempotencyInfo) -> HttpResponse {
 ///     match info.response() {
 ///         Some(first) => first.to_response(),
 ///         None => HttpResponse::Created().body("charged"),
@@ -37,65 +39,30 @@ use crate::{
 /// ```
 #[derive(Clone, Default)]
 pub struct IdempotencyInfo(
-    /// `None`: the request passes this instance, and there is nothing to know.
-    Option<Rc<Inner>>,
+    /// `None`: the request passes the instance, and there is nothing to know.
+    Option<Rc<Shared>>,
 );
 
+/// One per request and instance. Clones of an info share it.
 #[derive(Default)]
-struct Inner {
-    stage: Cell<Stage>,
-    /// The policy that a route guard declared.
-    guard: Cell<Option<Policy>>,
-    /// What was found last after the decision was exempt.
-    late_exempt: Cell<bool>,
-    /// `Accept-Encoding`, taken away for the case that the request becomes protected.
-    accept_encoding: RefCell<Vec<HeaderValue>>,
-    granted: OnceCell<Granted>,
+struct Shared {
+    governance: Governance,
+    view: OnceCell<HandlerView>,
 }
 
-/// How far an instance is with a request. Instances further in read it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Stage {
-    /// The instance has asked the router who governs.
-    #[default]
-    Asking,
-    /// An instance further in declared itself: it governs.
-    TakenInside,
-    /// This instance let the request pass; one further in may still govern.
-    Passed,
-    /// This instance only watches; one further in that enforces still governs.
-    Observing,
-    /// This instance governs; nothing has run.
-    Governing,
-    /// The handler has started, and is to finish whatever happens to the connection.
-    Running,
-}
-
-impl Stage {
-    /// Whether an instance in this stage leaves nothing to decide to one further in. One that only watches leaves
-    /// everything to one that enforces; of two that watch, one is enough.
-    pub(crate) fn governs(self, inner: Enforcement) -> bool {
-        match self {
-            Self::Governing | Self::Running => true,
-            Self::Observing => inner == Enforcement::Observe,
-            Self::Asking | Self::TakenInside | Self::Passed => false,
-        }
-    }
-}
-
-/// What a claim gives a handler to know.
-struct Granted {
+/// The part of a decision that the handler can know.
+struct HandlerView {
     key: Key,
-    /// As it is while requests are enforced.
+    /// The id that the record has with `mode = enforce`.
     id: RecordId,
-    mode: Enforcement,
-    turn: Option<Turn>,
+    mode: Mode,
+    claim: Option<ClaimView>,
     previous: Option<StoredResponse>,
 }
 
-/// What of a claim a handler can use.
+/// The part of a claim that a handler can use.
 #[derive(Clone, Copy)]
-struct Turn {
+struct ClaimView {
     attempt: u32,
     taken_over: bool,
     fence: u64,
@@ -105,10 +72,10 @@ impl IdempotencyInfo {
     /// The key of a protected request.
     #[must_use]
     pub fn key(&self) -> Option<&Key> {
-        self.granted().map(|granted| &granted.key)
+        self.view().map(|view| &view.key)
     }
 
-    /// Whether the key was completed before. Only manual handlers run then.
+    /// Whether a response is stored for the key. Only manual handlers run then.
     #[must_use]
     pub fn exists(&self) -> bool {
         self.response().is_some()
@@ -117,42 +84,43 @@ impl IdempotencyInfo {
     /// The response that is stored for the key. Only manual handlers find one.
     #[must_use]
     pub fn response(&self) -> Option<&StoredResponse> {
-        self.granted()?.previous.as_ref()
+        self.view()?.previous.as_ref()
     }
 
-    /// How often this key was claimed, from 1: more than 1 after a lost owner, and in manual handlers that run again.
+    /// How often this key was claimed, from 1. More than 1 after a lost owner, and in manual handlers that run again.
     #[must_use]
     pub fn attempt(&self) -> u32 {
-        self.turn().map_or(0, |turn| turn.attempt)
+        self.claim().map_or(0, |claim| claim.attempt)
     }
 
-    /// Whether the owner before was lost while it ran: it may have had effects.
+    /// Whether the previous owner was lost while it ran. It may have had effects.
     #[must_use]
     pub fn taken_over(&self) -> bool {
-        self.turn().is_some_and(|turn| turn.taken_over)
+        self.claim().is_some_and(|claim| claim.taken_over)
     }
 
-    /// A number that grows with every claim of the key: another system can refuse a writer with a lower one. 0 without a
-    /// claim.
+    /// The fencing token: a number that grows with every claim of the key, so that another system can refuse a writer
+    /// with a lower one. 0 without a claim.
     #[must_use]
     pub fn fence(&self) -> u64 {
-        self.turn().map_or(0, |turn| turn.fence)
+        self.claim().map_or(0, |claim| claim.fence)
     }
 
-    /// The record of a protected request; operators find it by this.
+    /// The id of a protected request's record. Operators find the record by it.
     #[must_use]
     pub fn record(&self) -> Option<RecordId> {
-        self.granted().map(|granted| granted.id.in_mode(granted.mode))
+        self.view().map(|view| view.mode.record_id(view.id))
     }
 
-    /// A key for a call to another service: the same on every attempt at this operation (also of those that are only
-    /// observed), another for every `service` and `call`. It tells nothing of the client's key. `None` where no key protects the request.
+    /// A key for a call to another service: 64 hexadecimal digits, the same on every attempt at this operation
+    /// (observed ones too), and another one for each `service` and `call`. The client's key can't be read from it.
+    /// `None` where no key protects the request.
     ///
     /// ```
     /// use actix_idempotency::IdempotencyInfo;
-    /// use actix_web::{HttpResponse, web};
+    /// use actix_web::HttpResponse;
     ///
-    /// async fn pay(info: web::ReqData<IdempotencyInfo>) -> HttpResponse {
+    /// async fn pay(info: IdempotencyInfo) -> HttpResponse {
     ///     if let Some(key) = info.derive("stripe", "charge") {
     ///         // client.post(…).header("Idempotency-Key", key.as_str())
     ///         assert_eq!(key.as_str().len(), 64);
@@ -162,85 +130,61 @@ impl IdempotencyInfo {
     /// ```
     #[must_use]
     pub fn derive(&self, service: &str, call: &str) -> Option<Key> {
-        let digest = Digest::new(b"derived").part(self.granted()?.id.as_bytes());
+        let digest = Digest::new(b"derived").part(self.view()?.id.as_bytes());
         Some(Key::derived(digest.part(service.as_bytes()).part(call.as_bytes()).finish()))
     }
 
-    fn turn(&self) -> Option<Turn> {
-        self.granted()?.turn
+    fn claim(&self) -> Option<ClaimView> {
+        self.view()?.claim
     }
 
-    fn granted(&self) -> Option<&Granted> {
-        self.0.as_ref()?.granted.get()
+    fn view(&self) -> Option<&HandlerView> {
+        self.0.as_ref()?.view.get()
     }
 
-    /// Of a request about which the router is asked, or that this instance governs.
+    pub(super) fn governance(&self) -> Option<&Governance> {
+        Some(&self.0.as_ref()?.governance)
+    }
+
+    /// The info of a request about which the router is asked, or that this instance governs.
     pub(crate) fn asking() -> Self {
         Self(Some(Rc::default()))
     }
 
-    /// Fills in what the decision gave. Once per request.
-    pub(crate) fn grant(
+    /// Fills in what the decision gives the handler to know. Called once per request.
+    pub(crate) fn show(
         &self,
         key: Key,
         id: RecordId,
-        mode: Enforcement,
+        mode: Mode,
         claim: Option<&Claim>,
         previous: Option<StoredResponse>,
     ) {
-        if let Some(inner) = &self.0 {
-            let turn =
-                claim.map(|claim| Turn { attempt: claim.attempt, taken_over: claim.taken_over, fence: claim.fence });
-            let granted = inner.granted.set(Granted { key, id, mode, turn, previous });
-            debug_assert!(granted.is_ok(), "a request is granted once");
+        if let Some(shared) = &self.0 {
+            let claim = claim.map(|&Claim { attempt, taken_over, fence, .. }| ClaimView { attempt, taken_over, fence });
+            let shown = shared.view.set(HandlerView { key, id, mode, claim, previous });
+            debug_assert!(shown.is_ok(), "a decision is shown once");
         }
     }
+}
 
-    pub(crate) fn stage(&self) -> Stage {
-        self.0.as_ref().map_or(Stage::Passed, |inner| inner.stage.get())
-    }
+/// The info that the wrap has left in the request's extensions.
+///
+/// # Errors
+/// 500 when no wrap is around the handler: a handler that relies on a key would run unprotected.
+impl FromRequest for IdempotencyInfo {
+    type Error = Error;
+    type Future = Ready<Result<Self, Error>>;
 
-    pub(crate) fn set_stage(&self, stage: Stage) {
-        if let Some(inner) = &self.0 {
-            inner.stage.set(stage);
-        }
-    }
-
-    /// A route guard speaks. The one reached last, which is the innermost, counts.
-    pub(crate) fn declare(&self, policy: Policy) {
-        if let Some(inner) = &self.0 {
-            inner.guard.set(Some(policy));
-        }
-        self.declare_late(policy);
-    }
-
-    /// An instance or a guard was reached after the decision: the most that it can do is keep the answer out of the store.
-    pub(crate) fn declare_late(&self, policy: Policy) {
-        if let Some(inner) = &self.0
-            && matches!(inner.stage.get(), Stage::Observing | Stage::Governing | Stage::Running)
-        {
-            inner.late_exempt.set(policy == Policy::Exempt);
-        }
-    }
-
-    pub(crate) fn declared(&self) -> Option<Policy> {
-        self.0.as_ref()?.guard.get()
-    }
-
-    pub(crate) fn is_late_exempt(&self) -> bool {
-        self.0.as_ref().is_some_and(|inner| inner.late_exempt.get())
-    }
-
-    /// Keeps `Accept-Encoding` lines for an instance further inside.
-    pub(crate) fn keep_accept_encoding(&self, lines: impl Iterator<Item = HeaderValue>) {
-        if let Some(inner) = &self.0 {
-            inner.accept_encoding.borrow_mut().extend(lines);
-        }
-    }
-
-    /// The `Accept-Encoding` lines that the instance outside took away.
-    pub(crate) fn take_accept_encoding(&self) -> Vec<HeaderValue> {
-        self.0.as_ref().map(|inner| inner.accept_encoding.take()).unwrap_or_default()
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let info = request.extensions().get::<Self>().cloned();
+        ready(info.ok_or_else(|| {
+            tracing::error!(
+                path = request.path(),
+                "a handler takes IdempotencyInfo, and no idempotency wrap is around it"
+            );
+            ErrorInternalServerError("no idempotency wrap is around this handler")
+        }))
     }
 }
 

@@ -1,5 +1,11 @@
-//! What handlers touch.
+//! The interface for handlers: the request's key and claim, and a handler's word on whether its response is stored.
 
-pub(crate) mod info;
+mod governance;
+mod info;
+mod store_override;
 
-pub use self::info::IdempotencyInfo;
+pub(crate) use self::governance::Stage;
+pub use self::{
+    info::IdempotencyInfo,
+    store_override::{ResponseExt, StoreOverride},
+};

@@ -1,10 +1,10 @@
-//! The idempotency key as a client sent it: validated, and never shown whole.
+//! The idempotency key that a client sends: validated, and never shown whole.
 
 use std::fmt;
 
 use actix_web::http::header::{HeaderMap, HeaderName};
 
-use super::RecordId;
+use super::{digest::hex, structured_field};
 
 /// How the value of the key header is read; setting `syntax`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -26,29 +26,29 @@ pub enum Syntax {
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Key(Box<str>);
 
-/// Why a key header can't be used. Becomes a `400` of type `invalid-key`.
+/// Why a key header can't be used. The client gets a 400 of type `invalid-key`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidKey {
-    /// More than one field line carried a key, even if the values are equal.
+    /// More than one field line carried a key. Equal values make no difference.
     #[error("the key must be sent in exactly one header line")]
     Repeated,
-    /// Nothing, or only blanks.
+    /// The key is empty, or only blanks.
     #[error("the key is empty")]
     Blank,
-    /// More characters than `max_key_length`.
+    /// The key has more characters than `max_key_length`.
     #[error("the key is longer than {max} characters")]
     TooLong {
         /// The setting `max_key_length`.
         max: usize,
     },
-    /// Not what the setting `syntax` accepts.
+    /// The setting `syntax` does not accept the key.
     #[error("the key is malformed: {0}")]
     Malformed(&'static str),
 }
 
 impl Key {
-    /// Reads the one key header of a request. `Ok(None)`: there is none.
+    /// Reads the one key header of a request. `Ok(None)`: the request has none.
     pub(crate) fn of_request(
         headers: &HeaderMap,
         name: &HeaderName,
@@ -72,8 +72,8 @@ impl Key {
     pub fn parse(value: &[u8], syntax: Syntax, max: usize) -> Result<Self, InvalidKey> {
         let value = value.trim_ascii();
         let key = match syntax {
-            Syntax::Strict => sf_string(value)?,
-            Syntax::Lenient if value.first() == Some(&b'"') => sf_string(value)?,
+            Syntax::Strict => structured_field::string(value)?,
+            Syntax::Lenient if value.first() == Some(&b'"') => structured_field::string(value)?,
             Syntax::Lenient => bare(value)?,
             Syntax::Raw => visible(value)?,
         };
@@ -86,9 +86,9 @@ impl Key {
         Ok(Self(key.into_boxed_str()))
     }
 
-    /// As hexadecimal digits.
+    /// A key for a call to another service, as hexadecimal digits.
     pub(crate) fn derived(hash: [u8; 32]) -> Self {
-        Self(RecordId::from_bytes(hash).to_string().into_boxed_str())
+        Self(hex(&hash).into_boxed_str())
     }
 
     /// The decoded key.
@@ -104,7 +104,7 @@ impl fmt::Debug for Key {
     }
 }
 
-/// Which characters a bare value has. A table, since every key is looked at.
+/// The characters of a bare value. A table, since every key is checked.
 const BARE: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0;
@@ -136,159 +136,9 @@ fn visible(value: &[u8]) -> Result<String, InvalidKey> {
     Ok(ascii(value))
 }
 
-/// Callers have checked that every byte is ASCII.
+/// Turns bytes that are known to be ASCII into text.
 fn ascii(value: &[u8]) -> String {
     String::from_utf8(value.to_vec()).expect("ASCII is UTF-8")
-}
-
-/// A structured-field Item that is a String; parameters are parsed and ignored (RFC 9651, 4.2.3).
-fn sf_string(value: &[u8]) -> Result<String, InvalidKey> {
-    let mut rest = Cursor(value);
-    let key = rest.string().ok_or(match value.first() {
-        None => InvalidKey::Blank,
-        Some(b'"') => InvalidKey::Malformed("not a well-formed quoted string"),
-        Some(_) => InvalidKey::Malformed("not a quoted string"),
-    })?;
-    rest.parameters()
-        .filter(|()| rest.0.is_empty())
-        .ok_or(InvalidKey::Malformed("something after the string that is not a parameter"))?;
-    Ok(key)
-}
-
-/// What is left of a field value. Each method consumes one production of RFC 9651, or answers `None`.
-struct Cursor<'a>(&'a [u8]);
-
-impl Cursor<'_> {
-    fn peek(&self) -> Option<u8> {
-        self.0.first().copied()
-    }
-
-    fn next(&mut self) -> Option<u8> {
-        let (&first, rest) = self.0.split_first()?;
-        self.0 = rest;
-        Some(first)
-    }
-
-    fn eat(&mut self, byte: u8) -> bool {
-        let eaten = self.peek() == Some(byte);
-        if eaten {
-            self.0 = &self.0[1..];
-        }
-        eaten
-    }
-
-    /// Consumes while `wanted` holds; how many.
-    fn eat_while(&mut self, wanted: impl Fn(u8) -> bool) -> usize {
-        let count = self.0.iter().take_while(|&&b| wanted(b)).count();
-        self.0 = &self.0[count..];
-        count
-    }
-
-    fn string(&mut self) -> Option<String> {
-        if !self.eat(b'"') {
-            return None;
-        }
-        let mut text = String::with_capacity(self.0.len());
-        loop {
-            match self.next()? {
-                b'"' => return Some(text),
-                b'\\' => match self.next()? {
-                    escaped @ (b'"' | b'\\') => text.push(char::from(escaped)),
-                    _ => return None,
-                },
-                printable @ b' '..=b'~' => text.push(char::from(printable)),
-                _ => return None,
-            }
-        }
-    }
-
-    fn parameters(&mut self) -> Option<()> {
-        while self.eat(b';') {
-            self.eat_while(|b| b == b' ');
-            self.parameter_name()?;
-            if self.eat(b'=') {
-                self.bare_item()?;
-            }
-        }
-        Some(())
-    }
-
-    fn parameter_name(&mut self) -> Option<()> {
-        matches!(self.peek()?, b'a'..=b'z' | b'*').then_some(())?;
-        self.eat_while(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'.' | b'*'));
-        Some(())
-    }
-
-    fn bare_item(&mut self) -> Option<()> {
-        match self.peek()? {
-            b'-' | b'0'..=b'9' => self.number(),
-            b'"' => self.string().map(drop),
-            b':' => self.byte_sequence(),
-            b'?' => {
-                self.next();
-                matches!(self.next()?, b'0' | b'1').then_some(())
-            }
-            b'@' => {
-                self.next();
-                self.integer()
-            }
-            b'%' => self.display_string(),
-            b'*' | b'a'..=b'z' | b'A'..=b'Z' => {
-                self.eat_while(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:/".contains(&b));
-                Some(())
-            }
-            _ => None,
-        }
-    }
-
-    fn integer(&mut self) -> Option<()> {
-        self.eat(b'-');
-        let digits = self.eat_while(|b| b.is_ascii_digit());
-        (1..=15).contains(&digits).then_some(())
-    }
-
-    fn number(&mut self) -> Option<()> {
-        self.eat(b'-');
-        let whole = self.eat_while(|b| b.is_ascii_digit());
-        if !self.eat(b'.') {
-            return (1..=15).contains(&whole).then_some(());
-        }
-        let fraction = self.eat_while(|b| b.is_ascii_digit());
-        ((1..=12).contains(&whole) && (1..=3).contains(&fraction)).then_some(())
-    }
-
-    fn byte_sequence(&mut self) -> Option<()> {
-        self.next();
-        self.eat_while(|b| b.is_ascii_alphanumeric() || b"+/=".contains(&b));
-        self.eat(b':').then_some(())
-    }
-
-    fn display_string(&mut self) -> Option<()> {
-        self.next();
-        if !self.eat(b'"') {
-            return None;
-        }
-        let mut decoded = Vec::new();
-        loop {
-            match self.next()? {
-                b'"' => return std::str::from_utf8(&decoded).ok().map(drop),
-                b'%' => {
-                    let (high, low) = (lower_hex(self.next()?)?, lower_hex(self.next()?)?);
-                    decoded.push(high << 4 | low);
-                }
-                printable @ b' '..=b'~' => decoded.push(printable),
-                _ => return None,
-            }
-        }
-    }
-}
-
-fn lower_hex(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

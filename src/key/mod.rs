@@ -1,13 +1,21 @@
-//! What a client sent to name its operation, and the hashes that are made of it.
+//! How a client names its operation, and the hashes that are made of it.
+//!
+//! A [`Key`] is what the client sends. A [`KeyEncoder`] makes two things of a request: the encoded key, which together
+//! with the [`Principal`] gives the [`RecordId`] under which the record is found; and the [`Fingerprint`], which must
+//! be the same when the key comes again.
 
 mod client_key;
+pub(crate) mod digest;
 pub(crate) mod encoder;
-pub(crate) mod fingerprint;
+mod fingerprint;
 mod principal;
+pub(crate) mod record_id;
+mod structured_field;
 
 pub use self::{
     client_key::{InvalidKey, Key, Syntax},
     encoder::{BasicKeyEncoder, CanonicalJsonEncoder, DjangoKeyEncoder, KeyEncoder, KeyRequest, RequestHeaders},
-    fingerprint::{Fingerprint, ParseRecordIdError, RecordId},
+    fingerprint::Fingerprint,
     principal::Principal,
+    record_id::{ParseRecordIdError, RecordId},
 };

@@ -1,17 +1,17 @@
-//! Whose request it is. Keys of different principals never meet.
+//! The subject on whose behalf a request runs. Equal keys of different principals are different operations.
 
 use std::fmt;
 
 use actix_web::http::header::{self, HeaderMap};
 
-use super::fingerprint::Digest;
+use super::digest::Digest;
 
 /// The subject on whose behalf a request runs: an account or user id, stable over token rotation.
 ///
-/// An authentication middleware *outside* of [`IdempotencyKey`](crate::middleware::IdempotencyKey) puts one into the request's
-/// extensions. Where there is none, [`principal()`](crate::middleware::IdempotencyKey::principal) is asked, then the
-/// `Authorization` header stands in (hashed), else the request is anonymous: then nothing but the unguessability of
-/// its keys protects a stored response.
+/// An authentication middleware *outside* of [`IdempotencyKey`](crate::middleware::IdempotencyKey) puts one into the
+/// request's extensions. Where there is none, [`principal()`](crate::middleware::IdempotencyKey::principal) is asked,
+/// then the `Authorization` header stands in (hashed), else the request is anonymous: then nothing but the
+/// unguessability of its keys protects a stored response.
 ///
 /// ```
 /// use actix_idempotency::Principal;
@@ -43,7 +43,7 @@ impl Principal {
         Self(Kind::Anonymous)
     }
 
-    /// Stands in where nobody named a principal: a hash of the credentials as sent.
+    /// A hash of the credentials as sent, where nobody named a principal.
     pub(crate) fn of_credentials(headers: &HeaderMap) -> Self {
         let mut lines = headers.get_all(header::AUTHORIZATION).peekable();
         if lines.peek().is_none() {
@@ -68,7 +68,8 @@ impl Principal {
         }
     }
 
-    /// Kinds can't collide: each has a tag of its own. Short ones: with a UUID as key a record id is one block of SHA-256.
+    /// Adds a tag for the kind, so that kinds can't collide, and the subject. The tags are short: with a UUID as key a
+    /// record id is then one block of SHA-256.
     pub(crate) fn add_to(&self, digest: Digest) -> Digest {
         match &self.0 {
             Kind::Anonymous => digest.part(b"a").part(b""),

@@ -1,4 +1,5 @@
-//! The settings of one instance, ready for use: the process's, changed by what the instance says.
+//! The configuration of one instance: the plan that code gives to a wrap, and the settings and parts that are made of
+//! it.
 
 use std::{
     sync::Arc,
@@ -12,39 +13,72 @@ use actix_web::{
 };
 use bytes::Bytes;
 
-use super::{
-    request::{pending::Head, synthetic::StandIns},
-    wrap::Plan,
-};
+use super::request::{HeadRef, SyntheticRequests};
 use crate::{
-    app::{Idempotency, builder::rules_of, idempotency::PrincipalFn},
-    claim::{Claims, Question, century, in_flight::Operations},
+    app::{Idempotency, PrincipalFn},
+    claim::{ClaimRequest, Claims, InFlight, at_most_a_century},
     client::problem::ProblemStyle,
-    key::{Key, KeyEncoder, KeyRequest, Principal, RecordId, fingerprint::RecordIds},
-    observe::report::Watch,
-    policy::{Policy, Rules},
+    key::{Key, KeyEncoder, KeyRequest, Principal, RecordId, record_id::RecordIds},
+    observe::Observers,
+    policy::{MatchedPath, PatternError, Policy, Rules},
     settings::{ConfigError, Scope, Settings, StorageSettings},
-    store::Mode,
+    store::{IfCompleted, Store},
 };
 
-pub(super) struct Config {
+/// The plan that code gives to a wrap. Becomes a [`WrapConfig`] once the `Idempotency` is known.
+#[derive(Clone)]
+pub(super) struct WrapPlan {
+    pub(super) policy: Policy,
+    pub(super) rules: Vec<(String, Policy)>,
+    pub(super) idempotency: Option<Idempotency>,
+    pub(super) cache_name: Option<String>,
+    pub(super) store: Option<Arc<dyn Store>>,
+    pub(super) encoder: Option<Arc<dyn KeyEncoder>>,
+    pub(super) principal: Option<PrincipalFn>,
+    pub(super) changes: Vec<SettingsChange>,
+}
+
+/// Changes settings for one instance.
+pub(super) type SettingsChange = Arc<dyn Fn(&mut Settings) + Send + Sync>;
+
+impl WrapPlan {
+    pub(super) const fn new(policy: Policy) -> Self {
+        Self {
+            policy,
+            rules: Vec::new(),
+            idempotency: None,
+            cache_name: None,
+            store: None,
+            encoder: None,
+            principal: None,
+            changes: Vec::new(),
+        }
+    }
+
+    pub(super) fn rules(&self) -> Result<Rules, PatternError> {
+        Rules::new(self.rules.iter().map(|(pattern, policy)| (pattern.as_str(), *policy)), MatchedPath::Rest)
+    }
+}
+
+/// The settings and parts of one instance, ready for use: the settings of the process, changed by the wrap's plan.
+pub(super) struct WrapConfig {
     pub(super) settings: Settings,
     pub(super) claims: Arc<Claims>,
     pub(super) style: ProblemStyle,
-    pub(super) operations: Arc<Operations>,
-    pub(super) watch: Arc<Watch>,
+    pub(super) in_flight: Arc<InFlight>,
+    pub(super) observers: Arc<Observers>,
+    pub(super) synthetic: SyntheticRequests,
     record_ids: RecordIds,
     policy: Policy,
     own_rules: Rules,
-    /// Rules from settings belong to the outermost instance on a request's way.
+    /// Rules from settings apply at the outermost instance of a request only.
     settings_rules: Rules,
     encoder: Arc<dyn KeyEncoder>,
     principal: Option<PrincipalFn>,
-    pub(super) stand_ins: StandIns,
 }
 
-impl Config {
-    pub(super) fn new(plan: &Plan, idempotency: &Idempotency) -> Result<Self, ConfigError> {
+impl WrapConfig {
+    pub(super) fn new(plan: &WrapPlan, idempotency: &Idempotency) -> Result<Self, ConfigError> {
         let shared = idempotency.shared();
         let mut settings = shared.settings.clone();
         let cache_name = plan.cache_name.clone().unwrap_or_else(|| settings.storage.cache_name.clone());
@@ -59,68 +93,67 @@ impl Config {
             change(&mut settings);
         }
         settings.check()?;
-        if let Some(setting) = fixed_by_now(&before, &settings) {
+        if let Some(setting) = fixed_setting(&before, &settings) {
             return Err(ConfigError::Combination(format!(
                 "`{setting}` shapes what all wraps share, and can't be changed at one of them; declare a cache for it"
             )));
         }
-        let cache = match &plan.store {
-            Some(store) => idempotency.cache_of(&declared.name, store),
+        let handle = match &plan.store {
+            Some(store) => idempotency.handle_of(&declared.name, store),
             None => declared.clone(),
         };
         Ok(Self {
             style: ProblemStyle::of(&settings),
-            operations: shared.operations.clone(),
-            watch: shared.watch.clone(),
-            record_ids: RecordIds::new(&namespace, &cache.name),
+            in_flight: shared.in_flight.clone(),
+            observers: shared.observers.clone(),
+            synthetic: SyntheticRequests::default(),
+            record_ids: RecordIds::new(&namespace, &handle.name),
             policy: plan.policy,
             own_rules: plan.rules()?,
-            settings_rules: rules_of(&settings)?,
+            settings_rules: settings.rules()?,
             encoder: plan.encoder.clone().unwrap_or_else(|| shared.encoder.clone()),
             principal: plan.principal.clone().or_else(|| shared.principal.clone()),
-            stand_ins: StandIns::default(),
-            claims: Claims::new(cache, &settings),
+            claims: Claims::new(handle, &settings),
             settings,
         })
     }
 
     /// The policy of this instance for a request, as far as it is known before routing.
-    pub(super) fn policy(&self, request: &ServiceRequest, outermost: bool) -> Policy {
-        let own = (!self.own_rules.is_empty()).then(|| self.own_rules.policy(request)).flatten();
-        let from_settings =
-            || (outermost && !self.settings_rules.is_empty()).then(|| self.settings_rules.policy(request)).flatten();
+    pub(super) fn policy(&self, request: &ServiceRequest, is_outermost: bool) -> Policy {
+        let own = self.own_rules.policy(request);
+        let from_settings = || if is_outermost { self.settings_rules.policy(request) } else { None };
         own.or_else(from_settings).unwrap_or(self.policy)
     }
 
-    /// On whose behalf a request runs.
+    /// The subject on whose behalf a request runs.
     pub(super) fn principal(&self, request: &ServiceRequest) -> Principal {
         if let Some(principal) = request.extensions().get::<Principal>() {
             return principal.clone();
         }
-        let asked = self.principal.as_ref().and_then(|principal| principal(request));
-        asked.unwrap_or_else(|| Principal::of_credentials(request.headers()))
+        let found = self.principal.as_ref().and_then(|principal| principal(request));
+        found.unwrap_or_else(|| Principal::of_credentials(request.headers()))
     }
 
-    /// Tells until when a stored answer is kept.
-    pub(super) fn tell_expiry(&self, headers: &mut HeaderMap, remaining: Duration) {
+    /// Adds the date until which a stored response is kept, if `expires_header` asks for it.
+    pub(super) fn add_expiry(&self, headers: &mut HeaderMap, remaining: Duration) {
         if let Some(name) = &self.settings.expires_header
             // The format has years of four digits.
-            && let Some(expires) = SystemTime::now().checked_add(century(remaining))
+            && let Some(expires) = SystemTime::now().checked_add(at_most_a_century(remaining))
             && let Ok(value) = HttpDate::from(expires).try_into_value()
         {
             headers.insert(name.clone(), value);
         }
     }
 
-    /// What the store is asked about a request, and the id that its record has while requests are enforced.
-    pub(super) fn question(
+    /// The request for a claim, and the id that the record has with `mode = enforce`.
+    pub(super) fn claim_request(
         &self,
-        head: &Head<'_>,
+        head: &HeadRef<'_>,
         key: &Key,
         principal: &Principal,
         body: &[Bytes],
-        mode: Mode,
-    ) -> (RecordId, Question) {
+        if_completed: IfCompleted,
+    ) -> (RecordId, ClaimRequest) {
         let request = KeyRequest {
             key,
             principal,
@@ -134,12 +167,12 @@ impl Config {
         let encoded = self.encoder.encode(&request);
         let id = self.record_ids.of(principal, &encoded, endpoint);
         let fingerprint = self.encoder.fingerprint(&request);
-        (id, Question { id: id.in_mode(self.settings.mode), fingerprint, mode })
+        (id, ClaimRequest { id: self.settings.mode.record_id(id), fingerprint, if_completed })
     }
 }
 
-/// A setting that was changed at a wrap although the store, or the count of operations, is made already.
-fn fixed_by_now((storage, most): &(StorageSettings, usize), now: &Settings) -> Option<&'static str> {
+/// The setting that a wrap has changed although the store, or the count of operations in flight, exists already.
+fn fixed_setting((storage, most): &(StorageSettings, usize), now: &Settings) -> Option<&'static str> {
     let (before, after) = (storage, &now.storage);
     let changed = [
         ("storage.class", before.class != after.class),

@@ -1,4 +1,4 @@
-//! Route guards that declare a policy: decorators for a single route.
+//! Route guards that declare the policy of a single route.
 //!
 //! ```
 //! use actix_idempotency::{IdempotencyKey, guard};
@@ -10,10 +10,10 @@
 //! # let _ = app;
 //! ```
 //!
-//! A guard lets every request through; it only leaves word for the instance outside. So it must be the *last* guard of
-//! its route, and each sibling route of the same resource that takes the same method needs one too: its word survives
-//! when a later guard turns the route down. Where that is not given, `wrap` the route instead:
-//! `web::post().to(handler).wrap(ExemptIdempotencyKey::default())`.
+//! A policy guard lets every request through; it only reports its policy to the wrap outside. The report stays when a
+//! later guard rejects the route. So a policy guard must be the *last* guard of its route, and each sibling route of
+//! the same resource that takes the same method needs a policy guard too. Where that does not hold, wrap the route
+//! instead: `web::post().to(handler).wrap(ExemptIdempotencyKey::default())`.
 
 use actix_web::guard::{Guard, GuardContext};
 

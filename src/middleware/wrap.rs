@@ -1,9 +1,8 @@
-//! The pair of `Transform`s: what code says at an instance.
+//! The pair of wraps, and what code says at each of them.
 
 use std::{
     fmt,
     future::{Ready, ready},
-    marker::PhantomData,
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -15,27 +14,23 @@ use actix_web::{
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse},
 };
-use futures_util::future::{self, Either, LocalBoxFuture};
 
-use super::{config::Config, service::Instance};
-use super::{nesting, response::body::AnswerBody, service::IdempotencyService};
+use super::{
+    config::{WrapConfig, WrapPlan},
+    nesting,
+    response::AnswerBody,
+    service::IdempotencyService,
+};
 use crate::{
-    app::{Idempotency, idempotency::PrincipalFn},
+    app::Idempotency,
     key::{KeyEncoder, Principal},
-    policy::{Over, Policy, Rules},
-    settings::{ConfigError, Settings},
+    policy::Policy,
+    settings::Settings,
     store::Store,
 };
 
-/// The answer that a client gets, mostly at once. Only what must be waited for is a future, in a box of its own: the one
-/// of each request is moved, and is to be small.
-pub(super) type Answering<'a, B> = Either<
-    future::Ready<Result<ServiceResponse<AnswerBody<B>>, Error>>,
-    LocalBoxFuture<'a, Result<ServiceResponse<AnswerBody<B>>, Error>>,
->;
-
-/// Every unsafe method needs a key, unless a route opts out. Wraps an App, a scope, a resource or a route; the innermost
-/// one that a request reaches governs it, with its own settings.
+/// Every unsafe method needs a key, unless a route opts out. Wraps an App, a scope, a resource or a route; the
+/// innermost wrap that a request reaches governs it, with its own settings.
 ///
 /// Register it *before* the authentication wrap (the last `.wrap` runs first): a replay never reaches what is inside.
 ///
@@ -52,7 +47,11 @@ pub(super) type Answering<'a, B> = Either<
 ///     );
 /// # let _ = app;
 /// ```
-pub type IdempotencyKey = Wrap<Keyed>;
+#[derive(Clone)]
+#[must_use = "a wrap does nothing before it is given to `.wrap()`"]
+pub struct IdempotencyKey {
+    plan: WrapPlan,
+}
 
 /// Nothing needs a key, unless a route opts in.
 ///
@@ -65,61 +64,28 @@ pub type IdempotencyKey = Wrap<Keyed>;
 ///     .service(web::resource("/pay").wrap(IdempotencyKey::default()).route(web::post().to(HttpResponse::Created)));
 /// # let _ = app;
 /// ```
-pub type ExemptIdempotencyKey = Wrap<Exempted>;
-
-/// The kind of [`IdempotencyKey`].
-#[derive(Clone, Copy, Debug)]
-pub enum Keyed {}
-
-/// The kind of [`ExemptIdempotencyKey`].
-#[derive(Clone, Copy, Debug)]
-pub enum Exempted {}
-
-/// [`IdempotencyKey`] or [`ExemptIdempotencyKey`].
-#[must_use = "a wrap does nothing before it is given to `.wrap()`"]
-pub struct Wrap<Kind> {
-    plan: Plan,
-    kind: PhantomData<fn() -> Kind>,
-}
-
-/// What code says at an instance. Becomes a [`Config`] once its `Idempotency` is known.
 #[derive(Clone)]
-pub(super) struct Plan {
-    pub(super) policy: Policy,
-    pub(super) rules: Vec<(String, Policy)>,
-    pub(super) idempotency: Option<Idempotency>,
-    pub(super) cache_name: Option<String>,
-    pub(super) store: Option<Arc<dyn Store>>,
-    pub(super) encoder: Option<Arc<dyn KeyEncoder>>,
-    pub(super) principal: Option<PrincipalFn>,
-    pub(super) changes: Vec<Change>,
-}
-
-/// Changes settings for one instance.
-pub(super) type Change = Arc<dyn Fn(&mut Settings) + Send + Sync>;
-
-impl Plan {
-    pub(super) fn rules(&self) -> Result<Rules, ConfigError> {
-        let mut rules = Rules::default();
-        rules.add(self.rules.iter().map(|(pattern, policy)| (pattern.as_str(), *policy)), Over::Rest)?;
-        Ok(rules)
-    }
+#[must_use = "a wrap does nothing before it is given to `.wrap()`"]
+pub struct ExemptIdempotencyKey {
+    plan: WrapPlan,
 }
 
 impl Default for IdempotencyKey {
+    /// [`Policy::Required`].
     fn default() -> Self {
-        Self::with_policy(Policy::Required)
+        Self { plan: WrapPlan::new(Policy::Required) }
     }
 }
 
 impl Default for ExemptIdempotencyKey {
+    /// [`Policy::Exempt`].
     fn default() -> Self {
-        Self::with_policy(Policy::Exempt)
+        Self { plan: WrapPlan::new(Policy::Exempt) }
     }
 }
 
 impl IdempotencyKey {
-    /// Requests without a key run unprotected: [`Policy::Optional`]. Goes together with [`manual`](Self::manual).
+    /// Requests without a key run unprotected: [`Policy::Optional`]. Can be combined with [`manual`](Self::manual).
     pub fn optional(mut self) -> Self {
         self.plan.policy = match self.plan.policy {
             Policy::Manual | Policy::OptionalManual => Policy::OptionalManual,
@@ -128,7 +94,8 @@ impl IdempotencyKey {
         self
     }
 
-    /// The handler always runs, one at a time per key, and decides itself: [`Policy::Manual`].
+    /// The handler always runs, one at a time per key, and decides itself: [`Policy::Manual`]. Can be combined with
+    /// [`optional`](Self::optional).
     pub fn manual(mut self) -> Self {
         self.plan.policy = match self.plan.policy {
             Policy::Optional | Policy::OptionalManual => Policy::OptionalManual,
@@ -137,139 +104,130 @@ impl IdempotencyKey {
         self
     }
 
-    /// Paths under this wrap that ignore keys, unless something further inside says otherwise. A pattern as the router
-    /// takes it, matched against what is left of the path here.
+    /// Paths under this wrap whose keys are ignored, unless something inside declares another policy. The pattern has
+    /// the router's syntax and is matched against the part of the path that is left at this wrap.
     pub fn exempt(self, pattern: impl Into<String>) -> Self {
         self.rule(pattern, Policy::Exempt)
     }
 }
 
-impl<Kind> Wrap<Kind> {
-    fn with_policy(policy: Policy) -> Self {
-        let plan = Plan {
-            policy,
-            rules: Vec::new(),
-            idempotency: None,
-            cache_name: None,
-            store: None,
-            encoder: None,
-            principal: None,
-            changes: Vec::new(),
-        };
-        Self { plan, kind: PhantomData }
-    }
-
-    /// The policy of paths under this wrap, unless something further inside says otherwise. The first pattern that
-    /// matches counts; one pattern with two policies is refused at start.
-    pub fn rule(mut self, pattern: impl Into<String>, policy: Policy) -> Self {
-        self.plan.rules.push((pattern.into(), policy));
-        self
-    }
-
-    /// Uses `idempotency` instead of looking into app data. Then a mistake at this wrap stops the server's start instead
-    /// of failing its requests.
-    pub fn using(mut self, idempotency: &Idempotency) -> Self {
-        self.plan.idempotency = Some(idempotency.clone());
-        self
-    }
-
-    /// Keeps records in the cache of this name, declared by `caches.NAME` or
-    /// [`Builder::cache`](crate::app::Builder::cache). Default: `storage.cache_name`.
-    pub fn cache_name(mut self, name: impl Into<String>) -> Self {
-        self.plan.cache_name = Some(name.into());
-        self
-    }
-
-    /// Keeps records in a store of this wrap's own.
-    pub fn store(mut self, store: Arc<dyn Store>) -> Self {
-        self.plan.store = Some(store);
-        self
-    }
-
-    /// Encodes keys in this wrap's own way.
-    pub fn encoder(mut self, encoder: impl KeyEncoder) -> Self {
-        self.plan.encoder = Some(Arc::new(encoder));
-        self
-    }
-
-    /// Finds the principal where no [`Principal`] is in the request's extensions. `None`: the `Authorization` header
-    /// stands in.
-    pub fn principal(
-        mut self,
-        principal: impl Fn(&ServiceRequest) -> Option<Principal> + Send + Sync + 'static,
-    ) -> Self {
-        self.plan.principal = Some(Arc::new(principal));
-        self
-    }
-
-    /// How long records are kept, from completion. Default: `storage.ttl`.
-    pub fn ttl(self, ttl: Duration) -> Self {
-        self.configure(move |settings| settings.storage.ttl = ttl)
-    }
-
-    /// Changes any setting for this wrap. `settings.storage` is that of the wrap's cache; what shapes a store itself
-    /// (`class`, `location`, `namespace` and the memory store's bounds) and `limits.max_in_flight` are fixed by then.
-    ///
-    /// ```
-    /// use actix_idempotency::{IdempotencyKey, settings::OnDisconnect};
-    ///
-    /// let wrap = IdempotencyKey::default().configure(|settings| {
-    ///     settings.conflict_status_code = None;
-    ///     settings.max_request_body = 64 << 10;
-    ///     settings.on_disconnect = OnDisconnect::Cancel;
-    /// });
-    /// # let _ = wrap;
-    /// ```
-    pub fn configure(mut self, change: impl Fn(&mut Settings) + Send + Sync + 'static) -> Self {
-        self.plan.changes.push(Arc::new(change));
-        self
-    }
-}
-
-impl<S, B, Kind> Transform<S, ServiceRequest> for Wrap<Kind>
-where
-    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
-    S::Future: 'static,
-    B: MessageBody + 'static,
-{
-    type Response = ServiceResponse<AnswerBody<B>>;
-    type Error = Error;
-    type Transform = IdempotencyService<S>;
-    type InitError = ();
-    type Future = Ready<Result<Self::Transform, ()>>;
-
-    fn new_transform(&self, service: S) -> Self::Future {
-        let has_inside = nesting::is_outside();
-        nesting::announce();
-        let known = self.plan.idempotency.as_ref();
-        let config = match &known {
-            Some(idempotency) => Config::new(&self.plan, idempotency).map(|config| Some(Rc::new(config))),
-            // What can be seen without it.
-            None => self.plan.rules().map(|_| None),
-        };
-        let config = match config {
-            Ok(config) => config,
-            Err(error) => {
-                tracing::error!(%error, "the server does not start");
-                return ready(Err(()));
+/// The methods and traits that both wraps have. A macro, so that rustdoc shows them at each.
+macro_rules! wrap {
+    ($name:ident) => {
+        impl $name {
+            /// Sets the policy of paths under this wrap, unless something inside declares another one. The first
+            /// pattern that matches counts. One pattern with two policies is refused at startup.
+            pub fn rule(mut self, pattern: impl Into<String>, policy: Policy) -> Self {
+                self.plan.rules.push((pattern.into(), policy));
+                self
             }
-        };
-        ready(Ok(IdempotencyService::new(service, Instance::new(self.plan.clone(), config), has_inside)))
-    }
+
+            /// Uses `idempotency` instead of looking into app data. A mistake at this wrap then keeps the server from
+            /// starting, instead of failing its requests.
+            pub fn using(mut self, idempotency: &Idempotency) -> Self {
+                self.plan.idempotency = Some(idempotency.clone());
+                self
+            }
+
+            /// Keeps records in the cache of this name, declared by `caches.NAME` or
+            /// [`Builder::cache`](crate::Builder::cache). Default: `storage.cache_name`.
+            pub fn cache_name(mut self, name: impl Into<String>) -> Self {
+                self.plan.cache_name = Some(name.into());
+                self
+            }
+
+            /// Keeps the records of this wrap in a store of its own.
+            pub fn store(mut self, store: Arc<dyn Store>) -> Self {
+                self.plan.store = Some(store);
+                self
+            }
+
+            /// Encodes the keys of this wrap by an encoder of its own.
+            pub fn encoder(mut self, encoder: impl KeyEncoder) -> Self {
+                self.plan.encoder = Some(Arc::new(encoder));
+                self
+            }
+
+            /// Finds the principal where no [`Principal`] is in the request's extensions. When it returns `None`, a
+            /// hash of the `Authorization` header stands in.
+            pub fn principal(
+                mut self,
+                principal: impl Fn(&ServiceRequest) -> Option<Principal> + Send + Sync + 'static,
+            ) -> Self {
+                self.plan.principal = Some(Arc::new(principal));
+                self
+            }
+
+            /// How long records are kept, from completion. Default: `storage.ttl`.
+            pub fn ttl(self, ttl: Duration) -> Self {
+                self.configure(move |settings| settings.storage.ttl = ttl)
+            }
+
+            /// Changes any setting for this wrap. `settings.storage` holds the settings of the wrap's cache. What
+            /// shapes the store itself (`class`, `location`, `namespace` and the bounds of the memory store) and
+            /// `limits.max_in_flight` can't be changed here.
+            ///
+            /// ```
+            #[doc = concat!("use actix_idempotency::{", stringify!($name), ", settings::OnDisconnect};")]
+            ///
+            #[doc = concat!("let wrap = ", stringify!($name), "::default().configure(|settings| {")]
+            ///     settings.conflict_status_code = None;
+            ///     settings.max_request_body = 64 << 10;
+            ///     settings.on_disconnect = OnDisconnect::Cancel;
+            /// });
+            /// # let _ = wrap;
+            /// ```
+            pub fn configure(mut self, change: impl Fn(&mut Settings) + Send + Sync + 'static) -> Self {
+                self.plan.changes.push(Arc::new(change));
+                self
+            }
+        }
+
+        impl<S, B> Transform<S, ServiceRequest> for $name
+        where
+            S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
+            S::Future: 'static,
+            B: MessageBody + 'static,
+        {
+            type Response = ServiceResponse<AnswerBody<B>>;
+            type Error = Error;
+            type Transform = IdempotencyService<S>;
+            type InitError = ();
+            type Future = Ready<Result<Self::Transform, ()>>;
+
+            fn new_transform(&self, service: S) -> Self::Future {
+                ready(service_of(&self.plan, service))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($name))
+                    .field("policy", &self.plan.policy)
+                    .field("rules", &self.plan.rules)
+                    .field("cache_name", &self.plan.cache_name)
+                    .finish_non_exhaustive()
+            }
+        }
+    };
 }
 
-impl<Kind> Clone for Wrap<Kind> {
-    fn clone(&self) -> Self {
-        Self { plan: self.plan.clone(), kind: PhantomData }
-    }
-}
+wrap!(IdempotencyKey);
+wrap!(ExemptIdempotencyKey);
 
-impl<Kind> fmt::Debug for Wrap<Kind> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Wrap")
-            .field("policy", &self.plan.policy)
-            .field("rules", &self.plan.rules)
-            .field("cache_name", &self.plan.cache_name)
-            .finish_non_exhaustive()
+fn service_of<S>(plan: &WrapPlan, service: S) -> Result<IdempotencyService<S>, ()> {
+    let may_have_inner = nesting::may_have_inner();
+    nesting::announce();
+    let config = match &plan.idempotency {
+        Some(idempotency) => WrapConfig::new(plan, idempotency).map(|config| Some(Rc::new(config))),
+        // The rest is found, and checked, at the first request. The rules can be checked now.
+        None => plan.rules().map(|_| None).map_err(Into::into),
+    };
+    match config {
+        Ok(config) => Ok(IdempotencyService::new(service, plan.clone(), config, may_have_inner)),
+        Err(error) => {
+            tracing::error!(%error, "the server does not start");
+            Err(())
+        }
     }
 }

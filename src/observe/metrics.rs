@@ -1,19 +1,34 @@
-//! Counters, gauges and histograms through the `metrics` facade; without the feature nothing.
+//! Counters, gauges and histograms through the `metrics` facade. Without the feature every function here is empty.
+//!
+//! The functions take plain values, so that nothing below this folder is needed to count.
+
+use std::time::Duration;
 
 #[cfg(feature = "metrics")]
 pub(crate) use self::facade::*;
 #[cfg(not(feature = "metrics"))]
 pub(crate) use self::nothing::*;
 
-/// What of a completed record was given up for room.
+/// The part of a completed record that a full memory store gave up.
 #[derive(Clone, Copy)]
 pub(crate) enum Evicted {
     Body,
     Record,
 }
 
-/// A write that goes on behind: a response, or the release of a claim.
-pub(crate) struct Behind(());
+/// One write-behind under way: of a response, or of the release of a claim.
+pub(crate) struct WriteBehind(());
+
+/// A governed request whose outcome is known.
+#[cfg_attr(not(feature = "metrics"), expect(dead_code, reason = "only the facade reads it"))]
+pub(crate) struct Request<'a> {
+    pub(crate) outcome: &'static str,
+    pub(crate) route: Option<&'a str>,
+    pub(crate) enforced: bool,
+    pub(crate) waited: Duration,
+    pub(crate) stored_bytes: Option<usize>,
+    pub(crate) taken_over: bool,
+}
 
 #[cfg(feature = "metrics")]
 mod facade {
@@ -21,8 +36,7 @@ mod facade {
 
     use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
-    use super::{Behind, Evicted};
-    use crate::observe::Report;
+    use super::{Evicted, Request, WriteBehind};
 
     pub(crate) const ENABLED: bool = true;
 
@@ -35,10 +49,10 @@ mod facade {
     const EVICTIONS: &str = "idempotency_evictions_total";
     const LEASES_LOST: &str = "idempotency_leases_lost_total";
     const TAKE_OVERS: &str = "idempotency_take_overs_total";
-    const BEHIND: &str = "idempotency_writes_behind";
+    const WRITES_BEHIND: &str = "idempotency_writes_behind";
     const WRITES_LOST: &str = "idempotency_writes_lost_total";
 
-    /// Says what each is, to a recorder that was installed before.
+    /// Describes every metric to the recorder, which must be installed before.
     pub(crate) fn describe() {
         describe_counter!(REQUESTS, "Requests that an instance governed, by outcome");
         describe_gauge!(IN_FLIGHT, "Protected operations from the question for their claim on, writes behind included");
@@ -49,23 +63,23 @@ mod facade {
         describe_counter!(EVICTIONS, "What a full memory store gave up: bodies or whole records");
         describe_counter!(LEASES_LOST, "Leases that somebody else had taken when they were to be renewed");
         describe_counter!(TAKE_OVERS, "Operations that ran because their owner before was lost");
-        describe_gauge!(BEHIND, "Writes that the store could not take in time and that are tried again");
+        describe_gauge!(WRITES_BEHIND, "Writes that the store could not take in time and that are tried again");
         describe_counter!(WRITES_LOST, "Responses of finished operations that could not be stored at all");
     }
 
-    pub(crate) fn request(report: &Report<'_>) {
-        let route = report.route.unwrap_or("unmatched").to_owned();
-        let mode = if report.enforced { "enforce" } else { "observe" };
-        counter!(REQUESTS, "outcome" => report.outcome.name(), "route" => route, "mode" => mode).increment(1);
-        if !report.waited.is_zero() {
-            histogram!(WAITED).record(report.waited);
+    pub(crate) fn request(request: &Request<'_>) {
+        let route = request.route.unwrap_or("unmatched").to_owned();
+        let mode = if request.enforced { "enforce" } else { "observe" };
+        counter!(REQUESTS, "outcome" => request.outcome, "route" => route, "mode" => mode).increment(1);
+        if !request.waited.is_zero() {
+            histogram!(WAITED).record(request.waited);
         }
-        if let Some(bytes) = report.stored_bytes {
+        if let Some(bytes) = request.stored_bytes {
             // Exact up to 2^53.
             #[expect(clippy::cast_precision_loss, reason = "no record is so large")]
             histogram!(STORED_BYTES).record(bytes as f64);
         }
-        if report.taken_over {
+        if request.taken_over {
             counter!(TAKE_OVERS).increment(1);
         }
     }
@@ -94,27 +108,27 @@ mod facade {
         counter!(WRITES_LOST).increment(1);
     }
 
-    impl Behind {
+    impl WriteBehind {
         pub(crate) fn starts() -> Self {
-            gauge!(BEHIND).increment(1);
+            gauge!(WRITES_BEHIND).increment(1);
             Self(())
         }
     }
 
-    impl Drop for Behind {
+    impl Drop for WriteBehind {
         fn drop(&mut self) {
-            gauge!(BEHIND).decrement(1);
+            gauge!(WRITES_BEHIND).decrement(1);
         }
     }
 
-    /// One call to a store, timed until it is answered.
-    pub(crate) struct StoreCall<'a> {
+    /// Times one store call until it is answered.
+    pub(crate) struct CallTimer<'a> {
         cache: &'a str,
         call: &'static str,
         started: Instant,
     }
 
-    impl<'a> StoreCall<'a> {
+    impl<'a> CallTimer<'a> {
         pub(crate) fn starts(cache: &'a str, call: &'static str) -> Self {
             Self { cache, call, started: Instant::now() }
         }
@@ -133,28 +147,27 @@ mod facade {
 mod nothing {
     use std::marker::PhantomData;
 
-    use super::{Behind, Evicted};
-    use crate::observe::Report;
+    use super::{Evicted, Request, WriteBehind};
 
     pub(crate) const ENABLED: bool = false;
 
     pub(crate) const fn describe() {}
-    pub(crate) const fn request(_: &Report<'_>) {}
+    pub(crate) const fn request(_: &Request<'_>) {}
     pub(crate) const fn operation_starts() {}
     pub(crate) const fn operation_ends() {}
     pub(crate) const fn evicted(_: Evicted) {}
     pub(crate) const fn lease_lost() {}
     pub(crate) const fn write_lost() {}
 
-    impl Behind {
+    impl WriteBehind {
         pub(crate) const fn starts() -> Self {
             Self(())
         }
     }
 
-    pub(crate) struct StoreCall<'a>(PhantomData<&'a str>);
+    pub(crate) struct CallTimer<'a>(PhantomData<&'a str>);
 
-    impl<'a> StoreCall<'a> {
+    impl<'a> CallTimer<'a> {
         pub(crate) const fn starts(_: &'a str, _: &'static str) -> Self {
             Self(PhantomData)
         }

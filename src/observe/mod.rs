@@ -1,6 +1,11 @@
-//! What became of requests, for those who watch.
+//! Outcomes of requests, for the log, for metrics and for the application's own listeners.
 
 pub(crate) mod metrics;
-pub(crate) mod report;
+mod outcome;
+mod report;
 
-pub use self::report::{Listener, Outcome, Report};
+pub(crate) use self::report::Observers;
+pub use self::{
+    outcome::Outcome,
+    report::{Listener, Report},
+};

@@ -1,19 +1,20 @@
-//! A stored response: how it is kept (bincode behind a version byte) and what it replays as.
+//! The record of a response, in the form in which stores keep it.
 //!
-//! This is the only place that knows the format. Stores keep a [`Record`] as opaque bytes.
+//! This is the only module that knows the format: a version byte, then bincode. Stores keep a [`Record`] as opaque
+//! bytes.
+
+mod stored_response;
 
 use std::fmt;
 
-use actix_web::{
-    HttpResponse,
-    body::BoxBody,
-    http::{
-        StatusCode,
-        header::{HeaderName, HeaderValue},
-    },
+use actix_web::http::{
+    StatusCode,
+    header::{HeaderName, HeaderValue},
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+
+pub use self::stored_response::StoredResponse;
 
 /// Version 1: `(status: u16, headers: [(name, value)], body: bytes or none)`.
 const VERSION: u8 = 1;
@@ -41,14 +42,14 @@ struct Wire<'a> {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Record(Bytes);
 
-/// Bytes that are not a record of a version that this crate reads.
+/// Why bytes are not a record that this crate can read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UnreadableRecord {
-    /// Written by a newer version, or not a record at all.
+    /// A newer version wrote the record, or the bytes are no record at all.
     #[error("unknown record version {0:?}")]
     Version(Option<u8>),
-    /// Damaged.
+    /// The record is damaged.
     #[error("damaged record")]
     Damaged(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
@@ -67,7 +68,7 @@ impl Record {
     }
 
     fn encode(wire: &Wire<'_>) -> Self {
-        // Exact, so that nothing is moved or wasted.
+        // The exact length, so that the buffer never grows and wastes nothing.
         let headers = wire.headers.iter().map(|(name, value)| prefixed(name.len()) + prefixed(value.len()));
         let body = 1 + wire.body.map_or(0, |body| prefixed(body.len()));
         let length = 1 + varint(wire.status.into()) + varint(wire.headers.len()) + headers.sum::<usize>() + body;
@@ -79,23 +80,23 @@ impl Record {
         Self(bytes.into())
     }
 
-    /// Takes the bytes that a store kept.
+    /// The record whose bytes a store has kept.
     ///
     /// # Errors
-    /// [`UnreadableRecord`] when [`as_bytes`](Self::as_bytes) of a version that this crate reads did not give them.
+    /// [`UnreadableRecord`] unless the bytes come from [`as_bytes`](Self::as_bytes) of a version that this crate reads.
     pub fn from_bytes(bytes: Bytes) -> Result<Self, UnreadableRecord> {
         let record = Self(bytes);
         record.response()?;
         Ok(record)
     }
 
-    /// What a store keeps.
+    /// The bytes that a store keeps.
     #[must_use]
     pub const fn as_bytes(&self) -> &Bytes {
         &self.0
     }
 
-    /// The response; its parts share the record's memory.
+    /// Opens the record. The parts of the response share the record's memory.
     ///
     /// # Errors
     /// [`UnreadableRecord`] when the bytes are damaged.
@@ -105,7 +106,7 @@ impl Record {
         Ok(StoredResponse { status: opened.status()?, headers, body: opened.body() })
     }
 
-    /// As [`response`](Self::response), part by part, for an answer that is made of them at once.
+    /// As [`response`](Self::response), but gives the parts one by one, so that a replay needs no list between.
     pub(crate) fn open(&self) -> Result<Opened<'_>, UnreadableRecord> {
         Ok(Opened { bytes: &self.0, wire: self.wire()? })
     }
@@ -125,13 +126,13 @@ impl Record {
         }
         let (wire, read) = bincode::serde::borrow_decode_from_slice::<Wire<'_>, _>(rest, CONFIG).map_err(damaged)?;
         if read != rest.len() {
-            return Err(damaged("bytes behind the record"));
+            return Err(damaged("bytes after the record"));
         }
         Ok(wire)
     }
 }
 
-/// A record whose parts are known. They share its memory.
+/// An opened record. Its parts share the record's memory.
 pub(crate) struct Opened<'a> {
     bytes: &'a Bytes,
     wire: Wire<'a>,
@@ -161,7 +162,7 @@ impl fmt::Debug for Record {
     }
 }
 
-/// The bytes of a number.
+/// How many bytes bincode takes for a number.
 const fn varint(number: usize) -> usize {
     match number {
         0..=250 => 1,
@@ -171,7 +172,7 @@ const fn varint(number: usize) -> usize {
     }
 }
 
-/// The bytes of something with its length before it.
+/// How many bytes bincode takes for a sequence of `length` bytes.
 const fn prefixed(length: usize) -> usize {
     varint(length) + length
 }
@@ -180,51 +181,9 @@ fn damaged(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Unread
     UnreadableRecord::Damaged(error.into())
 }
 
-/// The first answer to a key: what a manual handler finds in [`IdempotencyInfo`](crate::handler::IdempotencyInfo) and what
-/// every retry of another route gets.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredResponse {
-    pub(crate) status: StatusCode,
-    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
-    pub(crate) body: Option<Bytes>,
-}
-
-impl StoredResponse {
-    /// The status of the first answer.
-    #[must_use]
-    pub const fn status(&self) -> StatusCode {
-        self.status
-    }
-
-    /// The headers that were kept, repeated ones in their order.
-    #[must_use]
-    pub fn headers(&self) -> &[(HeaderName, HeaderValue)] {
-        &self.headers
-    }
-
-    /// The first value of a header.
-    #[must_use]
-    pub fn header(&self, name: &HeaderName) -> Option<&HeaderValue> {
-        self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value)
-    }
-
-    /// The body. `None`: it was too large to keep, or a full store gave it up.
-    #[must_use]
-    pub const fn body(&self) -> Option<&Bytes> {
-        self.body.as_ref()
-    }
-
-    /// An answer equal to the stored one, for a handler that decides itself. It carries no replay marker; a body that
-    /// was not kept is empty.
-    #[must_use]
-    pub fn to_response(&self) -> HttpResponse {
-        let mut response = HttpResponse::with_body(self.status, BoxBody::new(self.body.clone().unwrap_or_default()));
-        for (name, value) in &self.headers {
-            response.headers_mut().append(name.clone(), value.clone());
-        }
-        response
-    }
-}
+/// A header of records that `mode = observe` wrote. Such a record is never replayed.
+pub(crate) static OBSERVED: (HeaderName, HeaderValue) =
+    (HeaderName::from_static("idempotency-observed"), HeaderValue::from_static("true"));
 
 #[cfg(test)]
 mod tests {

@@ -1,14 +1,16 @@
-//! What makes no sense, in one setting or in several together.
+//! Refuses settings that make no sense, alone or together.
 
 use std::time::Duration;
 
-use actix_web::http::{Method, StatusCode, header::HeaderName};
+use actix_web::http::{Method, header::HeaderName};
 
-use super::ConfigError;
-use super::{Methods, Settings, choices::is_safe, table};
+use super::{
+    ConfigError, Methods, Settings, is_safe,
+    value::{self, may_carry_body},
+};
 use crate::record::MAX_RECORD;
 
-/// Headers that mean something else in an answer.
+/// Headers that mean something else in a response.
 const OF_OTHERS: [&str; 28] = [
     "accept-ranges",
     "age",
@@ -41,11 +43,11 @@ const OF_OTHERS: [&str; 28] = [
 ];
 
 impl Settings {
-    /// Whether the settings make sense, one by one and together. Layers are checked as they are read; this is for what
-    /// code changed.
+    /// Checks that the settings make sense, alone and together. Layers are checked when they are read; this checks what
+    /// code has changed.
     ///
     /// # Errors
-    /// The first thing that is wrong.
+    /// The first setting that is wrong.
     pub fn check(&self) -> Result<(), ConfigError> {
         let invalid = |setting: &str, value: String, accepted: &str| ConfigError::InvalidValue {
             setting: setting.into(),
@@ -54,7 +56,7 @@ impl Settings {
             accepted: accepted.into(),
         };
         if let Some(url) = &self.docs_url
-            && !table::is_absolute(url)
+            && !value::is_absolute_url(url)
         {
             return Err(invalid("docs_url", url.clone(), "an absolute URL"));
         }
@@ -81,7 +83,7 @@ impl Settings {
         ];
         for (setting, status) in statuses {
             if status.is_some_and(|status| !may_carry_body(status)) {
-                return Err(invalid(setting, status.map(|s| s.to_string()).unwrap_or_default(), table::STATUS));
+                return Err(invalid(setting, status.map(|s| s.to_string()).unwrap_or_default(), value::STATUS));
             }
         }
         for (setting, status) in &statuses[1..] {
@@ -143,7 +145,7 @@ impl Settings {
 }
 
 impl Settings {
-    /// A mark for answers whose header means something else.
+    /// The first of the marker settings whose header means something else.
     fn taken_header(&self) -> Option<(&'static str, &HeaderName)> {
         let marks = [
             ("replay_header", &self.replay_header),
@@ -160,9 +162,4 @@ impl Settings {
         })?;
         Some((setting, name))
     }
-}
-
-/// Whether a replay or a problem can have this status.
-pub(super) fn may_carry_body(status: StatusCode) -> bool {
-    (200..600).contains(&status.as_u16()) && !matches!(status.as_u16(), 204 | 205 | 304)
 }

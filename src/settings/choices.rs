@@ -1,28 +1,30 @@
-//! Settings that choose between a few ways.
+//! Settings that choose one of a few alternatives.
 
 use actix_web::http::Method;
 
-/// Which defaults; setting `profile`.
+use crate::key::RecordId;
+
+/// The set of defaults; setting `profile`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Profile {
-    /// As django-idempotency-key documents them.
+    /// The defaults that django-idempotency-key documents.
     #[default]
     Default,
-    /// As draft-ietf-httpapi-idempotency-key-header-07 recommends.
+    /// The recommendations of draft-ietf-httpapi-idempotency-key-header-07.
     Ietf,
-    /// As clients written for Stripe expect.
+    /// The behaviour that clients written for Stripe expect.
     Stripe,
 }
 
-/// Whether what is decided is done; setting `mode`.
+/// Whether decisions are enforced or only observed; setting `mode`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Enforcement {
-    /// Yes.
+pub enum Mode {
+    /// Requests are refused, replayed or run as decided.
     #[default]
     Enforce,
-    /// No: every request runs, and what would have become of it is only told. For switching on an API that is in use.
+    /// Every request runs, and the decision is only reported. For switching the middleware on at an API that is in use.
     Observe,
 }
 
@@ -32,33 +34,22 @@ pub enum Enforcement {
 pub enum Methods {
     /// All but GET, HEAD, OPTIONS, TRACE, QUERY and CONNECT.
     Unsafe,
-    /// These.
+    /// These methods.
     List(Vec<Method>),
 }
 
-/// What one key of one principal means; setting `scope`.
+/// How far one key of one principal reaches; setting `scope`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Scope {
-    /// One operation, wherever it is sent: on another path it is a mismatch.
+    /// The key names one operation. On another path it is a mismatch.
     #[default]
     Principal,
-    /// An operation per method and path.
+    /// The key names one operation per method and path.
     Endpoint,
 }
 
-/// What to do after an owner was lost while it ran; setting `on_unknown`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum OnUnknown {
-    /// The next request runs again.
-    #[default]
-    Rerun,
-    /// 409 `outcome-unknown` until an operator forgets the key. Covers panics and cancelled runs too.
-    Reject,
-}
-
-/// What to do when the client leaves while the handler runs; setting `on_disconnect`.
+/// The reaction to a client that leaves while the handler runs; setting `on_disconnect`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnDisconnect {
@@ -69,39 +60,18 @@ pub enum OnDisconnect {
     Cancel,
 }
 
-/// What a full memory store does; setting `storage.on_full`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum OnFull {
-    /// Gives up the oldest bodies over `max_bytes`, the oldest records past `min_retention` over `max_entries`; then 503.
-    #[default]
-    Shrink,
-    /// 503 for new keys; nothing is evicted.
-    Reject,
-}
-
-/// What to do when the store can't answer before the run; setting `storage.on_error`.
+/// The reaction to a store that can't answer before the run; setting `storage.on_error`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnError {
-    /// 503 with Retry-After.
+    /// The client gets 503 with `Retry-After`.
     #[default]
     Reject,
-    /// The handler runs unprotected: gives up *fail closed*.
+    /// The handler runs unprotected. Gives the guarantee *fail closed* up.
     Run,
 }
 
-/// What to do about a danger that is seen at start; settings `storage.on_evicting` and `storage.on_unreachable`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum AtStart {
-    /// The server does not start.
-    #[default]
-    Reject,
-    /// It starts, and the log says what may happen.
-    Warn,
-}
-
-/// Methods that RFC 9110 and its extensions define as safe, and CONNECT, which has no operation to protect.
+/// Whether RFC 9110 and its extensions define the method as safe. CONNECT counts too: it has no operation to protect.
 pub(crate) fn is_safe(method: &Method) -> bool {
     matches!(method.as_str(), "GET" | "HEAD" | "OPTIONS" | "TRACE" | "QUERY" | "CONNECT")
 }
@@ -111,6 +81,16 @@ impl Methods {
         match self {
             Self::Unsafe => !is_safe(method),
             Self::List(methods) => methods.contains(method),
+        }
+    }
+}
+
+impl Mode {
+    /// The record id of a request in this mode.
+    pub(crate) fn record_id(self, id: RecordId) -> RecordId {
+        match self {
+            Self::Enforce => id,
+            Self::Observe => id.observed(),
         }
     }
 }

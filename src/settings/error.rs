@@ -1,19 +1,22 @@
-//! What can be wrong before a server listens.
+//! Mistakes in the configuration, which are found before the server listens.
 
 use std::{fmt, path::PathBuf};
 
-use crate::{policy::Policy, store::StoreError};
+use crate::{
+    policy::PatternError,
+    store::{LocationError, StoreError},
+};
 
-/// A mistake in the configuration. Each names what is wrong, where it was said, and what would be accepted.
+/// A mistake in the configuration. Each error names the setting, the layer that set it, and what would be accepted.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// A settings file can't be read or is no TOML.
+    /// A settings file can't be read or is not TOML.
     #[error("{layer}: {why}")]
     Layer {
         /// The file or the environment.
         layer: String,
-        /// What its reader said.
+        /// The reason.
         why: String,
     },
     /// The file named by `IDEMPOTENCY_KEY_FILE`, or in code, does not exist.
@@ -22,23 +25,23 @@ pub enum ConfigError {
     /// No setting has this name.
     #[error("{layer}: unknown setting `{name}`{hint}")]
     UnknownSetting {
-        /// The name as it was written.
+        /// The name as the layer has it.
         name: String,
         /// The file or the environment variable.
         layer: String,
-        /// `; did you mean …?`, or the names there are.
+        /// Which names there are.
         hint: String,
     },
-    /// A setting does not take this value.
+    /// A setting does not accept this value.
     #[error("{layer}: setting `{setting}` can't be `{value}`; accepted: {accepted}")]
     InvalidValue {
         /// The setting.
         setting: String,
         /// The file, the environment variable or `code`.
         layer: String,
-        /// The value as it was written.
+        /// The value as the layer has it.
         value: String,
-        /// What would be accepted.
+        /// The values that would be accepted.
         accepted: String,
     },
     /// Two settings that make no sense together.
@@ -51,7 +54,7 @@ pub enum ConfigError {
         setting: &'static str,
         /// The name.
         name: String,
-        /// The names that would do.
+        /// The names that exist.
         known: String,
     },
     /// A class whose cargo feature is off.
@@ -69,51 +72,44 @@ pub enum ConfigError {
     UnknownCache {
         /// The name.
         name: String,
-        /// The names that would do.
+        /// The names that exist.
         known: String,
     },
-    /// A path pattern that the router would refuse.
-    #[error("route pattern `{pattern}` is malformed: {why}")]
-    Pattern {
-        /// The pattern.
-        pattern: String,
-        /// What the router's parser said.
-        why: String,
-    },
-    /// One pattern with two policies.
-    #[error("route pattern `{pattern}` can't be both {first:?} and {second:?}")]
-    Contradiction {
-        /// The pattern.
-        pattern: String,
-        /// One policy.
-        first: Policy,
-        /// The other.
-        second: Policy,
+    /// A route pattern that the router would refuse, or that has two policies.
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+    /// The address of a server can't be used.
+    #[error("setting `{setting}`: {source}")]
+    Location {
+        /// The setting.
+        setting: String,
+        /// The reason.
+        source: LocationError,
     },
     /// The store did not pass its check.
     #[error("cache `{cache}`: {source}{}", cause(.source))]
     Store {
         /// The cache.
         cache: String,
-        /// What is wrong.
+        /// The reason.
         source: StoreError,
     },
 }
 
-/// As `Display`: what a `main` prints that returns it.
+/// As `Display`, because a `main` that returns the error prints it by `Debug`.
 impl fmt::Debug for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
 }
 
-/// The chain below a store's error, which says what a person can mend.
+/// The sources of a store's error, which name what a person can mend.
 fn cause(error: &StoreError) -> String {
     let mut text = String::new();
     let mut next = std::error::Error::source(error);
     while let Some(cause) = next {
         let cause_text = cause.to_string();
-        // Some say their causes themselves.
+        // Some errors repeat the text of their source.
         if !text.ends_with(&cause_text) {
             text.push_str(": ");
             text.push_str(&cause_text);

@@ -1,4 +1,4 @@
-//! From layers to [`Settings`].
+//! Loads [`Settings`] from layers.
 
 use std::{
     collections::BTreeMap,
@@ -8,9 +8,8 @@ use std::{
 
 use config::{Config, Environment, File, FileFormat, Source as _, Value, ValueKind};
 
-use super::ConfigError;
 use super::{
-    Profile, Settings,
+    ConfigError, Profile, Settings,
     table::{self, Setting},
     value::Given,
 };
@@ -45,7 +44,7 @@ pub struct SettingsLoader {
     environment: Option<Vec<(OsString, OsString)>>,
 }
 
-/// A setting as some layer gave it.
+/// A setting as a layer gives it.
 struct Entry {
     path: String,
     layer: String,
@@ -70,7 +69,7 @@ impl SettingsLoader {
         self
     }
 
-    /// Variables in place of those of the process.
+    /// Sets the variables to read, in place of the environment of the process.
     pub fn environment<K: Into<OsString>, V: Into<OsString>>(
         mut self,
         variables: impl IntoIterator<Item = (K, V)>,
@@ -125,7 +124,7 @@ impl SettingsLoader {
         Ok(settings)
     }
 
-    /// The variables that are ours, as text.
+    /// The variables with our prefix, as text.
     fn variables(&self) -> Result<BTreeMap<String, String>, ConfigError> {
         let all = self.environment.clone().unwrap_or_else(|| std::env::vars_os().collect());
         let mut ours = BTreeMap::new();
@@ -200,7 +199,7 @@ impl SettingsLoader {
     }
 }
 
-/// Names the layer that said what does not make sense.
+/// Names the layer that gave the value which does not make sense.
 fn in_its_layer(error: ConfigError, entries: &[Entry]) -> ConfigError {
     match error {
         ConfigError::InvalidValue { setting, layer, value, accepted } => {

@@ -1,10 +1,12 @@
-//! What can be set, its defaults by profile, and how layers of it are loaded.
+#![doc = include_str!("../docs/links.md")]
+#![doc = ""]
+#![doc = include_str!("../../docs/settings.md")]
 
 mod check;
 mod choices;
 mod error;
 mod load;
-mod location;
+mod rules;
 mod statuses;
 mod table;
 mod value;
@@ -15,18 +17,22 @@ use actix_web::http::{Method, StatusCode, header::HeaderName};
 
 pub(crate) use self::choices::is_safe;
 pub use self::{
-    choices::{AtStart, Enforcement, Methods, OnDisconnect, OnError, OnFull, OnUnknown, Profile, Scope},
+    choices::{Methods, Mode, OnDisconnect, OnError, Profile, Scope},
     error::ConfigError,
     load::SettingsLoader,
-    location::Location,
     statuses::{ParseStatusesError, Statuses},
 };
 use crate::key::Syntax;
+pub use crate::{
+    policy::PatternError,
+    store::{Location, LocationError, OnFull, OnUnknown, StartupCheck},
+};
 
-/// Everything that can be set. [`Settings::load`] reads it from layers; later ones win: the profile's defaults, a file,
-/// the environment; what code sets on the result comes last.
+/// All settings. [`Settings::load`] reads them from layers, of which later ones win: the defaults of the profile, a
+/// file, the environment. Code can change the result.
 ///
-/// The README's table has every setting with its default and meaning; each field here names its setting.
+/// Each field names its setting. The table of all settings, with defaults and meaning, is at the top of this
+/// [module](self).
 ///
 /// ```
 /// use actix_idempotency::Settings;
@@ -39,13 +45,13 @@ use crate::key::Syntax;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Settings {
-    /// `profile`: which defaults.
+    /// `profile`: the set of defaults.
     pub profile: Profile,
-    /// `mode`: whether what is decided is done, or only told.
-    pub mode: Enforcement,
+    /// `mode`: whether decisions are enforced or only observed.
+    pub mode: Mode,
     /// `encoder`: `basic`, `canonical-json`, `django`, or a registered name.
     pub encoder: String,
-    /// `header`: where the key is, `Idempotency-Key`.
+    /// `header`: the request header with the key, `Idempotency-Key`.
     pub header: HeaderName,
     /// `syntax` of the key.
     pub syntax: Syntax,
@@ -53,27 +59,29 @@ pub struct Settings {
     pub methods: Methods,
     /// `scope` of a key.
     pub scope: Scope,
-    /// `conflict_status_code`: the status of a replay; `None` keeps the original one.
+    /// `conflict_status_code`: the status of a replay. `None`: the original status.
     pub conflict_status_code: Option<StatusCode>,
-    /// `mismatch_status_code`: a key reused with another payload.
+    /// `mismatch_status_code`: the status when a key is reused with another payload.
     pub mismatch_status_code: StatusCode,
-    /// `in_flight_status_code`: still running after `lock.timeout`.
+    /// `in_flight_status_code`: the status when the first request still runs after `lock.timeout`.
     pub in_flight_status_code: StatusCode,
-    /// `replay_header`: marks replays with `true`; `None`: no marker.
+    /// `replay_header`: a response header that marks replays with `true`. `None`: no marker.
     pub replay_header: Option<HeaderName>,
     /// `replay_cookies`: whether `Set-Cookie` is stored and replayed.
     pub replay_cookies: bool,
-    /// `exclude_headers`: more headers that are not stored.
+    /// `exclude_headers`: more response headers that are not stored.
     pub exclude_headers: Vec<HeaderName>,
-    /// `expires_header`: tells until when a stored answer is kept, as an HTTP date; `None`: nothing does.
+    /// `expires_header`: a response header with the HTTP date until which a stored response is kept. `None`: no such
+    /// header.
     pub expires_header: Option<HeaderName>,
-    /// `observe_header`: with `mode = observe`, tells what would have been answered; `None`: nothing does.
+    /// `observe_header`: with `mode = observe`, a response header with the outcome that enforcing would have had.
+    /// `None`: no such header.
     pub observe_header: Option<HeaderName>,
-    /// `docs_url`: linked from every rejection.
+    /// `docs_url`: linked from every refusal.
     pub docs_url: Option<String>,
-    /// `on_unknown`: what to do after a lost owner.
+    /// `on_unknown`: what happens after a lost owner.
     pub on_unknown: OnUnknown,
-    /// `on_disconnect`: what to do when the client leaves while the handler runs.
+    /// `on_disconnect`: what happens when the client leaves while the handler runs.
     pub on_disconnect: OnDisconnect,
     /// `max_key_length`, in decoded characters; beyond: 400.
     pub max_key_length: usize,
@@ -89,7 +97,8 @@ pub struct Settings {
     pub required: Vec<String>,
     /// `storage.*`.
     pub storage: StorageSettings,
-    /// `caches.NAME.*`: a cache is `storage` with what it overrides. `default` exists in any case.
+    /// `caches.NAME.*`: a cache has the settings of `storage`, but for those that it overrides. `default` always
+    /// exists.
     pub caches: BTreeMap<String, StorageSettings>,
     /// `lock.*`.
     pub lock: LockSettings,
@@ -123,12 +132,12 @@ pub struct StorageSettings {
     pub max_response_body: usize,
     /// `on_full`: what a full memory store does.
     pub on_full: OnFull,
-    /// `on_error`: what to do when the store can't answer before the run.
+    /// `on_error`: what happens when the store can't answer before the run.
     pub on_error: OnError,
-    /// `on_evicting`: what to do about a Redis whose `maxmemory-policy` evicts, at start.
-    pub on_evicting: AtStart,
-    /// `on_unreachable`: what to do about a store that can't be reached, at start.
-    pub on_unreachable: AtStart,
+    /// `on_evicting`: what a Redis whose `maxmemory-policy` evicts leads to at startup.
+    pub on_evicting: StartupCheck,
+    /// `on_unreachable`: what a store that can't be reached leads to at startup.
+    pub on_unreachable: StartupCheck,
     /// `timeout` of one store call.
     pub timeout: Duration,
     /// `retry_for`: how long a write after the run is retried.
@@ -145,15 +154,16 @@ pub struct LockSettings {
     pub location: Location,
     /// `name`: the prefix of lock keys.
     pub name: String,
-    /// `ttl`: `None` holds a claim until it is released; a value is a hard ceiling, after which it is forced free.
+    /// `ttl`: `None` holds a claim until it is released. A value is a hard ceiling, after which the claim is freed by
+    /// force.
     pub ttl: Option<Duration>,
-    /// `lease`: how long a claim outlives a lost process.
+    /// `lease`: how long a claim outlives its process.
     pub lease: Duration,
     /// `enable`: `false` lets duplicates run side by side.
     pub enable: bool,
     /// `timeout`: how long a duplicate waits for the first request.
     pub timeout: Duration,
-    /// `max_waiters` per key; more are answered as in flight at once.
+    /// `max_waiters` per key. Further duplicates are answered as in flight at once.
     pub max_waiters: usize,
 }
 
@@ -163,7 +173,7 @@ pub struct LockSettings {
 pub struct Limits {
     /// `max_run`: how long a live owner's lease is renewed.
     pub max_run: Duration,
-    /// `max_in_flight`: protected operations at a time; beyond: 503.
+    /// `max_in_flight`: how many protected operations may run at a time; beyond: 503.
     pub max_in_flight: usize,
     /// `drain_timeout`: how long shutdown waits for operations, and how long a stream whose client left is read on.
     pub drain_timeout: Duration,
@@ -197,7 +207,7 @@ impl Settings {
         SettingsLoader::new().load()
     }
 
-    /// The layers, for other files, variables or a profile chosen in code.
+    /// A loader for other files, other variables, or a profile chosen in code.
     pub fn loader() -> SettingsLoader {
         SettingsLoader::new()
     }
@@ -220,14 +230,14 @@ impl Settings {
             max_response_body: 1 << 20,
             on_full: OnFull::Shrink,
             on_error: OnError::Reject,
-            on_evicting: AtStart::Reject,
-            on_unreachable: AtStart::Reject,
+            on_evicting: StartupCheck::Reject,
+            on_unreachable: StartupCheck::Reject,
             timeout: Duration::from_millis(500),
             retry_for: seconds(60),
         };
         Self {
             profile,
-            mode: Enforcement::Enforce,
+            mode: Mode::Enforce,
             encoder: "basic".into(),
             header: HeaderName::from_static("idempotency-key"),
             syntax: if profile == Profile::Stripe { Syntax::Raw } else { Syntax::Lenient },
@@ -273,9 +283,9 @@ impl Settings {
         }
     }
 
-    /// Whether every request runs, and is only told of.
+    /// Whether every request runs, and decisions are only reported.
     pub(crate) fn is_observed(&self) -> bool {
-        self.mode == Enforcement::Observe
+        self.mode == Mode::Observe
     }
 
     /// The settings of a cache: its own, or `storage` for `default`.

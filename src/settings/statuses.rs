@@ -1,4 +1,4 @@
-//! Which statuses are stored.
+//! The set of statuses whose responses are stored.
 
 use std::fmt;
 
@@ -51,7 +51,7 @@ impl Statuses {
         }
     }
 
-    /// Reads items in their order, so that a later `!401` takes out of an earlier `4xx`.
+    /// Applies items in their order, so that a later `!401` removes 401 from an earlier `4xx`.
     pub(super) fn of_items<'a>(items: impl IntoIterator<Item = &'a str>) -> Option<Self> {
         let mut statuses = Self::default();
         for item in items {
@@ -75,7 +75,7 @@ fn range(item: &str) -> Option<std::ops::RangeInclusive<u16>> {
     }
 }
 
-/// A list that is no list of statuses.
+/// The text is no list of statuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a list of statuses is made of `201`, `200-207`, `2xx` and `!401`")]
 pub struct ParseStatusesError;

@@ -1,15 +1,13 @@
-//! The table of settings: each one's name, what it accepts, and how it is set. Layers know nothing else.
+//! The table of settings: the name of each, what it accepts, and how it is set. The loader knows nothing else.
 
 use std::str::FromStr;
 
-use actix_web::http::{Method, StatusCode, Uri, header::HeaderName};
+use actix_web::http::{Method, StatusCode, header::HeaderName};
 
 use super::{
-    AtStart, Enforcement, Methods, OnDisconnect, OnError, OnFull, OnUnknown, Profile, Scope, Settings, Statuses,
-    StorageSettings,
-    check::may_carry_body,
-    is_safe,
-    value::{self, Given},
+    Methods, Mode, OnDisconnect, OnError, OnFull, OnUnknown, Profile, Scope, Settings, StartupCheck, Statuses,
+    StorageSettings, is_safe,
+    value::{self, Given, STATUS, may_carry_body},
 };
 use crate::key::Syntax;
 
@@ -28,8 +26,7 @@ const NAME: &str = "a name";
 const PATTERNS: &str = "route patterns, each starting with /";
 const STATUSES: &str = "a list of statuses: 201, 200-207, 2xx, !401";
 const ERROR_STATUS: &str = "a status from 400 to 599";
-pub(super) const STATUS: &str = "a status from 200 to 599 that may have a body (not 204, 205, 304), or none";
-const AT_START: &str = "reject or warn";
+const STARTUP_CHECK: &str = "reject or warn";
 const HEADER: &str = "a header name";
 const HEADER_OR_NONE: &str = "a header name, or none";
 
@@ -46,12 +43,12 @@ macro_rules! settings {
     };
 }
 
-/// Settings without a section, and those of `lock` and `limits`.
+/// Settings without a section, and the sections `lock` and `limits`.
 pub(super) const ROOT: &[Setting<Settings>] = settings! {
     "profile", PROFILES, |s, v| profile(v.one()?) => s.profile;
     "mode", "enforce or observe", |s, v| match v.one()? {
-        "enforce" => Some(Enforcement::Enforce),
-        "observe" => Some(Enforcement::Observe),
+        "enforce" => Some(Mode::Enforce),
+        "observe" => Some(Mode::Observe),
         _ => None,
     } => s.mode;
     "encoder", NAME, |s, v| name(v) => s.encoder;
@@ -128,8 +125,8 @@ pub(super) const STORAGE: &[Setting<StorageSettings>] = settings! {
         "run" => Some(OnError::Run),
         _ => None,
     } => s.on_error;
-    "on_evicting", AT_START, |s, v| at_start(v) => s.on_evicting;
-    "on_unreachable", AT_START, |s, v| at_start(v) => s.on_unreachable;
+    "on_evicting", STARTUP_CHECK, |s, v| startup_check(v) => s.on_evicting;
+    "on_unreachable", STARTUP_CHECK, |s, v| startup_check(v) => s.on_unreachable;
     "timeout", DURATION, |s, v| value::duration(v.one()?) => s.timeout;
     "retry_for", DURATION, |s, v| value::duration(v.one()?) => s.retry_for;
 };
@@ -166,10 +163,10 @@ fn flag(given: &Given) -> Option<bool> {
     }
 }
 
-fn at_start(given: &Given) -> Option<AtStart> {
+fn startup_check(given: &Given) -> Option<StartupCheck> {
     match given.one()? {
-        "reject" => Some(AtStart::Reject),
-        "warn" => Some(AtStart::Warn),
+        "reject" => Some(StartupCheck::Reject),
+        "warn" => Some(StartupCheck::Warn),
         _ => None,
     }
 }
@@ -195,18 +192,14 @@ fn header(text: &str) -> Option<HeaderName> {
 }
 
 fn url(text: &str) -> Option<String> {
-    is_absolute(text).then(|| text.to_owned())
-}
-
-pub(super) fn is_absolute(url: &str) -> bool {
-    url.parse::<Uri>().is_ok_and(|uri| uri.scheme().is_some())
+    value::is_absolute_url(text).then(|| text.to_owned())
 }
 
 fn methods(given: &Given) -> Option<Methods> {
     if given.one() == Some("unsafe") {
         return Some(Methods::Unsafe);
     }
-    // Methods have case; nobody means a `post` that is not POST.
+    // Method names are case-sensitive, but a `post` can only mean POST.
     let parse = |item: &str| Method::from_str(&item.to_ascii_uppercase()).ok().filter(|method| !is_safe(method));
     let methods: Vec<Method> = given.items().into_iter().map(parse).collect::<Option<_>>()?;
     (!methods.is_empty()).then_some(Methods::List(methods))

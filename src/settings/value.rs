@@ -1,7 +1,8 @@
-//! A value as a layer gave it, and how text becomes durations and sizes.
+//! A value as a layer gives it, and how text becomes durations, sizes and the like.
 
 use std::time::Duration;
 
+use actix_web::http::{StatusCode, Uri};
 use config::ValueKind;
 
 /// One scalar or a list of them, as text.
@@ -12,7 +13,7 @@ pub(super) enum Given {
 }
 
 impl Given {
-    /// `None`: a table, or nothing.
+    /// `None` for a table, or for nothing.
     pub(super) fn of(kind: &ValueKind) -> Option<Self> {
         match kind {
             ValueKind::Array(items) => {
@@ -52,6 +53,18 @@ impl std::fmt::Display for Given {
     }
 }
 
+/// The values that the settings of statuses accept.
+pub(super) const STATUS: &str = "a status from 200 to 599 that may have a body (not 204, 205, 304), or none";
+
+/// Whether a replay or a problem can have this status.
+pub(super) fn may_carry_body(status: StatusCode) -> bool {
+    (200..600).contains(&status.as_u16()) && !matches!(status.as_u16(), 204 | 205 | 304)
+}
+
+pub(super) fn is_absolute_url(text: &str) -> bool {
+    text.parse::<Uri>().is_ok_and(|uri| uri.scheme().is_some())
+}
+
 /// Splits `12.5kB` into its number and its unit.
 fn number_and_unit(text: &str) -> Option<(f64, &str)> {
     let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
@@ -72,7 +85,7 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
         "d" => 86_400.0,
         _ => return None,
     };
-    // A century is for ever, and leaves room for sums.
+    // At most 100 years, so that sums with the time of day can't overflow.
     Duration::try_from_secs_f64(number * seconds).ok().filter(|d| *d <= Duration::from_secs(100 * 366 * 86_400))
 }
 

@@ -1,4 +1,4 @@
-//! The time a process-local store counts by.
+//! The time that a store of this process counts by.
 
 use std::{
     sync::{
@@ -8,10 +8,10 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-/// Microseconds since the Unix epoch, never going back while the process lives.
+/// Microseconds since the Unix epoch. They never go back while the process lives.
 pub(crate) type Micros = u64;
 
-/// Where a [`MemoryStore`](crate::store::MemoryStore) or [`ThreadLock`](crate::store::ThreadLock) takes its time from.
+/// Where a [`MemoryStore`](super::MemoryStore) or [`ThreadLock`](super::ThreadLock) takes its time from.
 #[derive(Clone, Debug, Default)]
 pub struct Clock(Source);
 
@@ -29,7 +29,7 @@ impl Clock {
         Self(Source::System)
     }
 
-    /// A clock that stands still until [`advance`](Self::advance)d, for tests. Clones share their time.
+    /// A clock for tests: it stands still until [`advance`](Self::advance) moves it. Clones share their time.
     #[must_use]
     pub fn steered() -> Self {
         Self(Source::Steered(Arc::new(AtomicU64::new(1_000_000_000_000))))
@@ -42,7 +42,9 @@ impl Clock {
         }
     }
 
-    pub(crate) fn now(&self) -> Micros {
+    /// Microseconds since the Unix epoch.
+    #[must_use]
+    pub fn now(&self) -> u64 {
         match &self.0 {
             Source::System => system_now(),
             Source::Steered(now) => now.load(Ordering::SeqCst),
@@ -59,12 +61,22 @@ fn system_now() -> Micros {
     epoch + micros(instant.elapsed())
 }
 
-/// A time of this clock as the operating system's.
+/// A time of this clock as a time of the operating system.
 pub(crate) fn system_time(at: Micros) -> SystemTime {
     UNIX_EPOCH + Duration::from_micros(at)
 }
 
-/// Saturates: a duration that no clock reaches is as good as for ever.
+/// Saturates: a duration that no clock reaches is as good as endless.
 pub(crate) fn micros(duration: Duration) -> Micros {
     duration.as_secs().saturating_mul(1_000_000).saturating_add(duration.subsec_micros().into())
+}
+
+/// The end of a duration that starts now.
+pub(crate) fn end(now: Micros, duration: Duration) -> Micros {
+    now.saturating_add(micros(duration))
+}
+
+/// The time from now to an end. `None`: the end has passed.
+pub(crate) fn left(now: Micros, end: Micros) -> Option<Duration> {
+    end.checked_sub(now).filter(|left| *left > 0).map(Duration::from_micros)
 }

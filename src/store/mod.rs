@@ -1,19 +1,23 @@
-//! Where records are kept, and who may run.
+#![doc = include_str!("../docs/links.md")]
+#![doc = ""]
+#![doc = include_str!("../../docs/stores.md")]
 
 pub(crate) mod clock;
 mod contract;
 pub(crate) mod key_value;
+pub mod lifecycle;
 mod memory;
 #[cfg(feature = "redis")]
 mod redis;
 
 #[cfg(feature = "redis")]
-pub use self::redis::{RedisLock, RedisStore};
+pub use self::redis::{RedisLock, RedisOptions, RedisStore};
 pub use self::{
     clock::Clock,
     contract::{
-        Begin, BeginRequest, Claim, Completion, Fate, Forgotten, Inspection, Mode, OwnerToken, RecordState, Renewal,
-        Store, StoreError, StoreFuture,
+        Acquired, Begin, BeginRequest, Claim, Completion, Forgotten, Found, IfCompleted, Inspection, Location,
+        LocationError, OnFull, OnUnknown, OwnerToken, RecordState, ReleaseAs, Renewal, StartupCheck, Store, StoreError,
+        StoreFuture, Wait,
     },
     key_value::{ComposedStore, Lock, Storage, ThreadLock},
     memory::{MemoryLimits, MemoryStore},

@@ -1,4 +1,4 @@
-//! What every store must do, as a suite that any store can be put to.
+//! The acceptance suite: the rules that every store must follow.
 #![allow(clippy::needless_pass_by_value, clippy::unchecked_time_subtraction, reason = "short checks of constants")]
 
 use std::{fmt::Debug, time::Duration};
@@ -8,25 +8,30 @@ use bytes::Bytes;
 use crate::{
     key::{Fingerprint, RecordId},
     record::Record,
-    settings::OnUnknown,
-    store::{Begin, BeginRequest, Claim, Completion, Fate, Forgotten, Mode, OwnerToken, RecordState, Renewal, Store},
+    store::{
+        Begin, BeginRequest, Claim, Completion, Forgotten, Found, IfCompleted, OnUnknown, OwnerToken, RecordState,
+        ReleaseAs, Renewal, Store,
+    },
 };
 
 const LEASE: Duration = Duration::from_secs(1_000);
 const TTL: Duration = Duration::from_secs(10_000);
-/// So much do real clocks go on during a test.
+/// Real clocks may go on by this much during a test.
 const SLACK: Duration = Duration::from_secs(100);
 
-/// A store under test, and what makes time pass for it.
+/// A store under test, and the function that makes time pass for it.
 struct Subject<S, A> {
     store: S,
     advance: A,
 }
 
-/// Puts a store to the suite: panics with the first rule that it breaks.
+/// Runs the acceptance suite on a store.
 ///
-/// `make` gives an empty store and a function that makes time pass for it; it is called once per rule. Time passes in
-/// steps of minutes to hours, so a store that can't be steered can't be put to the suite as a whole.
+/// `make` returns an empty store and a function that makes time pass for it; it is called once per rule. Time passes in
+/// steps of minutes to hours, so the suite needs a store whose clock can be steered.
+///
+/// # Panics
+/// With the first rule that the store breaks.
 ///
 /// ```
 /// use actix_idempotency::{store::{Clock, MemoryLimits, MemoryStore}, testing::accept_store};
@@ -52,7 +57,10 @@ pub async fn accept_store<S: Store, A: Fn(Duration)>(make: impl AsyncFn() -> (S,
     subject(&make).await.fences_grow().await;
 }
 
-/// As [`accept_store`], without what a [`ComposedStore`](crate::store::ComposedStore) can't promise.
+/// As [`accept_store`], without the rules that a [`ComposedStore`](crate::store::ComposedStore) can't follow.
+///
+/// # Panics
+/// With the first rule that the store breaks.
 pub async fn accept_composed_store<S: Store, A: Fn(Duration)>(make: impl AsyncFn() -> (S, A)) {
     subject(&make).await.claims_before_run().await;
     subject(&make).await.answers_with_what_was_completed().await;
@@ -75,19 +83,21 @@ async fn subject<S: Store, A: Fn(Duration)>(make: &impl AsyncFn() -> (S, A)) -> 
 fn ask(key: u8) -> BeginRequest {
     let request =
         BeginRequest::new(RecordId::from_bytes([key; 32]), Fingerprint::from_bytes([1; 32]), OwnerToken::random());
-    BeginRequest { lease: LEASE, keep: TTL, ..request }
+    request.lease(LEASE).keep(TTL)
 }
 
 fn other_payload(key: u8) -> BeginRequest {
-    BeginRequest { fingerprint: Fingerprint::from_bytes([2; 32]), ..ask(key) }
+    BeginRequest::new(RecordId::from_bytes([key; 32]), Fingerprint::from_bytes([2; 32]), OwnerToken::random())
+        .lease(LEASE)
+        .keep(TTL)
 }
 
 fn again(key: u8) -> BeginRequest {
-    BeginRequest { mode: Mode::Again, ..ask(key) }
+    ask(key).if_completed(IfCompleted::Rerun)
 }
 
 fn record(n: u8) -> Record {
-    // As `Record` writes it: version, status 201, no headers, a body of one byte.
+    // The format of a record: version, status 201, no headers, a body of one byte.
     Record::from_bytes(Bytes::from(vec![1, 251, 201, 0, 0, 1, 1, n])).expect("a well-formed record")
 }
 
@@ -103,19 +113,19 @@ impl<S: Store, A: Fn(Duration)> Subject<S, A> {
 
     async fn claim(&self, rule: &str, request: &BeginRequest) -> (Claim, Option<Record>) {
         match self.begin(request).await {
-            Begin::Fresh { claim, previous } => (claim, previous),
+            Begin::Acquired(acquired) => (acquired.claim, acquired.previous),
             other => panic!("{rule}: expected a claim, got {other:?}"),
         }
     }
 
     async fn in_flight(&self, rule: &str, request: &BeginRequest) {
         let answer = self.begin(request).await;
-        assert!(matches!(answer, Begin::InFlight { .. }), "{rule}: expected in flight, got {answer:?}");
+        assert!(matches!(answer, Begin::InFlight(_)), "{rule}: expected in flight, got {answer:?}");
     }
 
     async fn completed(&self, rule: &str, request: &BeginRequest, expected: u8) {
         match self.begin(request).await {
-            Begin::Completed { record: got, .. } => same(rule, got, record(expected)),
+            Begin::Completed(found) => same(rule, found.record, record(expected)),
             other => panic!("{rule}: expected a completed record, got {other:?}"),
         }
     }
@@ -133,8 +143,8 @@ impl<S: Store, A: Fn(Duration)> Subject<S, A> {
         self.store.renew(claim, LEASE).await.expect("renew answers")
     }
 
-    async fn release(&self, claim: &Claim, fate: Fate) {
-        self.store.release(claim, fate).await.expect("release answers");
+    async fn release(&self, claim: &Claim, release_as: ReleaseAs) {
+        self.store.release(claim, release_as).await.expect("release answers");
     }
 
     async fn forget(&self, key: u8) -> Forgotten {
@@ -161,7 +171,7 @@ impl<S: Store, A: Fn(Duration)> Subject<S, A> {
         self.completed(rule, &ask(1), 7).await;
         self.mismatch("another payload is a mismatch", &other_payload(1)).await;
         self.completed("and leaves the record as it was", &ask(1), 7).await;
-        let Begin::Completed { remaining, .. } = self.begin(&ask(1)).await else { panic!("{rule}") };
+        let Begin::Completed(Found { remaining, .. }) = self.begin(&ask(1)).await else { panic!("{rule}") };
         assert!(remaining <= TTL && remaining > TTL - SLACK, "it says how long it remains: {remaining:?}");
     }
 
@@ -181,8 +191,8 @@ impl<S: Store, A: Fn(Duration)> Subject<S, A> {
     async fn frees_what_is_released(&self) {
         let rule = "a released key is free, whoever asks";
         let (claim, _) = self.claim(rule, &ask(1)).await;
-        self.release(&claim, Fate::Free).await;
-        self.release(&claim, Fate::Free).await;
+        self.release(&claim, ReleaseAs::Free).await;
+        self.release(&claim, ReleaseAs::Free).await;
         self.claim(rule, &other_payload(1)).await;
     }
 
@@ -206,11 +216,11 @@ impl<S: Store, A: Fn(Duration)> Subject<S, A> {
         self.passes(LEASE);
         let (taker, _) = self.claim(rule, &ask(1)).await;
         same(rule, self.renew(&late).await, Renewal::Lost);
-        self.release(&late, Fate::Free).await;
+        self.release(&late, ReleaseAs::Free).await;
         self.in_flight(rule, &ask(1)).await;
         same(rule, self.complete(&late, 1).await, Completion::Superseded(None));
         same(rule, self.complete(&taker, 2).await, Completion::Stored);
-        self.release(&late, Fate::Free).await;
+        self.release(&late, ReleaseAs::Free).await;
         same("and gets the record that stands", self.complete(&late, 1).await, Completion::Superseded(Some(record(2))));
         self.completed(rule, &ask(1), 2).await;
     }
@@ -242,18 +252,15 @@ impl<S: Store, A: Fn(Duration)> Subject<S, A> {
         let (second, previous) = self.claim(rule, &again(1)).await;
         same(rule, previous, Some(record(1)));
         self.in_flight("manual duplicates run one at a time", &again(1)).await;
-        self.release(&second, Fate::Free).await;
+        self.release(&second, ReleaseAs::Free).await;
         self.completed("release restores the record", &ask(1), 1).await;
         let (third, _) = self.claim(rule, &again(1)).await;
         self.passes(LEASE / 2);
         same(rule, self.complete(&third, 3).await, Completion::Stored);
         self.passes(TTL - LEASE / 4);
         self.completed("complete replaces it, its TTL anew", &ask(1), 3).await;
-        self.mismatch(
-            "another payload is a mismatch here too",
-            &BeginRequest { mode: Mode::Again, ..other_payload(1) },
-        )
-        .await;
+        self.mismatch("another payload is a mismatch here too", &other_payload(1).if_completed(IfCompleted::Rerun))
+            .await;
     }
 
     async fn forgets_records_and_not_claims(&self) {
@@ -306,9 +313,9 @@ impl<S: Store, A: Fn(Duration)> Subject<S, A> {
 
     async fn bars_a_key_whose_owner_was_lost(&self) {
         let rule = "with on_unknown = reject a lost owner bars the key until it is forgotten";
-        let rejecting = || BeginRequest { on_unknown: OnUnknown::Reject, ..ask(1) };
+        let rejecting = || ask(1).on_unknown(OnUnknown::Reject);
         let (claim, _) = self.claim(rule, &rejecting()).await;
-        self.release(&claim, Fate::Unknown).await;
+        self.release(&claim, ReleaseAs::Unknown).await;
         for _ in 0..2 {
             let answer = self.begin(&rejecting()).await;
             assert!(matches!(answer, Begin::OwnerLost), "{rule}, got {answer:?}");
@@ -361,7 +368,9 @@ impl<S: Store, A: Fn(Duration)> Subject<S, A> {
         self.complete(&claim, 1).await;
         self.passes(TTL / 2);
         for _ in 0..2 {
-            let Begin::Completed { remaining, .. } = self.begin(&ask(1)).await else { panic!("{rule}: it is there") };
+            let Begin::Completed(Found { remaining, .. }) = self.begin(&ask(1)).await else {
+                panic!("{rule}: the record is there")
+            };
             assert!(remaining <= TTL / 2 && remaining > TTL / 2 - SLACK, "{rule}: {remaining:?}");
         }
         let seen = self.store.inspect(&claim.id).await.expect("inspect answers").expect("a record is seen");
@@ -399,7 +408,7 @@ impl<S: Store, A: Fn(Duration)> Subject<S, A> {
             let (taker, _) = self.claim(rule, &ask(1)).await;
             assert!(taker.fence > last, "{rule}: {} after {last}", taker.fence);
             last = taker.fence;
-            self.release(&taker, Fate::Free).await;
+            self.release(&taker, ReleaseAs::Free).await;
         }
     }
 }

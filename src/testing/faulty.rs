@@ -1,4 +1,4 @@
-//! A store that fails as told.
+//! A store whose calls fail on demand.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -12,7 +12,8 @@ use crate::{
     key::RecordId,
     record::Record,
     store::{
-        Begin, BeginRequest, Claim, Completion, Fate, Forgotten, Inspection, Renewal, Store, StoreError, StoreFuture,
+        Begin, BeginRequest, Claim, Completion, Forgotten, Inspection, ReleaseAs, Renewal, Store, StoreError,
+        StoreFuture,
     },
 };
 
@@ -30,39 +31,39 @@ pub enum Call {
     Release,
 }
 
-/// What goes wrong with a call.
+/// The way in which a call goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
-    /// It is not applied, and fails.
+    /// The call is not applied, and fails.
     Fail,
-    /// It is applied, and fails.
+    /// The call is applied, and fails.
     LoseAnswer,
-    /// It is applied, and answered so much later.
+    /// The call is applied, and answered so much later.
     Delay(Duration),
-    /// It is applied, and never answered.
+    /// The call is applied, and never answered.
     Hang,
 }
 
-/// Wraps a store, and lets chosen calls go wrong. Without faults it answers as the store does.
+/// Wraps a store and lets chosen calls go wrong. Without faults it answers as the store does.
 #[derive(Debug)]
 pub struct FaultyStore<S> {
     store: S,
     faults: Faults,
 }
 
-/// Says what goes wrong next, and tells what was called. Clones are the same.
+/// Plans the faults of a [`FaultyStore`], and counts its calls. Clones share the plan.
 #[derive(Clone, Debug, Default)]
-pub struct Faults(Arc<Mutex<Plan>>);
+pub struct Faults(Arc<Mutex<FaultPlan>>);
 
 #[derive(Debug, Default)]
-struct Plan {
+struct FaultPlan {
     next: HashMap<Call, VecDeque<Fault>>,
     calls: HashMap<Call, usize>,
 }
 
 impl Faults {
-    /// The next call of this kind for which nothing is planned yet goes wrong like this.
+    /// Plans a fault for the next call of this kind that has none yet.
     pub fn next(&self, call: Call, fault: Fault) {
         self.0.lock().next.entry(call).or_default().push_back(fault);
     }
@@ -73,7 +74,7 @@ impl Faults {
         self.0.lock().calls.get(&call).copied().unwrap_or(0)
     }
 
-    /// How many faults are still to come.
+    /// How many planned faults have not happened yet.
     #[must_use]
     pub fn left(&self) -> usize {
         self.0.lock().next.values().map(VecDeque::len).sum()
@@ -87,7 +88,7 @@ impl Faults {
 }
 
 impl<S: Store> FaultyStore<S> {
-    /// The store, and the handle to its faults.
+    /// Wraps the store. Returns the handle to its faults, too.
     pub fn new(store: S) -> (Self, Faults) {
         let faults = Faults::default();
         (Self { store, faults: faults.clone() }, faults)
@@ -102,11 +103,11 @@ impl<S: Store> FaultyStore<S> {
         StoreFuture::boxed(async move {
             let failed = |why: &str| Err(StoreError::unavailable(why));
             if fault == Fault::Fail {
-                return failed("told to fail");
+                return failed("a planned fault: fail");
             }
             let answer = inner().await;
             match fault {
-                Fault::Fail | Fault::LoseAnswer => failed("told to lose the answer"),
+                Fault::Fail | Fault::LoseAnswer => failed("a planned fault: lose the answer"),
                 Fault::Delay(by) => {
                     tokio::time::sleep(by).await;
                     answer
@@ -130,12 +131,12 @@ impl<S: Store> Store for FaultyStore<S> {
         self.call(Call::Complete, move || self.store.complete(claim, record, ttl))
     }
 
-    fn release<'a>(&'a self, claim: &'a Claim, fate: Fate) -> StoreFuture<'a, bool> {
-        self.call(Call::Release, move || self.store.release(claim, fate))
+    fn release<'a>(&'a self, claim: &'a Claim, release_as: ReleaseAs) -> StoreFuture<'a, bool> {
+        self.call(Call::Release, move || self.store.release(claim, release_as))
     }
 
-    fn changed<'a>(&'a self, id: &'a RecordId, round: u32, at_most: Duration) -> StoreFuture<'a, ()> {
-        self.store.changed(id, round, at_most)
+    fn wait_for_change<'a>(&'a self, id: &'a RecordId, round: u32, at_most: Duration) -> StoreFuture<'a, ()> {
+        self.store.wait_for_change(id, round, at_most)
     }
 
     fn inspect<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<Inspection>> {
@@ -150,8 +151,8 @@ impl<S: Store> Store for FaultyStore<S> {
         self.store.list(after, limit)
     }
 
-    /// As a store would that other processes share: its claims are renewed.
-    fn leases(&self) -> bool {
+    /// As for a store that other processes share: leases are renewed, and calls take time.
+    fn needs_renewal(&self) -> bool {
         true
     }
 

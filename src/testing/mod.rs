@@ -1,5 +1,11 @@
-//! Tools for tests (feature `testing`): a suite that every store must pass, a store that fails as told, and storms of
-//! duplicates for your own handlers. Time is steered by [`Clock::steered`](crate::store::Clock::steered).
+//! Tools for tests (feature `testing`).
+//!
+//! - For a store: [`accept_store`], the rules that every store must follow, and [`model`], which plays random sequences
+//!   of
+//!   calls to the store and to a model of it.
+//! - For a service: [`FaultyStore`], whose calls fail on demand, and [`storm`], which sends duplicates of one request.
+//!
+//! [`Clock::steered`](crate::store::Clock::steered) makes time pass in tests.
 //!
 //! ```
 //! use actix_idempotency::{Idempotency, IdempotencyKey, Settings, store::{Clock, MemoryLimits, MemoryStore}};
@@ -28,6 +34,7 @@
 
 mod acceptance;
 mod faulty;
+pub mod model;
 mod storm;
 
 pub use self::{

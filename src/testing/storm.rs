@@ -1,4 +1,4 @@
-//! Duplicates of one request, at the same time.
+//! Sends duplicates of one request at the same time.
 
 use actix_web::{
     Error,
@@ -10,15 +10,15 @@ use actix_web::{
 use bytes::Bytes;
 use futures_util::future::join_all;
 
-/// What one duplicate got.
+/// The response to one duplicate.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Answer {
-    /// Its status.
+    /// The status.
     pub status: StatusCode,
-    /// Its headers.
+    /// The headers.
     pub headers: HeaderMap,
-    /// Its body.
+    /// The body.
     pub body: Bytes,
 }
 
@@ -32,7 +32,7 @@ impl Answer {
     /// Whether it is a problem that this crate answers with instead of the handler.
     #[must_use]
     pub fn is_problem(&self) -> bool {
-        let base = crate::problem::TYPE_BASE.as_bytes();
+        let base = crate::client::problem::TYPE_BASE.as_bytes();
         self.status.as_u16() >= 400 && self.body.windows(base.len()).any(|part| part == base)
     }
 
@@ -45,8 +45,8 @@ impl Answer {
 
 /// Sends `n` requests made by `request` to `app` at once, and gives their answers in the order in which they were sent.
 ///
-/// They run on one thread, and meet wherever a handler or a store waits. Duplicates on several threads and over real
-/// connections need a server.
+/// The requests run on one thread, and meet wherever a handler or a store waits. Duplicates on several threads, or over
+/// real connections, need a server.
 ///
 /// # Panics
 /// When the service fails, or a body does.

@@ -1,4 +1,4 @@
-//! Each example does what it says.
+//! Each example does what its documentation says.
 
 use std::{
     io::{Read as _, Write as _},
@@ -33,10 +33,10 @@ fn payments() {
     assert_eq!(server.send(order("/quotes", 100).key("quote-1")).status, 200);
     assert!(server.send(order("/quotes", 100).key("quote-1")).is_replay());
     let charges: Vec<serde_json::Value> = server.send(Request::get("/charges")).json();
-    assert_eq!(charges.len(), 1, "however often it was sent");
+    assert_eq!(charges.len(), 1, "one charge, however often the request was sent");
 }
 
-/// A proxy that resets its first connections right after the request has arrived, then passes everything on.
+/// Starts a proxy that resets its first `resets` connections after the request has arrived. Later ones pass unchanged.
 fn flaky_proxy(to: std::net::SocketAddr, resets: usize) -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -45,7 +45,7 @@ fn flaky_proxy(to: std::net::SocketAddr, resets: usize) -> std::net::SocketAddr 
             let mut server = TcpStream::connect(to).unwrap();
             let (mut from, mut back) = (client.try_clone().unwrap(), server.try_clone().unwrap());
             if n < resets {
-                // All of the request, in however many pieces it comes: its body ends in a brace.
+                // Read the whole request, in however many pieces it arrives. Its body ends in a brace.
                 let (mut request, mut piece) = (Vec::new(), [0; 4096]);
                 while !request.ends_with(b"}") {
                     let length = from.read(&mut piece).unwrap();
@@ -53,7 +53,7 @@ fn flaky_proxy(to: std::net::SocketAddr, resets: usize) -> std::net::SocketAddr 
                     request.extend(&piece[..length]);
                 }
                 server.write_all(&request).unwrap();
-                // The operation runs to its end; its answer never arrives.
+                // The operation runs to its end, and its answer never reaches the client.
                 let _ = back.read(&mut piece);
                 socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
                 continue;

@@ -1,5 +1,4 @@
-//! What the crate promises, seen from outside. Each module is about one promise; most drive the conformance server over
-//! real sockets.
+//! Integration tests. `tests/README.md` says which folder is about what, and which kind of test catches which mistake.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,31 +8,13 @@
     reason = "tests may"
 )]
 
-#[cfg(feature = "testing")]
-mod acceptance;
+mod browser;
+mod claims;
 mod common;
-
-mod concurrency;
-mod connections;
-mod contract;
+mod docs;
 mod examples;
-#[cfg(feature = "testing")]
-mod faults;
-mod in_process;
-mod keys;
-mod memory;
-mod misuse;
-mod model;
-mod observing;
-mod operators;
-mod own_parts;
-mod pages;
-mod policies;
-mod protocol;
-#[cfg(feature = "redis")]
-mod redis;
-mod replays;
+mod http;
+mod operate;
+mod policy;
 mod settings;
-mod shutdown;
-mod streams;
-mod wire;
+mod store;

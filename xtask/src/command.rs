@@ -1,4 +1,4 @@
-//! Other programs, run in turn; the first one that fails ends the work.
+//! Runs other programs one after the other. A [`Step`] that fails ends the run.
 
 use std::{
     process::{Command, Stdio},

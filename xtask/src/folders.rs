@@ -1,7 +1,7 @@
-//! Checks the arrows between the folders of `src`: a folder may name only folders below it.
+//! Checks the imports between the folders of `src`: a folder may name only folders below it.
 //!
-//! The order is the one in which `docs/architecture.md` describes the folders. An arrow that runs upward, and so every
-//! circle, fails the check.
+//! The order is the one in which `docs/architecture.md` describes the folders. An arrow (folder A names folder B) that
+//! runs upward fails the check, so there can be no circle of folders.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,10 +30,10 @@ const FLOORS: [&str; 13] = [
     "policy",
 ];
 
-/// Folders within a folder that keep to an order of their own.
+/// Folders whose subfolders have an order, too.
 const ROOMS: [(&str, &[&str]); 1] = [("middleware", &["response", "request"])];
 
-/// Which folder names which, with a file where it does.
+/// Pairs of a folder and a folder that it names, each with one file that does so.
 type Arrows = BTreeMap<(String, String), PathBuf>;
 
 pub(crate) fn check() -> Step {
@@ -44,14 +44,13 @@ pub(crate) fn check() -> Step {
         wrong.extend(upward(&arrows, order));
     }
     if wrong.is_empty() {
-        println!("== folders: {} arrows, all of them downward", arrows.len());
+        println!("== folders: {} imports between folders, all of them downward", arrows.len());
         return Ok(());
     }
     Err(format!("folders: these name a folder that is not below them:\n{}", wrong.join("\n")))
 }
 
-/// The arrows that do not run downward in `order`. A folder that `order` does not know is an error too, so that a new
-/// folder gets its floor.
+/// The arrows that do not run downward in `order`. A new folder of `src` that is missing in [`FLOORS`] is an error too.
 fn upward(arrows: &Arrows, order: &[&str]) -> Vec<String> {
     let floor = |folder: &str| order.iter().position(|known| *known == folder);
     let wrong = arrows.iter().filter(|((from, to), _)| match (floor(from), floor(to)) {
@@ -66,7 +65,7 @@ fn arrows_of(root: &Path, path: &[&str]) -> Result<Arrows, String> {
     let mut arrows = Arrows::new();
     for file in files_below(root)? {
         let inside: Vec<_> = file.strip_prefix(root).map_err(|error| error.to_string())?.iter().collect();
-        // A file beside the folders is a face of them all.
+        // A file beside the folders (`lib.rs`, `mod.rs`) may name all of them.
         let [folder, _, ..] = inside[..] else { continue };
         let folder = folder.to_string_lossy().into_owned();
         let text = fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
@@ -94,7 +93,7 @@ fn files_below(folder: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(files)
 }
 
-/// What a file names below the module `path` of this crate, tests left out.
+/// The names of this crate below the module `path` that a file uses outside of its tests.
 fn named_in(text: &str, path: &[&str]) -> syn::Result<BTreeSet<String>> {
     let mut names = Names { path, found: BTreeSet::new() };
     names.visit_file(&syn::parse_file(text)?);
@@ -107,7 +106,7 @@ struct Names<'a> {
 }
 
 impl Names<'_> {
-    /// `crate`, then the segments of `path`, then what is looked for.
+    /// Takes the segment that follows `crate` and `path`.
     fn take(&mut self, segments: &[String]) {
         if segments.first().is_some_and(|first| first == "crate")
             && segments.len() > self.path.len() + 1

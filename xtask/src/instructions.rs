@@ -1,12 +1,12 @@
-//! Instructions per operation beyond bare actix, counted by valgrind's callgrind, against `benches/budget.toml`. Time
-//! depends on what else a machine does; these hardly do.
+//! Compares the instructions that the middleware adds per operation with their budget in `benches/budget.toml`.
+//! Callgrind of valgrind counts them. Unlike time, a count of instructions hardly depends on the load of the machine.
 
 use std::{collections::BTreeSet, env, fs, process::Command};
 
 use crate::command::{Step, succeed};
 
 const BUDGET: &str = "benches/budget.toml";
-/// As in `benches/instructions/main.rs`.
+/// The same number as in `benches/instructions/main.rs`.
 const OPERATIONS: i64 = 2000;
 const REQUESTS: [&str; 7] = [
     "safe method",
@@ -19,11 +19,11 @@ const REQUESTS: [&str; 7] = [
 ];
 const STORE: [&str; 2] = ["store: begin of a completed record", "store: begin + complete"];
 
-/// Measures, and checks or writes the budget.
+/// Measures, and compares with the budget or, with `bless`, writes the budget.
 pub(crate) fn run(bless: bool) -> Step {
     println!("== instructions");
     let build = ["build", "--release", "--package", "instructions"];
-    succeed("the bench of instructions", Command::new(env!("CARGO")).args(build))?;
+    succeed("the instructions benchmark", Command::new(env!("CARGO")).args(build))?;
     let mut measured = Vec::new();
     for name in REQUESTS {
         measured.push((name, counted("with", name)? - counted("bare", name)?));
@@ -37,7 +37,7 @@ pub(crate) fn run(bless: bool) -> Step {
 /// Instructions of one operation, without those of SHA-256.
 fn counted(side: &str, name: &str) -> Result<i64, String> {
     let out = env::temp_dir().join(format!("callgrind-{}", std::process::id()));
-    // Cargo knows where the program is.
+    // `cargo run` finds the program in the target directory, and starts it under callgrind.
     let mut command = Command::new(env!("CARGO"));
     let runner = "target.'cfg(all())'.runner=['valgrind', '--quiet', '--tool=callgrind', \
                   '--toggle-collect=instructions::measured_*', '--callgrind-out-file=";
@@ -50,8 +50,10 @@ fn counted(side: &str, name: &str) -> Result<i64, String> {
     if sum == 0 { Err(format!("{name}: nothing was counted")) } else { Ok(sum / OPERATIONS) }
 }
 
-/// Of a profile in callgrind's format: `fn=(1) name`, later `fn=(1)`, then lines of a position and a cost. The line behind
-/// `calls=` has the cost of the called function, which is told there too.
+/// Sums the instructions of a profile in callgrind's format, without those of SHA-256.
+///
+/// `fn=(1) name`, later only `fn=(1)`, begins the lines of a function. Each of them has a position and a cost. The line
+/// after `calls=` repeats the cost of a called function. It is skipped, because that function has lines of its own.
 fn sum(profile: &str) -> i64 {
     let mut hashing = BTreeSet::new();
     let (mut counts, mut of_call, mut sum) = (true, false, 0);
@@ -85,7 +87,7 @@ fn check(measured: &[(&str, i64)]) -> Step {
     for (name, now) in measured {
         let most = number(instructions, name)?;
         let over = now * 100 > most * (100 + slack);
-        println!("{name:38} {now:>9} {most:>9} {}", if over { "MORE" } else { "" });
+        println!("{name:38} {now:>9} {most:>9} {}", if over { "OVER BUDGET" } else { "" });
         if over {
             broken.push(*name);
         }
@@ -96,15 +98,15 @@ fn check(measured: &[(&str, i64)]) -> Step {
     }
     let more = format!("more instructions than {BUDGET} allows: {}", broken.join(", "));
     if written == here {
-        return Err(format!("{more}; lower them, or `cargo xtask bench --instructions --bless`"));
+        return Err(format!("{more}. Lower them, or raise the budget: `cargo xtask bench --instructions --bless`"));
     }
-    println!("{more}: only a warning, since it was written with rustc {written}, and this is {here}");
+    println!("{more}. Only a warning: the budget was measured with rustc {written}, and this is rustc {here}");
     Ok(())
 }
 
 fn write(measured: &[(&str, i64)]) -> Step {
     let old = fs::read_to_string(BUDGET).map_err(|error| format!("{BUDGET}: {error}"))?;
-    // It is the last section.
+    // `[instructions]` is the last section of the file.
     let (head, _) = old.split_once("[instructions]\n").ok_or_else(|| format!("{BUDGET}: no [instructions]"))?;
     let rustc = format!("rustc = \"{}\"", compiler()?);
     let head: Vec<&str> = head.lines().map(|line| if line.starts_with("rustc = ") { &rustc } else { line }).collect();
@@ -125,7 +127,7 @@ fn number(table: &toml::Table, name: &str) -> Result<i64, String> {
     table.get(name).and_then(toml::Value::as_integer).ok_or_else(|| format!("{BUDGET}: no number `{name}`"))
 }
 
-/// The version of the compiler.
+/// The version of rustc.
 fn compiler() -> Result<String, String> {
     let output = Command::new("rustc").arg("--version").output().map_err(|error| format!("rustc: {error}"))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

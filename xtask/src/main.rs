@@ -1,4 +1,4 @@
-//! What this project does to itself: `cargo xtask test`, `bench`, `chaos`, `release`.
+//! The development tasks of this project: `cargo xtask test`, `bench`, `chaos`, `folders`, `release`.
 
 mod chaos;
 mod command;
@@ -20,6 +20,18 @@ use self::{
     needs::{need_browser, need_component, need_redis, need_valgrind, need_wrk},
 };
 
+const HELP: &str = "\
+cargo xtask test                            run every check of this project
+cargo xtask bench [--all | --PART]          compare an App with the middleware to the same App without it;
+                                            --all includes the slow parts, --wire is the part over sockets
+cargo xtask bench --growth                  draw benches/growth.svg: how cost grows
+cargo xtask bench --instructions            compare instructions per operation with their budget
+cargo xtask bench --instructions --bless    write the budget of instructions
+cargo xtask chaos [--minutes N] [--seed S]  kill servers and disturb the network (default: 2 minutes)
+cargo xtask folders                         check that folders of src name only folders below them
+cargo xtask release [STEP]                  run the checks before a release: all, or the named ones
+cargo xtask release --bless                 write the listing of the public API";
+
 fn main() -> ExitCode {
     if let Some(code) = rustdoc::stand_in() {
         return code;
@@ -33,15 +45,7 @@ fn main() -> ExitCode {
         ["folders"] => folders::check(),
         ["chaos", ref rest @ ..] => chaos(rest),
         ["release", ref rest @ ..] => release::release(rest),
-        _ => Err("cargo xtask test: everything that this project checks\n\
-                  cargo xtask bench [--all | --wire]: the benchmarks, as ratios to bare actix; all of them, or those over sockets\n\
-                  cargo xtask bench --growth: how cost grows, as benches/growth.svg\n\
-                  cargo xtask bench --instructions [--bless]: instructions, against their budget, or written to it\n\
-                  cargo xtask chaos [--minutes N] [--seed S]: crashes and a bad network, for 2 minutes\n\
-                  cargo xtask folders: whether the folders of src name only those below them\n\
-                  cargo xtask release [STEP]: what is checked before a release\n\
-                  cargo xtask release --bless: renews the listing of the public API"
-            .into()),
+        _ => Err(HELP.into()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -66,18 +70,20 @@ fn test() -> Step {
     }
     with_variable("documentation", &["doc", "--no-deps", "--all-features"], ("RUSTDOCFLAGS", "-D warnings"))?;
     public_api::check()?;
+    cargo("tests of xtask", &["test", "--package", "xtask"])?;
     schedules()?;
-    // The tests drive them as processes.
+    // The tests start the examples as processes.
     cargo("examples", &["build", "--all-features", "--examples"])?;
     fuzz()?;
-    // Apart, since metrics allocate too.
+    // This test runs without the feature `metrics`, because metrics allocate too.
     cargo("allocations", &["test", "--test", "allocations"])?;
     match need_valgrind() {
         Ok(()) => instructions::run(false)?,
-        Err(missing) => println!("== instructions: not counted. {missing}"),
+        Err(missing) => println!("== instructions: NOT CHECKED: {missing}"),
     }
     run_chaos(Duration::from_secs(120), 1)?;
-    // Last and with nothing behind, so that the run ends with the test runner's own lines.
+    // The tests come last and nothing is printed after them, so that the output ends with the summary of the test
+    // runner.
     println!("== tests");
     succeed("tests", Command::new(env!("CARGO")).args(["test", "--all-features", "--no-fail-fast"]))
 }
@@ -92,10 +98,11 @@ fn bench(arguments: &[&str]) -> Step {
     cargo("benchmarks", &all)
 }
 
-/// The fuzz targets for a moment, without a fuzzer's instruments: any toolchain can do that. Real fuzzing is cargo-fuzz's.
+/// Runs each fuzz target for 100 000 inputs. Without coverage instrumentation, so that any toolchain can do it;
+/// `fuzz/Cargo.toml` says how to fuzz with cargo-fuzz.
 fn fuzz() -> Step {
     if !succeeds(Command::new("c++").arg("--version")) {
-        return Err("missing: c++, which libFuzzer is built with; install a C++ compiler (g++ or clang)".into());
+        return Err("missing: c++, which builds libFuzzer; install a C++ compiler (g++ or clang)".into());
     }
     let target = ["--manifest-path", "fuzz/Cargo.toml", "--target-dir", "target/fuzz"];
     cargo("fuzz targets", &[&["build"][..], &target].concat())?;
@@ -104,7 +111,7 @@ fn fuzz() -> Step {
         let found = finds.join(name);
         fs::create_dir_all(&found).map_err(|error| format!("{}: {error}", found.display()))?;
         let mut command = Command::new(format!("target/fuzz/debug/{name}"));
-        // What it finds goes to the first folder, what it starts from is in the second.
+        // libFuzzer writes new inputs into the first folder, and reads seeds from both.
         command.args(["-runs=100000", "-max_len=1000", "-verbosity=0"]).arg(&found).arg(format!("fuzz/seeds/{name}"));
         run(&format!("fuzz {name}"), command.stderr(Stdio::null()))?;
     }
@@ -112,7 +119,8 @@ fn fuzz() -> Step {
     Ok(())
 }
 
-/// Schedules of the memory store: built apart, since another mutex is put into it.
+/// Explores thread schedules of the memory store. It has its own target directory, because `--cfg shuttle` changes the
+/// mutex of the store.
 fn schedules() -> Step {
     let arguments = ["test", "--test", "schedules", "--target-dir", "target/shuttle"];
     with_variable("schedules", &arguments, ("RUSTFLAGS", "--cfg shuttle"))
@@ -126,7 +134,7 @@ fn chaos(arguments: &[&str]) -> Step {
         match *pair {
             ["--minutes", n] => minutes = n.parse().map_err(|_| format!("--minutes takes a number, not `{n}`"))?,
             ["--seed", s] => seed = s.parse().map_err(|_| format!("--seed takes a whole number, not `{s}`"))?,
-            _ => return Err(format!("chaos: what is `{}`?", pair.join(" "))),
+            _ => return Err(format!("chaos: unknown argument `{}`", pair.join(" "))),
         }
     }
     cargo("examples", &["build", "--all-features", "--examples"])?;

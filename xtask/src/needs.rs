@@ -1,10 +1,10 @@
-//! What a step needs beyond cargo: installed where that can be done, else named.
+//! Programs that a step needs besides cargo. A missing one is installed if possible; else the step fails with its name.
 
 use std::{env, process::Command};
 
 use crate::command::{Step, succeeds};
 
-/// A part of the toolchain, installed where `rustup` can.
+/// A component of the toolchain, which `rustup` may install.
 pub(crate) fn need_component(subcommand: &str, component: &str) -> Step {
     let there = || succeeds(Command::new(env!("CARGO")).args([subcommand, "--version"]));
     if there() || (succeeds(Command::new("rustup").args(["component", "add", component])) && there()) {
@@ -13,30 +13,30 @@ pub(crate) fn need_component(subcommand: &str, component: &str) -> Step {
     Err(format!("missing: `cargo {subcommand}`; install it with `rustup component add {component}`"))
 }
 
-/// A real redis-server, which the tests start themselves on free ports.
+/// The tests start their own redis-servers on free ports.
 pub(crate) fn need_redis() -> Step {
     need_program("redis-server", &Packages { debian: &["redis-server"], others: &["redis"] })
-        .map_err(|missing| format!("{missing}. The tests start one of their own"))
+        .map_err(|missing| format!("{missing}. It need not run: the tests start their own"))
 }
 
-/// A browser and its driver, by which the tests see the pages.
+/// A browser and its driver, with which the tests open the HTML pages.
 pub(crate) fn need_browser() -> Step {
     need_program("chromium", &Packages { debian: &["chromium"], others: &["chromium"] })?;
     need_program("chromedriver", &Packages { debian: &["chromium-driver"], others: &["chromedriver"] })
 }
 
-/// Counts instructions.
+/// Valgrind counts instructions.
 pub(crate) fn need_valgrind() -> Step {
     need_program("valgrind", &Packages { debian: &["valgrind"], others: &["valgrind"] })
 }
 
-/// Loads a server over sockets; it and the server are kept apart by `taskset`.
+/// `wrk` loads a server over sockets. `taskset` puts the two on different cores.
 pub(crate) fn need_wrk() -> Step {
     need_program("taskset", &Packages { debian: &["util-linux"], others: &["util-linux"] })?;
     need_program("wrk", &Packages { debian: &["wrk"], others: &["wrk"] })
 }
 
-/// What a program comes in.
+/// The packages that contain a program.
 struct Packages {
     /// For `apt-get`.
     debian: &'static [&'static str],
@@ -44,9 +44,9 @@ struct Packages {
     others: &'static [&'static str],
 }
 
-/// A program, installed by the system's package manager where that can be done.
+/// A program, which the system's package manager may install.
 fn need_program(program: &str, packages: &Packages) -> Step {
-    // Whether it starts: not each succeeds at telling its version.
+    // Only whether the program starts: some programs exit with an error after `--version`.
     let there = || Command::new(program).arg("--version").output().is_ok();
     if there() {
         return Ok(());

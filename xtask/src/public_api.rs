@@ -1,5 +1,5 @@
-//! What users can name, and whose types they meet there: read from rustdoc's JSON and compared with what the repository
-//! keeps, so that a change of either shows in review.
+//! Lists the public items, and the other crates whose types appear in them. Both are read from rustdoc's JSON and
+//! compared with files in the repository, so that a change of either is seen in review.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,9 +12,9 @@ use crate::{command::Step, rustdoc::rustdoc};
 
 /// One line per public item. Renewed by `cargo xtask release --bless`.
 const LISTING: &str = "xtask/public-api.txt";
-/// The crates whose types and traits users may meet, each with a reason. Written by hand.
+/// The crates whose types and traits may appear in the public API, each with a reason. Written by hand.
 const CRATES: &str = "xtask/public-crates.txt";
-/// Always there.
+/// Crates that need no line in [`CRATES`].
 const STANDARD: [&str; 3] = ["alloc", "core", "std"];
 
 pub(crate) fn check() -> Step {
@@ -26,7 +26,7 @@ pub(crate) fn check() -> Step {
         kept.difference(&now).for_each(|gone| println!("- {gone}"));
         now.difference(&kept).for_each(|new| println!("+ {new}"));
         return Err(format!(
-            "the public API is not that of {LISTING}; if this is meant, `cargo xtask release --bless` renews it"
+            "the public API differs from {LISTING}; if this is intended, `cargo xtask release --bless` renews the file"
         ));
     }
     api.check_crates()
@@ -37,14 +37,14 @@ pub(crate) fn bless() -> Step {
     let lines: String = api.lines.iter().flat_map(|line| [line, "\n"]).collect();
     fs::write(LISTING, lines).map_err(|error| format!("{LISTING}: {error}"))?;
     println!("{LISTING}: {} lines", api.lines.len());
-    // Whose types these are is nobody's to bless but a person's.
+    // A new foreign crate needs a reason, so a person has to add it to the file.
     api.check_crates()
 }
 
 struct PublicApi {
     rustdoc: Value,
     lines: BTreeSet<String>,
-    /// Other crates, and the items that speak of them.
+    /// Other crates, with the public items in which their types appear.
     crates: BTreeMap<String, BTreeSet<String>>,
 }
 
@@ -53,7 +53,7 @@ impl PublicApi {
         rustdoc("public API", &["-Z", "unstable-options", "--output-format", "json"])?;
         // target/debug/xtask
         let this = env::current_exe().map_err(|error| error.to_string())?;
-        let target = this.ancestors().nth(2).ok_or("where is the target directory?")?;
+        let target = this.ancestors().nth(2).ok_or("the path of this program is not in a target directory")?;
         let json = target.join("doc/actix_idempotency.json");
         let text = fs::read(&json).map_err(|error| format!("{}: {error}", json.display()))?;
         let rustdoc: Value = serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", json.display()))?;
@@ -64,7 +64,7 @@ impl PublicApi {
         Ok(api)
     }
 
-    /// An item of this crate. A copy, since what it refers to is looked up while it is looked at.
+    /// An item of this crate. A copy, because the caller looks up further items while it reads this one.
     fn item(&self, id: &Value) -> Option<Value> {
         self.rustdoc["index"].get(id.to_string()).cloned()
     }
@@ -75,10 +75,10 @@ impl PublicApi {
         }
     }
 
-    /// Lists an item and all that is beneath it. `name` is the one that it is re-exported by.
+    /// Lists an item and the items inside it. `name` is the name under which it is re-exported.
     fn visit(&mut self, id: &Value, above: &str, name: Option<&str>) {
         let Some(item) = self.item(id) else { return };
-        // Fields, variants and a trait's items that are not for users are left out by rustdoc already.
+        // rustdoc leaves out private fields, and hidden variants and items.
         if !["public", "default"].contains(&text(&item["visibility"])) {
             return;
         }
@@ -92,7 +92,7 @@ impl PublicApi {
         let line = format!("{} {path}", kind.replace("assoc_", "associated ").replace('_', " "));
         self.note_crates(inner, &line);
         self.lines.insert(line);
-        for beneath in [
+        for inside in [
             &inner["items"],
             &inner["fields"],
             &inner["variants"],
@@ -100,10 +100,10 @@ impl PublicApi {
             &inner["kind"]["tuple"],
             &inner["kind"]["struct"]["fields"],
             &inner["impls"],
-            // A trait's, for types that are not listed themselves.
+            // Implementations of a trait for types that are not listed themselves.
             &inner["implementations"],
         ] {
-            self.children(beneath, &path);
+            self.children(inside, &path);
         }
     }
 
@@ -120,7 +120,8 @@ impl PublicApi {
     }
 
     fn implementation(&mut self, block: &Value, path: &str) {
-        // Blanket ones are other crates' doing. Those of auto traits follow from fields: cargo-semver-checks looks at them.
+        // Blanket implementations belong to other crates. Those of auto traits follow from fields, and
+        // cargo-semver-checks looks at them.
         if !block["blanket_impl"].is_null() || block["is_synthetic"] == true {
             return;
         }
@@ -128,7 +129,7 @@ impl PublicApi {
             return self.children(&block["items"], path);
         }
         let line = format!("impl {} for {}", named(&block["trait"]), type_name(&block["for"]));
-        // The compiler's own, beside every derived `PartialEq`.
+        // The compiler adds this one to every derived `PartialEq`.
         if line.contains("StructuralPartialEq") {
             return;
         }
@@ -141,7 +142,7 @@ impl PublicApi {
         self.lines.insert(line);
     }
 
-    /// Every path to a type or trait, wherever it is in `part`.
+    /// Notes the crate of every type and trait that appears anywhere in `part`.
     fn note_crates(&mut self, part: &Value, line: &str) {
         match part {
             Value::Array(parts) => parts.iter().for_each(|part| self.note_crates(part, line)),
@@ -156,7 +157,7 @@ impl PublicApi {
     }
 
     fn note_crate(&mut self, id: &Value, line: &str) {
-        // What is private to this crate has none.
+        // Private items of this crate have no summary.
         let summary = &self.rustdoc["paths"][id.to_string()];
         if summary["crate_id"].as_u64().is_some_and(|number| number != 0) {
             let name = text(&summary["path"][0]).to_owned();
@@ -195,7 +196,7 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-/// A path by its last name, with its arguments where they are types.
+/// The last segment of a path, with its type arguments.
 fn named(path: &Value) -> String {
     let name = text(&path["path"]).rsplit("::").next().unwrap_or_default();
     let arguments: Vec<String> =
@@ -203,7 +204,7 @@ fn named(path: &Value) -> String {
     if arguments.is_empty() { name.to_owned() } else { format!("{name}<{}>", arguments.join(", ")) }
 }
 
-/// Enough to tell implementations apart.
+/// A short form of a type, precise enough to tell implementations apart.
 fn type_name(of: &Value) -> String {
     let Some((kind, inner)) = of.as_object().and_then(|of| of.iter().next()) else { return "_".into() };
     match kind.as_str() {

@@ -1,4 +1,5 @@
-//! What is looked at before a release, beyond `cargo xtask test`. A step that can't be done here says why.
+//! The checks before a release, besides `cargo xtask test`. A step that can't run on this machine prints `NOT CHECKED`
+//! and why.
 
 use std::{
     env, fs,
@@ -16,7 +17,7 @@ use crate::{
 
 type Check = fn() -> Step;
 
-/// In the order in which they are taken; the quick ones first.
+/// The steps in their order, the quick ones first.
 const STEPS: [(&str, Check); 8] = [
     ("api", public_api::check),
     ("docs", docs),
@@ -34,7 +35,7 @@ pub(crate) fn release(arguments: &[&str]) -> Step {
     }
     let names = STEPS.map(|(name, _)| name);
     if let Some(unknown) = arguments.iter().find(|argument| !names.contains(argument)) {
-        return Err(format!("release: what is `{unknown}`? The steps are {}", names.join(", ")));
+        return Err(format!("release: unknown step `{unknown}`; the steps are {}", names.join(", ")));
     }
     for (name, step) in STEPS {
         if arguments.is_empty() || arguments.contains(&name) {
@@ -44,7 +45,7 @@ pub(crate) fn release(arguments: &[&str]) -> Step {
     Ok(())
 }
 
-/// As docs.rs does it: with labels that say which feature an item needs.
+/// Builds the documentation as docs.rs does, with labels that say which feature an item needs.
 fn docs() -> Step {
     rustdoc("documentation as on docs.rs", &["--cfg", "docsrs", "-D", "warnings"])
 }
@@ -53,22 +54,22 @@ fn not_checked(what: &str, why: &str) {
     println!("== {what}: NOT CHECKED: {why}");
 }
 
-/// What a program says, when it can be called at all.
-fn said(command: &mut Command) -> Option<String> {
+/// The standard output of a program. `None` if it can't be started or fails.
+fn output_of(command: &mut Command) -> Option<String> {
     let output = command.stderr(Stdio::null()).output().ok().filter(|output| output.status.success())?;
     String::from_utf8(output.stdout).ok()
 }
 
-/// The library's own part of `cargo metadata`.
+/// The entry of this library in `cargo metadata`.
 fn manifest() -> Result<Value, String> {
-    let metadata = said(Command::new(env!("CARGO")).args(["metadata", "--no-deps", "--format-version", "1"]));
+    let metadata = output_of(Command::new(env!("CARGO")).args(["metadata", "--no-deps", "--format-version", "1"]));
     let metadata: Value = serde_json::from_str(&metadata.ok_or("cargo metadata failed")?).map_err(|e| e.to_string())?;
     let mut packages = metadata["packages"].as_array().into_iter().flatten();
     let ours = packages.find(|package| package["name"] == "actix-idempotency");
     ours.cloned().ok_or("cargo metadata does not know this crate".into())
 }
 
-/// Each alone, and each pair.
+/// Checks that the library builds with each feature alone and with each pair of features.
 fn features() -> Step {
     let manifest = manifest()?;
     let all: Vec<&str> =
@@ -82,18 +83,19 @@ fn features() -> Step {
     Ok(())
 }
 
-/// Clippy's `incompatible_msrv` knows the standard library's younger parts; only the old compiler knows the rest.
+/// Builds with the oldest supported compiler. Clippy's `incompatible_msrv` finds newer parts of the standard library
+/// only.
 fn oldest_rust() -> Step {
     let manifest = manifest()?;
     let what = "oldest Rust";
     let version = manifest["rust_version"].as_str().ok_or("no rust-version")?;
-    let toolchains = said(Command::new("rustup").args(["toolchain", "list"])).unwrap_or_default();
+    let toolchains = output_of(Command::new("rustup").args(["toolchain", "list"])).unwrap_or_default();
     let toolchain = toolchains.split_whitespace().find(|name| name.starts_with(version));
     if let Some(toolchain) = toolchain {
         let arguments = ["run", toolchain, "cargo", "check", "--all-features", "--target-dir", "target/oldest"];
         return run(what, Command::new("rustup").args(arguments));
     }
-    not_checked(what, &format!("`rustup toolchain install {version}` would bring it"));
+    not_checked(what, &format!("install it with `rustup toolchain install {version}`"));
     Ok(())
 }
 
@@ -107,47 +109,43 @@ fn deny() -> Step {
             return Ok(());
         }
     }
-    // Advisories need a database from elsewhere: `cargo deny check advisories`.
+    // Advisories need a database from the network. A workflow checks them: `cargo deny check advisories`.
     cargo(what, &["deny", "--all-features", "check", "bans", "licenses", "sources"])
 }
 
-/// Against the last release.
+/// Compares the public API with that of the last release.
 fn semver() -> Step {
     let what = "semantic versioning";
-    let Some(tag) = said(Command::new("git").args(["describe", "--tags", "--abbrev=0", "--match", "v*"])) else {
+    let Some(tag) = output_of(Command::new("git").args(["describe", "--tags", "--abbrev=0", "--match", "v*"])) else {
         println!("== {what}: nothing was released yet (no tag v…)");
         return Ok(());
     };
     if !succeeds(Command::new(env!("CARGO")).args(["semver-checks", "--version"])) {
-        not_checked(what, "`cargo install cargo-semver-checks --locked` would bring it");
+        not_checked(what, "install it with `cargo install cargo-semver-checks --locked`");
         return Ok(());
     }
     cargo(what, &["semver-checks", "--baseline-rev", tag.trim(), "--all-features"])
 }
 
-/// Builds what would be uploaded, as it would be uploaded.
+/// Builds the package that `cargo publish` would upload.
 fn package() -> Step {
-    let list =
-        said(Command::new(env!("CARGO")).args(["package", "--list", "--allow-dirty"])).ok_or("cargo package failed")?;
-    for page in [
-        "README.md",
-        "CHANGELOG.md",
-        "LICENSE-APACHE",
-        "LICENSE-MIT",
-        "docs/clients.md",
-        "docs/cookbook.md",
-        "docs/django.md",
-    ] {
+    let list = output_of(Command::new(env!("CARGO")).args(["package", "--list", "--allow-dirty"]))
+        .ok_or("cargo package failed")?;
+    let pages = fs::read_dir("docs").map_err(|error| format!("docs: {error}"))?;
+    let pages = pages.filter_map(|page| Some(format!("docs/{}", page.ok()?.file_name().to_str()?)));
+    let others = ["README.md", "CHANGELOG.md", "LICENSE-APACHE", "LICENSE-MIT"].map(str::to_owned);
+    for page in pages.chain(others) {
         if !list.lines().any(|line| line == page) {
-            return Err(format!("{page} is not in the package, and README.md points there"));
+            return Err(format!("{page} is not in the package, and README.md names it"));
         }
     }
     cargo("package", &["package", "--allow-dirty", "--all-features"])
 }
 
-/// The oldest versions that Cargo.toml allows, in a copy: they are not what the rest is built with.
+/// Builds with the oldest versions of dependencies that `Cargo.toml` allows. In a copy of the project, so that
+/// `Cargo.lock` stays as it is.
 fn minimal_versions() -> Step {
-    let files = said(Command::new("git").args(["ls-files", "--cached", "--others", "--exclude-standard"]))
+    let files = output_of(Command::new("git").args(["ls-files", "--cached", "--others", "--exclude-standard"]))
         .ok_or("git ls-files failed")?;
     let copy = env::temp_dir().join(format!("minimal-{}", std::process::id()));
     let failed = |error: std::io::Error| format!("a copy in {}: {error}", copy.display());
@@ -161,8 +159,8 @@ fn minimal_versions() -> Step {
     update.args(["update", "--quiet", "-Z", "direct-minimal-versions"]).env("RUSTC_BOOTSTRAP", "1");
     let mut check = Command::new(env!("CARGO"));
     check.args(["check", "--all-features", "--target-dir"]).arg(target);
-    let done = run("minimal versions, chosen", update.current_dir(&copy))
-        .and_then(|()| run("minimal versions", check.current_dir(&copy)));
+    let done = run("choice of minimal versions", update.current_dir(&copy))
+        .and_then(|()| run("build with minimal versions", check.current_dir(&copy)));
     let _ = fs::remove_dir_all(&copy);
     done
 }

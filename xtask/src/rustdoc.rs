@@ -1,7 +1,8 @@
-//! rustdoc with its unstable options, on any toolchain.
+//! Runs rustdoc with unstable options, on any toolchain.
 //!
-//! `RUSTC_BOOTSTRAP=1` allows them. If all of cargo saw it, build scripts of dependencies would run again and half of the
-//! tree be built anew, twice. So cargo is told that this program is rustdoc, and it sets the variable for the real one.
+//! `RUSTC_BOOTSTRAP=1` allows these options. If cargo itself had this variable, build scripts would run again and half
+//! of the dependencies would be rebuilt, now and at the next build without it. So cargo runs this program as its
+//! rustdoc, and this program sets the variable for the real rustdoc.
 
 use std::{
     env,
@@ -10,10 +11,10 @@ use std::{
 
 use crate::command::{Step, run};
 
-/// Set when this program stands in for rustdoc.
+/// The environment variable with which this program acts as rustdoc.
 const STANDS_IN: &str = "XTASK_STANDS_IN_FOR_RUSTDOC";
 
-/// The library's documentation with every feature, in the shape that `options` ask for.
+/// Documents the library with every feature. `options` go to rustdoc.
 pub(crate) fn rustdoc(what: &str, options: &[&str]) -> Step {
     let this = env::current_exe().map_err(|error| format!("{what}: {error}"))?;
     let mut command = Command::new(env!("CARGO"));
@@ -21,7 +22,7 @@ pub(crate) fn rustdoc(what: &str, options: &[&str]) -> Step {
     run(what, command.env("RUSTDOC", this).env(STANDS_IN, "1"))
 }
 
-/// What cargo gets when it calls this program as its rustdoc; `None` when a person calls it.
+/// Runs the real rustdoc if cargo has called this program as its rustdoc. `None` if a person has called it.
 pub(crate) fn stand_in() -> Option<ExitCode> {
     env::var_os(STANDS_IN)?;
     let mut real = Command::new("rustdoc");

@@ -1,4 +1,4 @@
-"""django-idempotency-key for several processes, as its README says: answers in Django's cache and the lock in Redis."""
+"""django-idempotency-key for several processes, as in its README: answers in Django's cache, and the lock in Redis."""
 
 import json
 import os

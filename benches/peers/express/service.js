@@ -1,4 +1,4 @@
-// express-idempotency as its README sets it up: for every POST, records in memory. Express 4 is what it is made for.
+// express-idempotency as in its README: for every POST, with records in memory. It is made for Express 4.
 'use strict';
 
 const fs = require('node:fs');
@@ -13,7 +13,7 @@ const app = express();
 app.use(express.json());
 if (process.env.MODE === 'with') app.post('*', idempotency.idempotency());
 
-// A hit reaches the handler too, with the answer already sent: the README has the handler ask.
+// A replay also calls the handler, after the answer was sent. The README tells handlers to check for that with `isHit`.
 const isHit = (req) => process.env.MODE === 'with' && idempotency.getSharedIdempotencyService().isHit(req);
 
 function pay(req, res) {

@@ -1,4 +1,4 @@
-"""idemkit as its README sets it up for production: the ASGI middleware on FastAPI, records in Redis, a scope."""
+"""idemkit for production, as in its README: the ASGI middleware on FastAPI, records in Redis, and a scope."""
 
 import asyncio
 import os

@@ -1,45 +1,39 @@
-//! What operators see and do: records as JSON, and a page over it.
+//! The operators' endpoint: records as JSON, and one static page over it.
 
+mod list;
+mod refusal;
 mod view;
 
-use std::str::FromStr as _;
-
 use actix_web::{
-    HttpMessage as _, HttpRequest, HttpResponse, ResponseError,
+    HttpMessage as _, HttpRequest, HttpResponse,
     dev::HttpServiceFactory,
-    error::{JsonPayloadError, QueryPayloadError},
     http::{
         StatusCode,
-        header::{self, HeaderMap, HeaderName, HeaderValue},
+        header::{self, HeaderMap, HeaderValue},
     },
     middleware::DefaultHeaders,
     web,
 };
 use serde::Deserialize;
 
-use self::view::{Body, Detail, Found, Page, Row, Status};
+use self::{
+    refusal::Refusal,
+    view::{Body, Detail, Found, Row, Status},
+};
 use crate::{
     app::Idempotency,
-    key::{Key, Principal, RecordId, fingerprint::RecordIds},
+    key::{Key, Principal, RecordId, record_id::RecordIds},
     middleware::ExemptIdempotencyKey,
-    settings::{Enforcement, Scope, Statuses},
-    store::{Forgotten, Inspection, RecordState, StoreError},
+    settings::Scope,
+    store::{Forgotten, StoreError},
 };
 
-/// The page: one file, nothing from elsewhere.
+/// The page: one file that loads nothing else.
 const PAGE: &str = include_str!("page.html");
 
-/// What a page of records holds at most.
-const MOST: usize = 500;
-
-/// How many records one request looks at for those that pass its filters, and how many it holds at a time: they come with
-/// their responses.
-const MOST_LOOKED_AT: usize = 5_000;
-const AT_ONCE: usize = 50;
-
 impl Idempotency {
-    /// A page for operators and the JSON behind it, to be mounted **behind an authorization of your own**: whoever reaches
-    /// it sees stored responses and can free keys.
+    /// A page for operators and the JSON that it shows. Mount it **behind an authorization of your own**: whoever
+    /// reaches it sees stored responses and can free keys.
     ///
     /// ```
     /// use actix_idempotency::{Idempotency, IdempotencyKey};
@@ -64,11 +58,12 @@ impl Idempotency {
     /// | `POST find` with `cache`, `key`, and `principal` or `authorization`, `method` and `path` with `scope = endpoint` | the record of a key |
     /// | `POST records/{cache}/{id}/forget` with a `reason` | frees the key; the log says why |
     ///
-    /// Errors are problem+json. Requests need no key themselves; where an [`IdempotencyKey`](crate::middleware::IdempotencyKey) stands
-    /// outside of an authorization that awaits, it can't see that, and needs an
-    /// [`exempt`](crate::middleware::IdempotencyKey::exempt) pattern for this scope. A record on Redis is found by a look at all names there:
-    /// these pages are for people, not for loops. They show the caches of this `Idempotency`: not a store that a wrap
-    /// brought with it. A key is found as the settings of the process read and scope it, not as a wrap was configured.
+    /// Errors are problem+json. Requests need no key themselves; where an [`IdempotencyKey`](crate::IdempotencyKey)
+    /// stands outside of an authorization that awaits, it can't see that, and needs an
+    /// [`exempt`](crate::IdempotencyKey::exempt) pattern for this scope. A record on Redis is found by a look at all
+    /// names there: these pages are for people, not for loops. They show the caches of this `Idempotency`: not a store
+    /// that a wrap brought with it. A key is found as the settings of the process read and scope it, not as a wrap was
+    /// configured.
     pub fn admin_scope(&self) -> impl HttpServiceFactory + 'static {
         let no_store = DefaultHeaders::new().add((header::CACHE_CONTROL, "no-store"));
         web::scope("")
@@ -80,11 +75,11 @@ impl Idempotency {
             .route("", web::get().to(page))
             .route("/", web::get().to(page))
             .route("/status", web::get().to(status))
-            .route("/records", web::get().to(list))
+            .route("/records", web::get().to(list::list))
             .route("/records/{cache}/{id}", web::get().to(show))
             .route("/records/{cache}/{id}/forget", web::post().to(forget))
             .route("/find", web::post().to(find))
-            // A page is no operation that anybody repeats, and needs no key where the App asks for one.
+            // Operators' requests need no key where the App requires one.
             .wrap(ExemptIdempotencyKey::default().using(self))
             .wrap(no_store)
     }
@@ -107,99 +102,7 @@ async fn status(idempotency: web::Data<Idempotency>) -> HttpResponse {
     HttpResponse::Ok().json(Status::of(&idempotency))
 }
 
-/// Which records are listed.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Listing {
-    cache: Option<String>,
-    after: Option<String>,
-    limit: Option<usize>,
-    state: Option<String>,
-    status: Option<String>,
-    replayed: Option<bool>,
-    /// How its id begins: the log has no more of it.
-    id: Option<String>,
-}
-
-/// What a record must be like to be listed.
-struct Filter {
-    id: String,
-    state: Option<RecordState>,
-    status: Option<Statuses>,
-    replayed: Option<bool>,
-}
-
-impl Filter {
-    fn of(listing: &Listing) -> Result<Self, Refusal> {
-        let state = listing.state.as_deref().map(|name| {
-            let known = [RecordState::InFlight, RecordState::OwnerLost, RecordState::Completed];
-            let state = known.into_iter().find(|state| state.name() == name);
-            state.ok_or_else(|| Refusal::bad("state is one of in-flight, owner-lost, completed"))
-        });
-        let status =
-            listing.status.as_deref().map(|list| Statuses::from_str(list).map_err(|error| Refusal::bad(&error)));
-        let id = listing.id.as_deref().unwrap_or_default().to_ascii_lowercase();
-        if id.len() > 64 || !id.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-            return Err(Refusal::bad("id is the beginning of a record id, which has 64 hexadecimal digits"));
-        }
-        Ok(Self { id, state: state.transpose()?, status: status.transpose()?, replayed: listing.replayed })
-    }
-
-    /// The last id before those that begin as asked for.
-    fn before(&self) -> Option<RecordId> {
-        let least: RecordId = format!("{:0<64}", self.id).parse().ok()?;
-        let mut bytes = *least.as_bytes();
-        let at = bytes.iter().rposition(|byte| *byte > 0)?;
-        bytes[at] -= 1;
-        bytes[at + 1..].fill(0xff);
-        Some(RecordId::from_bytes(bytes))
-    }
-
-    fn begins(&self, id: &RecordId) -> bool {
-        id.to_string().starts_with(&self.id)
-    }
-
-    fn passes(&self, record: &Inspection) -> bool {
-        let status = || record.record.as_ref().and_then(|record| record.response().ok()).map(|r| r.status());
-        self.state.is_none_or(|state| record.state == state)
-            && self.replayed.is_none_or(|replayed| (record.replays.unwrap_or(0) > 0) == replayed)
-            && self.status.as_ref().is_none_or(|statuses| status().is_some_and(|status| statuses.contains(status)))
-    }
-}
-
-async fn list(idempotency: web::Data<Idempotency>, listing: web::Query<Listing>) -> Result<HttpResponse, Refusal> {
-    let filter = Filter::of(&listing)?;
-    let cache = cache_of(&idempotency, listing.cache.as_deref())?;
-    let limit = listing.limit.unwrap_or(50);
-    if !(1..=MOST).contains(&limit) {
-        return Err(Refusal::bad(&format!("limit is 1 to {MOST}")));
-    }
-    let after = listing.after.as_deref().map(id_of).transpose()?;
-    let mut after = after.max(filter.before());
-    let mut records = Vec::new();
-    for _ in 0..MOST_LOOKED_AT / AT_ONCE {
-        let found = idempotency.list(cache, after, AT_ONCE).await?;
-        if found.is_empty() {
-            return Ok(HttpResponse::Ok().json(Page { records, next: None }));
-        }
-        for record in found {
-            // They come in the order of their ids.
-            if !filter.begins(&record.id) {
-                return Ok(HttpResponse::Ok().json(Page { records, next: None }));
-            }
-            if records.len() == limit {
-                return Ok(HttpResponse::Ok().json(Page { records, next: after.map(|id| id.to_string()) }));
-            }
-            after = Some(record.id);
-            if filter.passes(&record) {
-                records.push(Row::of(cache, &record));
-            }
-        }
-    }
-    Ok(HttpResponse::Ok().json(Page { records, next: after.map(|id| id.to_string()) }))
-}
-
-/// The cache that is asked for, or the one that requests use where nothing else is said.
+/// The cache that is asked for, or the one of wraps that name none.
 fn cache_of<'a>(idempotency: &'a Idempotency, name: Option<&'a str>) -> Result<&'a str, Refusal> {
     let name = name.unwrap_or(&idempotency.settings().storage.cache_name);
     let known = idempotency.cache(name).map_err(|error| Refusal::new(StatusCode::NOT_FOUND, &error))?;
@@ -227,7 +130,7 @@ async fn show(
     Ok(HttpResponse::Ok().json(Detail::of(cache, &record, response.as_ref(), body)))
 }
 
-/// Whose key is looked for. Sent in a body: keys are not to be in URLs, which are logged.
+/// Whose key is looked for. It is sent in a body, because URLs are logged and a key must not be.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Finding {
@@ -241,7 +144,7 @@ struct Finding {
 
 async fn find(idempotency: web::Data<Idempotency>, finding: web::Json<Finding>) -> Result<HttpResponse, Refusal> {
     let settings = idempotency.settings();
-    if !idempotency.shared().encoder.is_key_alone() {
+    if !idempotency.shared().encoder.uses_key_only() {
         let why = format!(
             "the encoder `{}` makes more of a request than its key: find its record in the list",
             settings.encoder
@@ -270,12 +173,12 @@ async fn find(idempotency: web::Data<Idempotency>, finding: web::Json<Finding>) 
     let namespace = settings.cache(cache).map_or("", |settings| &settings.namespace);
     let id = RecordIds::new(namespace, cache).of(&principal, key.as_str(), endpoint);
     // A wrap may be in another mode than the process.
-    let observed = id.in_mode(Enforcement::Observe);
+    let observed = id.observed();
     let found = match idempotency.inspect(cache, &id).await? {
         None => idempotency.inspect(cache, &observed).await?,
         found => found,
     };
-    let id = found.as_ref().map_or(id.in_mode(settings.mode), |record| record.id);
+    let id = found.as_ref().map_or(settings.mode.record_id(id), |record| record.id);
     let record = found.map(|record| Row::of(cache, &record));
     Ok(HttpResponse::Ok().json(Found { cache, id: id.to_string(), observed: id == observed, record }))
 }
@@ -312,75 +215,4 @@ async fn forget(
 
 fn id_of(text: &str) -> Result<RecordId, Refusal> {
     text.parse().map_err(|error| Refusal::bad(&format!("{error}; records?id= finds it by its first ones")))
-}
-
-/// Why an operator gets no answer, as problem+json.
-#[derive(Debug)]
-struct Refusal {
-    status: StatusCode,
-    detail: String,
-}
-
-impl Refusal {
-    fn new(status: StatusCode, detail: &(impl ToString + ?Sized)) -> Self {
-        Self { status, detail: detail.to_string() }
-    }
-
-    fn bad(detail: &(impl ToString + ?Sized)) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, detail)
-    }
-
-    fn absent() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "there is no such record")
-    }
-
-    fn of_json(error: &JsonPayloadError) -> Self {
-        let status = match error {
-            JsonPayloadError::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            error => error.status_code(),
-        };
-        Self::new(status, error)
-    }
-
-    fn of_query(error: &QueryPayloadError) -> Self {
-        Self::bad(error)
-    }
-}
-
-impl From<StoreError> for Refusal {
-    fn from(error: StoreError) -> Self {
-        // Its cause tells an operator more than it does.
-        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-        let status = match error {
-            StoreError::Unsupported(_) => StatusCode::NOT_IMPLEMENTED,
-            _ => StatusCode::SERVICE_UNAVAILABLE,
-        };
-        Self::new(status, &format!("{error}{cause}"))
-    }
-}
-
-impl std::fmt::Display for Refusal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.detail)
-    }
-}
-
-impl ResponseError for Refusal {
-    fn status_code(&self) -> StatusCode {
-        self.status
-    }
-
-    fn error_response(&self) -> HttpResponse {
-        const PROBLEM: (HeaderName, HeaderValue) =
-            (header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        HttpResponse::build(self.status).insert_header(PROBLEM).body(
-            serde_json::json!({
-                "type": "about:blank",
-                "title": self.status.canonical_reason(),
-                "status": self.status.as_u16(),
-                "detail": self.detail,
-            })
-            .to_string(),
-        )
-    }
 }

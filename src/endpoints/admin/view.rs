@@ -1,30 +1,30 @@
-//! Records as an operator reads them.
+//! Records as operators read them, in JSON.
 
-use std::{fmt::Write as _, time::SystemTime};
+use std::time::SystemTime;
 
 use actix_web::http::header::{self, HeaderName, HeaderValue, HttpDate};
 use serde::Serialize;
 
 use crate::{
     app::Idempotency,
-    middleware::OBSERVED,
-    record::StoredResponse,
-    store::{Inspection, RecordState},
+    key::digest::hex,
+    record::{OBSERVED, StoredResponse},
+    store::Inspection,
 };
 
 #[derive(Serialize)]
 pub(super) struct Status<'a> {
     running: usize,
     mode: &'static str,
-    /// Where keys are sent.
+    /// The request header with the key.
     header: &'a str,
-    /// The cache that requests use where nothing else is said.
+    /// The cache of wraps that name none.
     cache: &'a str,
-    caches: Vec<Cache<'a>>,
+    caches: Vec<CacheRow<'a>>,
 }
 
 #[derive(Serialize)]
-struct Cache<'a> {
+struct CacheRow<'a> {
     name: &'a str,
     class: &'a str,
 }
@@ -32,7 +32,7 @@ struct Cache<'a> {
 #[derive(Serialize)]
 pub(super) struct Page<'a> {
     pub(super) records: Vec<Row<'a>>,
-    /// Where the next page begins.
+    /// The parameter `after` of the next page.
     pub(super) next: Option<String>,
 }
 
@@ -40,7 +40,7 @@ pub(super) struct Page<'a> {
 pub(super) struct Found<'a> {
     pub(super) cache: &'a str,
     pub(super) id: String,
-    /// Whether it is kept apart, by `mode = observe`.
+    /// Whether the record was only observed (`mode = observe`).
     pub(super) observed: bool,
     pub(super) record: Option<Row<'a>>,
 }
@@ -56,7 +56,7 @@ pub(super) struct Row<'a> {
     first_seen: Option<String>,
     last_seen: Option<String>,
     remaining_seconds: u64,
-    /// Whether it is kept apart, by `mode = observe`, as far as it says so itself: with its response.
+    /// Whether the record was only observed (`mode = observe`). Known once it has a response.
     observed: bool,
     response: Option<Response>,
 }
@@ -79,7 +79,7 @@ pub(super) struct Body {
     data: String,
 }
 
-/// A row with all of its response.
+/// A row with its whole response.
 #[derive(Serialize)]
 #[serde(transparent)]
 pub(super) struct Detail<'a>(Row<'a>);
@@ -88,7 +88,7 @@ impl<'a> Status<'a> {
     pub(super) fn of(idempotency: &'a Idempotency) -> Self {
         let settings = idempotency.settings();
         let caches = settings.cache_names().into_iter();
-        let caches = caches.filter_map(|name| Some(Cache { name, class: &settings.cache(name)?.class })).collect();
+        let caches = caches.filter_map(|name| Some(CacheRow { name, class: &settings.cache(name)?.class })).collect();
         let cache = settings.storage.cache_name.as_str();
         let mode = if settings.is_observed() { "observe" } else { "enforce" };
         Self { running: idempotency.running(), mode, header: settings.header.as_str(), cache, caches }
@@ -126,7 +126,7 @@ impl<'a> Detail<'a> {
         let mut row = Row::of(cache, record);
         if let (Some(response), Some(stored)) = (&mut row.response, stored) {
             let text = |name: &HeaderName, value: &HeaderValue| match name {
-                // Whoever has it is that user.
+                // A session's cookie would let the operator act as that user.
                 name if name == header::SET_COOKIE => "(not shown)".to_owned(),
                 _ => String::from_utf8_lossy(value.as_bytes()).into_owned(),
             };
@@ -147,23 +147,6 @@ impl Body {
     }
 }
 
-impl RecordState {
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::InFlight => "in-flight",
-            Self::OwnerLost => "owner-lost",
-            Self::Completed => "completed",
-        }
-    }
-}
-
 fn date(time: SystemTime) -> String {
     HttpDate::from(time).to_string()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

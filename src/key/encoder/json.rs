@@ -1,4 +1,4 @@
-//! JSON bodies compared by what they say, not by how they are written.
+//! Compares JSON bodies by their values instead of their bytes.
 
 use std::{borrow::Cow, collections::BTreeMap, fmt};
 
@@ -6,13 +6,13 @@ use actix_web::http::header;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 use super::{KeyEncoder, KeyRequest, head_digest, raw_fingerprint};
-use crate::key::fingerprint::{Digest, Fingerprint};
+use crate::key::{Fingerprint, digest::Digest};
 
-/// As [`BasicKeyEncoder`](super::BasicKeyEncoder), but two JSON bodies are the same payload when they say the same
+/// As [`BasicKeyEncoder`](super::BasicKeyEncoder), but two JSON bodies are the same payload when their values are equal
 /// (`encoder = canonical-json`): white space, the order of members and the spelling of strings don't count.
 ///
-/// Integers of up to 64 bits are compared exactly, other numbers as doubles, as RFC 8785 has it; `1` and `1.0` differ. A
-/// body that is no JSON, is compressed, has a member twice or a number too large for a double's precision is compared
+/// Integers of up to 64 bits are compared exactly, other numbers as doubles, as RFC 8785 has it; `1` and `1.0` differ.
+/// A body that is no JSON, is compressed, has a member twice or a number too large for a double's precision is compared
 /// byte by byte.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CanonicalJsonEncoder;
@@ -22,7 +22,7 @@ impl KeyEncoder for CanonicalJsonEncoder {
         Cow::Borrowed(request.key.as_str())
     }
 
-    fn is_key_alone(&self) -> bool {
+    fn uses_key_only(&self) -> bool {
         true
     }
 
@@ -50,14 +50,14 @@ fn is_plain_json(request: &KeyRequest<'_>) -> bool {
         && field(header::CONTENT_ENCODING).is_none_or(|coding| coding.eq_ignore_ascii_case("identity"))
 }
 
-/// A hash of what a text says. `None`: it is no JSON, or can't be compared safely.
+/// A hash of the value that a JSON text denotes. `None`: the text is no JSON, or can't be compared safely.
 pub(crate) fn canonical(text: &[u8]) -> Option<[u8; 32]> {
     let mut reader = serde_json::Deserializer::from_slice(text);
     let value = Canonical.deserialize(&mut reader).ok()?;
     reader.end().is_ok().then_some(value)
 }
 
-/// Reads one value into its hash. The reader bounds the depth.
+/// Reads one value into its hash. serde_json bounds the depth.
 #[derive(Clone, Copy)]
 struct Canonical;
 
@@ -97,7 +97,7 @@ impl<'de> Visitor<'de> for Canonical {
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<[u8; 32], E> {
-        // Beyond this, different integers are the same double.
+        // Beyond 2^53, different integers are the same double.
         if value.abs() >= 9_007_199_254_740_992.0 {
             return Err(E::custom("a number that a double can't tell from others"));
         }

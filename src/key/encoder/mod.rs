@@ -1,4 +1,4 @@
-//! From a request to the text that finds its record and the fingerprint that checks it.
+//! Makes two things of a request: the text that finds its record, and the fingerprint that checks it.
 
 mod json;
 
@@ -14,23 +14,23 @@ use sha2::{Digest as _, Sha256};
 pub use self::json::CanonicalJsonEncoder;
 
 use super::{
-    Key, Principal,
-    fingerprint::{Digest, Fingerprint},
+    Fingerprint, Key, Principal,
+    digest::{Digest, hex},
 };
 
-/// A protected request as an encoder sees it: with its key, its body read.
+/// A protected request as an encoder sees it: its key is parsed and its body is read.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct KeyRequest<'a> {
     /// The key that the client sent, decoded.
     pub key: &'a Key,
-    /// On whose behalf.
+    /// The subject on whose behalf the request runs.
     pub principal: &'a Principal,
     /// The method.
     pub method: &'a Method,
     /// The path as sent, percent-encoding and all.
     pub path: &'a str,
-    /// What follows `?`, as sent; empty when there is none.
+    /// The query string after `?`, as sent; empty when there is none.
     pub query: &'a str,
     /// All headers.
     pub headers: RequestHeaders<'a>,
@@ -39,7 +39,7 @@ pub struct KeyRequest<'a> {
 }
 
 impl<'a> KeyRequest<'a> {
-    /// For tests of encoders.
+    /// A request for tests of encoders.
     #[must_use]
     pub const fn new(
         key: &'a Key,
@@ -77,7 +77,7 @@ impl<'a> RequestHeaders<'a> {
         }
     }
 
-    /// Every line of every header; those of one name in the order in which they came.
+    /// Every line of every header. Lines of one name keep their order.
     pub fn iter(self) -> impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)> {
         let (map, list) = match self.0 {
             Lines::Map(map) => (Some(map), &[][..]),
@@ -105,15 +105,15 @@ pub trait KeyEncoder: Send + Sync + 'static {
     /// The encoded key: any text. Namespace, cache and principal are added to it before it finds a record.
     fn encode<'a>(&self, request: &KeyRequest<'a>) -> Cow<'a, str>;
 
-    /// Whether the encoded key is the client's key and nothing else of the request: then operators can find a record by
-    /// its key. `false` unless an encoder says so.
-    fn is_key_alone(&self) -> bool {
+    /// Whether the encoded key is made of the client's key and nothing else of the request. Operators can then find a
+    /// record by its key. Default: `false`.
+    fn uses_key_only(&self) -> bool {
         false
     }
 
-    /// What must be equal when the key comes again; otherwise the answer is `mismatch_status_code`.
+    /// The fingerprint: it must be equal when the key comes again, otherwise the answer is `mismatch_status_code`.
     ///
-    /// The default: method, path, query, `Content-Type`, `Content-Encoding` and the bytes of the body.
+    /// The default hashes method, path, query, `Content-Type`, `Content-Encoding` and the bytes of the body.
     fn fingerprint(&self, request: &KeyRequest<'_>) -> Fingerprint {
         raw_fingerprint(request)
     }
@@ -125,7 +125,7 @@ fn raw_fingerprint(request: &KeyRequest<'_>) -> Fingerprint {
     Fingerprint::from_bytes(digest.finish())
 }
 
-/// Everything of a fingerprint but the body.
+/// The part of a fingerprint that does not depend on the body.
 fn head_digest(domain: &[u8], request: &KeyRequest<'_>) -> Digest {
     let field = |name| request.headers.get(name).map_or(&b""[..], HeaderValue::as_bytes);
     Digest::new(domain)
@@ -136,7 +136,7 @@ fn head_digest(domain: &[u8], request: &KeyRequest<'_>) -> Digest {
         .part(field(header::CONTENT_ENCODING))
 }
 
-/// The default encoder (`encoder = basic`): the key itself identifies, the rest of the request is fingerprint.
+/// The default encoder (`encoder = basic`): the key finds the record, and the rest of the request is its fingerprint.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct BasicKeyEncoder;
 
@@ -145,7 +145,7 @@ impl KeyEncoder for BasicKeyEncoder {
         Cow::Borrowed(request.key.as_str())
     }
 
-    fn is_key_alone(&self) -> bool {
+    fn uses_key_only(&self) -> bool {
         true
     }
 }
@@ -171,7 +171,7 @@ impl KeyEncoder for DjangoKeyEncoder {
         for piece in request.body {
             hash.update(piece);
         }
-        Cow::Owned(Fingerprint::from_bytes(hash.finalize().into()).to_string())
+        Cow::Owned(hex(&hash.finalize()))
     }
 }
 

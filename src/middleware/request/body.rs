@@ -1,4 +1,4 @@
-//! The body of a request: read before anything is claimed, hashed as it is, and handed on unchanged.
+//! The body of a request: read before anything is claimed, hashed as it is, and handed to the handler unchanged.
 
 use actix_web::{dev::Payload, error::PayloadError};
 use bytes::{Bytes, BytesMut};
@@ -6,19 +6,19 @@ use futures_util::{Stream, StreamExt as _, stream};
 
 use crate::client::problem::Problem;
 
-/// So many pieces are kept as they came; then small ones are put together. A body sent byte by byte would otherwise take
-/// many times its size.
+/// The first pieces are kept as they arrive. After `FEW` of them, pieces smaller than `SMALL` bytes are put together: a
+/// body that is sent byte by byte would otherwise take many times its size.
 const FEW: usize = 8;
 const SMALL: usize = 4096;
 
 /// A body in the pieces in which it arrived.
 pub(in crate::middleware) struct RequestBody {
     pieces: Pieces,
-    /// What was not read.
+    /// The part that was not read.
     rest: Option<Payload>,
 }
 
-/// Most bodies are small, and arrive in one.
+/// Most bodies are small, and arrive in one piece.
 #[derive(Default)]
 enum Pieces {
     #[default]
@@ -49,12 +49,13 @@ impl Pieces {
 }
 
 impl RequestBody {
-    /// Of a payload that nobody has looked at.
+    /// The body of a payload that nobody has polled yet.
     pub(in crate::middleware) fn unread(payload: Payload) -> Self {
         Self { pieces: Pieces::None, rest: Some(payload).filter(|payload| !matches!(payload, Payload::None)) }
     }
 
-    /// Reads to the end, at most `limit` bytes; beyond, what was not read follows what was.
+    /// Reads the body to its end, at most `limit` bytes. When it is larger, [`take_payload`](Self::take_payload) still
+    /// gives the whole body: the part that was read, then the rest.
     pub(in crate::middleware) async fn read(&mut self, limit: usize) -> Result<(), Problem> {
         let Some(payload) = &mut self.rest else { return Ok(()) };
         let mut small = BytesMut::new();
@@ -96,8 +97,8 @@ impl RequestBody {
         read
     }
 
-    /// Reads at most `limit` bytes of what was not read and drops them: an answer to an unread body would cost the client
-    /// its connection, and over HTTP/2 the answer.
+    /// Reads and drops at most `limit` bytes of the unread part. A response to an unread body would cost the client its
+    /// connection, and over HTTP/2 the response too.
     pub(in crate::middleware) async fn discard(&mut self, limit: usize) {
         let Some(payload) = &mut self.rest else { return };
         let mut length = 0;
@@ -125,7 +126,7 @@ impl RequestBody {
     }
 }
 
-/// Says again what the payload said.
+/// A payload that fails with this error.
 fn failed(error: PayloadError) -> Payload {
     stream_of(stream::iter([Err(error)]))
 }

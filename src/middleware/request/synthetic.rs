@@ -1,8 +1,9 @@
-//! Requests in place of those that are lost inside: an answer needs one, for the layers outside to look at.
+//! Synthetic requests, in the place of requests that have gone inside: a response needs a request, which the layers
+//! outside look at.
 
-use std::{cell::OnceCell, future::ready, net::SocketAddr};
+use std::{cell::OnceCell, future::ready};
 
-use actix_http::{ConnectionType, Request};
+use actix_http::Request;
 use actix_service::{
     IntoServiceFactory as _, Service as _, ServiceFactory as _,
     boxed::{self, RcService},
@@ -10,69 +11,29 @@ use actix_service::{
 };
 use actix_web::{
     App, Error, HttpRequest, HttpResponse,
-    dev::{AppConfig, RequestHead, ServiceRequest, ServiceResponse},
+    dev::{AppConfig, ServiceRequest, ServiceResponse},
     error::ErrorInternalServerError,
-    http::{
-        Method, Uri, Version,
-        header::{self, HeaderName, HeaderValue},
-    },
 };
 
-/// A copy of a request's head: for what is still to be asked of it, and for a stand-in. Headers are a list, since a map
-/// takes several times as long to copy.
+use super::head::RequestHead;
+
+/// Makes synthetic requests: by an App without routes, because only an App makes requests. It pools them, as every App
+/// does.
 #[derive(Default)]
-pub(in crate::middleware) struct Outline {
-    pub(in crate::middleware) method: Method,
-    pub(in crate::middleware) uri: Uri,
-    pub(in crate::middleware) headers: Vec<(HeaderName, HeaderValue)>,
-    version: Version,
-    peer: Option<SocketAddr>,
-    connection: Option<ConnectionType>,
-}
+pub(in crate::middleware) struct SyntheticRequests(OnceCell<RcService<Request, ServiceResponse, Error>>);
 
-impl Outline {
-    pub(in crate::middleware) fn whole(head: &RequestHead) -> Self {
-        let mut headers = Vec::with_capacity(head.headers.len_keys());
-        for (name, value) in &head.headers {
-            headers.push((name.clone(), value.clone()));
-        }
-        Self { headers, ..Self::bare(head) }
-    }
-
-    /// As much as layers outside look at when the answer is a panicked handler's.
-    pub(in crate::middleware) fn little(head: &RequestHead) -> Self {
-        let origin = head.headers.get(header::ORIGIN).map(|origin| (header::ORIGIN, origin.clone()));
-        Self { headers: origin.into_iter().collect(), ..Self::bare(head) }
-    }
-
-    fn bare(head: &RequestHead) -> Self {
-        Self {
-            method: head.method.clone(),
-            uri: head.uri.clone(),
-            headers: Vec::new(),
-            version: head.version,
-            peer: head.peer_addr,
-            connection: Some(head.connection_type()),
-        }
-    }
-}
-
-/// Makes stand-ins: by an App without routes, since only an App makes requests. It keeps them for reuse, as all do.
-#[derive(Default)]
-pub(in crate::middleware) struct StandIns(OnceCell<RcService<Request, ServiceResponse, Error>>);
-
-impl StandIns {
-    /// A request with this head, and nothing else.
-    pub(in crate::middleware) async fn request(&self, outline: Outline) -> Result<HttpRequest, Error> {
+impl SyntheticRequests {
+    /// A request with this head and nothing else.
+    pub(super) async fn request(&self, copy: RequestHead) -> Result<HttpRequest, Error> {
         let mut request = Request::new();
         let head = request.head_mut();
-        (head.method, head.uri) = (outline.method, outline.uri);
-        (head.version, head.peer_addr) = (outline.version, outline.peer);
-        if let Some(connection) = outline.connection {
+        (head.method, head.uri) = (copy.method, copy.uri);
+        (head.version, head.peer_addr) = (copy.version, copy.peer);
+        if let Some(connection) = copy.connection {
             head.set_connection_type(connection);
         }
-        head.headers.reserve(outline.headers.len());
-        for (name, value) in outline.headers {
+        head.headers.reserve(copy.headers.len());
+        for (name, value) in copy.headers {
             head.headers.append(name, value);
         }
         let (request, _) = self.app().await?.call(request).await?.into_parts();

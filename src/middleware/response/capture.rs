@@ -1,81 +1,55 @@
-//! From a handler's response to a record: whether it is kept, and what of it.
+//! Stores a handler's response before the client gets it.
 
-use std::{future::poll_fn, pin::pin, sync::Once};
+use std::{future::poll_fn, mem, pin::pin, sync::Once};
 
+use actix_service::Service;
 use actix_web::{
     Error, HttpMessage as _, HttpRequest, HttpResponse,
     body::{self, BodySize, MessageBody},
-    dev::{ResponseHead, ServiceResponse},
+    dev::{ResponseHead, ServiceRequest, ServiceResponse},
     error::ErrorInternalServerError,
-    http::{
-        StatusCode,
-        header::{self, HeaderMap, HeaderName, HeaderValue},
-    },
+    http::StatusCode,
 };
 use bytes::{Bytes, BytesMut};
-use futures_util::future::{Either, ready};
+use futures_util::future::Either;
 
 use super::{
-    body::{AnswerBody, Recording},
+    body::AnswerBody,
+    keep::{is_event_stream, record_of, stores, stores_status},
+    recording::Recording,
     replay::replay,
 };
-use crate::middleware::{run::Run, wrap::Answering};
 use crate::{
-    claim::{Held, Written},
-    handler::info::Stage,
+    claim::{HeldClaim, Written},
+    handler::Stage,
     key::Principal,
+    middleware::{request::MaybeReady, service::Governed},
     observe::Outcome,
-    record::Record,
-    settings::Settings,
 };
 
-/// A handler's word on whether its response is stored, whatever `store_on_statuses` says.
-///
-/// ```
-/// use actix_idempotency::StoreResponse;
-/// use actix_web::HttpResponse;
-///
-/// async fn pay() -> HttpResponse {
-///     let mut response = HttpResponse::Accepted().body("try again in a minute");
-///     StoreResponse::Never.set(&mut response);
-///     response
-/// }
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StoreResponse {
-    /// Stored. What can't be replayed (1xx, 304, a failed stream) still isn't.
-    Always,
-    /// Not stored: the key is free.
-    Never,
-}
+/// The response that the client gets.
+type Answer<'a, B> = MaybeReady<'a, ServiceResponse<AnswerBody<B>>>;
 
-impl StoreResponse {
-    /// Leaves the word with a response.
-    pub fn set<B>(self, response: &mut HttpResponse<B>) {
-        response.extensions_mut().insert(self);
-    }
-}
-
-/// Stores what the handler answered, and passes it on.
-pub(in crate::middleware) fn response<B>(response: ServiceResponse<B>, run: &mut Run) -> Answering<'_, B>
+/// Stores what the handler answered, if its status says so, and passes it on.
+pub(in crate::middleware) fn response<S, B>(response: ServiceResponse<B>, governed: &mut Governed<S>) -> Answer<'_, B>
 where
+    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
     B: MessageBody + 'static,
 {
-    let Some(held) = run.held.take() else {
+    let Some(held) = governed.operation.held.take() else {
         return at_once(through(response));
     };
-    let config = run.config.clone();
-    let settings = &config.settings;
-    if run.anonymous {
+    if governed.principal.is_anonymous() {
         warn_of_late_principal(response.request());
     }
-    let stored = !run.info.is_late_exempt() && is_stored(&response, settings);
+    let settings = &governed.config.settings;
+    let is_stored = !governed.info.is_late_exempt() && stores(&response, settings);
     if settings.is_observed() {
-        observe(stored.then(|| response.response().head()), held, run);
+        observe(is_stored.then(|| response.response().head()), held, governed);
         return at_once(through(response));
     }
-    if !stored {
-        run.witness.sees(Outcome::NotStored);
+    if !is_stored {
+        governed.operation.recorder.outcome(Outcome::NotStored);
         return Either::Right(Box::pin(async move {
             held.release().await;
             Ok(through(response))
@@ -83,31 +57,26 @@ where
     }
     let (request, response) = response.into_parts();
     let (mut response, body) = response.into_parts();
-    let most = settings.storage.max_response_body as u64;
-    let endless = is_event_stream(response.headers());
-    let length = match body.size() {
-        BodySize::None => Some(0),
-        BodySize::Sized(length) => Some(length).filter(|length| *length <= most && !endless),
-        BodySize::Stream => None,
-    };
-    let Some(length) = length else {
-        run.held = Some(held);
-        let bare = record_of(response.head(), None, settings);
-        // From completion, which is still to come: it will be there a little longer.
-        config.tell_expiry(response.headers_mut(), settings.storage.ttl);
-        let recording = Recording::new(body, bare, endless, run);
+    let is_endless = is_event_stream(response.headers());
+    let Some(length) = length_to_buffer(body.size(), is_endless, settings.storage.max_response_body) else {
+        governed.operation.held = Some(held);
+        let without_body = record_of(response.head(), None, settings);
+        // The TTL starts at completion, which is still to come: the record will be kept a little longer than this says.
+        governed.config.add_expiry(response.headers_mut(), settings.storage.ttl);
+        let operation = mem::take(&mut governed.operation);
+        let recording = Recording::new(body, without_body, is_endless, operation, settings);
         return at_once(ServiceResponse::new(request, response.set_body(AnswerBody::recorded(recording))));
     };
-    let kept = Kept { request, response, held, run };
-    match whole(body, length) {
-        Ok(bytes) => kept.store(bytes),
+    let buffered = Buffered { request, response, held, governed };
+    match in_one_piece(body, length) {
+        Ok(bytes) => buffered.store(bytes),
         Err(body) => Either::Right(Box::pin(async move {
             match in_pieces(body, length).await {
-                Ok(bytes) => kept.store(bytes).await,
+                Ok(bytes) => buffered.store(bytes).await,
                 Err(error) => {
-                    // No truncated answer may ever be replayed.
-                    kept.run.witness.sees(Outcome::NotStored);
-                    kept.held.release().await;
+                    // A truncated response must never be replayed, so the key is freed.
+                    buffered.governed.operation.recorder.outcome(Outcome::NotStored);
+                    buffered.held.release().await;
                     Err(error)
                 }
             }
@@ -115,74 +84,78 @@ where
     }
 }
 
-/// A response that is stored with its body.
-struct Kept<'a> {
-    request: HttpRequest,
-    response: HttpResponse<()>,
-    held: Box<Held>,
-    run: &'a mut Run,
+/// The length of a body that is stored before the response is sent. `None`: the body is a stream, or too large to keep.
+fn length_to_buffer(size: BodySize, is_endless: bool, most: usize) -> Option<u64> {
+    match size {
+        BodySize::None => Some(0),
+        BodySize::Sized(length) => Some(length).filter(|length| *length <= most as u64 && !is_endless),
+        BodySize::Stream => None,
+    }
 }
 
-impl<'a> Kept<'a> {
-    fn store<B: MessageBody + 'static>(self, bytes: Bytes) -> Answering<'a, B> {
-        let Self { request, response, held, run } = self;
-        // Whatever a handler gave these, it is not sent.
-        let bodiless = matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT);
-        let kept = if bodiless { &[][..] } else { &bytes[..] };
-        let record = record_of(response.head(), Some(kept), &run.config.settings);
-        run.witness.writes(&record);
+/// A response that is stored with its whole body.
+struct Buffered<'a, S: Service<ServiceRequest>> {
+    request: HttpRequest,
+    response: HttpResponse<()>,
+    held: Box<HeldClaim>,
+    governed: &'a mut Governed<S>,
+}
+
+impl<'a, S: Service<ServiceRequest>> Buffered<'a, S> {
+    fn store<B: MessageBody + 'static>(self, bytes: Bytes) -> Answer<'a, B> {
+        let Self { request, response, held, governed } = self;
+        // A body that a handler gave to one of these statuses is not sent.
+        let is_bodiless = matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT);
+        let kept = if is_bodiless { &[][..] } else { &bytes[..] };
+        let record = record_of(response.head(), Some(kept), &governed.config.settings);
+        governed.operation.recorder.writes(&record);
         match held.complete(record) {
-            Either::Left(written) => at_once(answer(request, response, bytes, written.into_inner(), run)),
+            Either::Left(written) => at_once(answer(request, response, bytes, written.into_inner(), governed)),
             Either::Right(writing) => Either::Right(Box::pin(async move {
                 let written = writing.await;
-                Ok(answer(request, response, bytes, written, run))
+                Ok(answer(request, response, bytes, written, governed))
             })),
         }
     }
 }
 
-/// What the client gets once it is known what became of the record.
-fn answer<B: MessageBody + 'static>(
+/// The response for the client, once it is known what became of the record.
+fn answer<S: Service<ServiceRequest>, B: MessageBody + 'static>(
     request: HttpRequest,
     mut response: HttpResponse<()>,
     bytes: Bytes,
     written: Written,
-    run: &mut Run,
+    governed: &mut Governed<S>,
 ) -> ServiceResponse<AnswerBody<B>> {
-    run.witness.sees(written.outcome());
-    run.info.set_stage(Stage::Governing);
+    governed.operation.recorder.outcome(written.outcome());
+    governed.info.set_stage(Stage::Governing);
     match written {
-        // A late owner's client gets the answer that everybody gets.
+        // The client of a late owner gets the response that everybody gets.
         Written::Superseded(Some(winner)) => {
-            if let Ok(response) = replay(&winner, None, &run.config) {
+            if let Ok(response) = replay(&winner, None, &governed.config) {
                 return ServiceResponse::new(request, response);
             }
         }
         Written::Stored | Written::Behind => {
-            run.config.tell_expiry(response.headers_mut(), run.config.settings.storage.ttl);
+            governed.config.add_expiry(response.headers_mut(), governed.config.settings.storage.ttl);
         }
         Written::Superseded(None) | Written::Lost => {}
     }
     ServiceResponse::new(request, response.set_body(AnswerBody::whole(bytes)))
 }
 
-fn at_once<B: MessageBody + 'static>(response: ServiceResponse<AnswerBody<B>>) -> Answering<'static, B> {
-    Either::Left(ready(Ok(response)))
-}
-
-/// Stores the response that a middleware's error will become.
-pub(in crate::middleware) async fn error(error: &Error, run: &mut Run) {
-    let Some(held) = run.held.take() else { return };
+/// Stores the response that an inner middleware's error will become.
+pub(in crate::middleware) async fn error<S: Service<ServiceRequest>>(error: &Error, governed: &mut Governed<S>) {
+    let Some(held) = governed.operation.held.take() else { return };
     let response = error.error_response();
-    let config = run.config.clone();
-    let settings = &config.settings;
-    let stored = !run.info.is_late_exempt() && keeps(response.status(), response.head(), settings);
+    let settings = &governed.config.settings;
+    let is_stored = !governed.info.is_late_exempt() && stores_status(response.status(), response.head(), settings);
     if settings.is_observed() {
-        observe(stored.then(|| response.head()), held, run);
+        observe(is_stored.then(|| response.head()), held, governed);
         return;
     }
     let (response, body) = response.into_parts();
-    let record = if stored {
+    let record = if is_stored {
         match body::to_bytes_limited(body, settings.storage.max_response_body).await {
             Ok(Ok(bytes)) => Some(record_of(response.head(), Some(&bytes), settings)),
             Ok(Err(_)) => None,
@@ -191,30 +164,32 @@ pub(in crate::middleware) async fn error(error: &Error, run: &mut Run) {
     } else {
         None
     };
+    let recorder = &mut governed.operation.recorder;
     if let Some(record) = record {
-        run.witness.writes(&record);
-        run.witness.sees(held.complete(record).await.outcome());
+        recorder.writes(&record);
+        recorder.outcome(held.complete(record).await.outcome());
     } else {
-        run.witness.sees(Outcome::NotStored);
+        recorder.outcome(Outcome::NotStored);
         held.release().await;
     }
 }
 
-/// Keeps in mind that the key was used, and for what. No client waits for that, and nobody will be answered with it, so
-/// it has no body.
-fn observe(stored: Option<&ResponseHead>, held: Box<Held>, run: &mut Run) {
-    let Some(response) = stored else {
-        run.witness.sees(Outcome::NotStored);
+/// In observe mode: records that the key was used, and for which operation. `kept` is `None` for a response that is not
+/// stored. No client waits for the record, and it has no body, because it will never be replayed.
+fn observe<S: Service<ServiceRequest>>(kept: Option<&ResponseHead>, held: Box<HeldClaim>, governed: &mut Governed<S>) {
+    let recorder = &mut governed.operation.recorder;
+    let Some(kept) = kept else {
+        recorder.outcome(Outcome::NotStored);
         held.free();
         return;
     };
-    let record = record_of(response, None, &run.config.settings);
-    run.witness.writes(&record);
-    run.witness.sees(Outcome::Stored);
+    let record = record_of(kept, None, &governed.config.settings);
+    recorder.writes(&record);
+    recorder.outcome(Outcome::Stored);
     held.complete_unwaited(record);
 }
 
-/// Once: an answer to somebody is stored as one to anybody.
+/// Warns once: the response to one account is stored as the response to anybody.
 fn warn_of_late_principal(request: &HttpRequest) {
     static WARNED: Once = Once::new();
     if !WARNED.is_completed() && request.extensions().contains::<Principal>() {
@@ -228,7 +203,7 @@ fn warn_of_late_principal(request: &HttpRequest) {
 }
 
 impl Written {
-    pub(in crate::middleware) const fn outcome(&self) -> Outcome {
+    pub(super) const fn outcome(&self) -> Outcome {
         match self {
             Self::Stored => Outcome::Stored,
             Self::Behind => Outcome::WrittenBehind,
@@ -238,50 +213,21 @@ impl Written {
     }
 }
 
+fn at_once<B: MessageBody + 'static>(response: ServiceResponse<AnswerBody<B>>) -> Answer<'static, B> {
+    Either::Left(std::future::ready(Ok(response)))
+}
+
 fn through<B: MessageBody + 'static>(response: ServiceResponse<B>) -> ServiceResponse<AnswerBody<B>> {
     response.map_body(|_, body| AnswerBody::through(body))
 }
 
-fn is_stored<B>(response: &ServiceResponse<B>, settings: &Settings) -> bool {
-    let unmatched = response.status() == StatusCode::NOT_FOUND && !matched_a_resource(response.request());
-    let word = response.response().extensions().get::<StoreResponse>().copied();
-    match word {
-        Some(StoreResponse::Never) => false,
-        Some(StoreResponse::Always) => is_replayable(response.status(), response.response().head()),
-        None => !unmatched && keeps(response.status(), response.response().head(), settings),
-    }
-}
-
-/// Whether the router found a resource. One that its guards turned down leaves its path unprocessed, although a pattern
-/// would match it.
-fn matched_a_resource(request: &HttpRequest) -> bool {
-    request.match_info().unprocessed().is_empty() && request.match_pattern().is_some()
-}
-
-fn keeps(status: StatusCode, head: &ResponseHead, settings: &Settings) -> bool {
-    status != StatusCode::METHOD_NOT_ALLOWED
-        && settings.storage.store_on_statuses.contains(status)
-        && is_replayable(status, head)
-}
-
-fn is_replayable(status: StatusCode, head: &ResponseHead) -> bool {
-    !status.is_informational() && status != StatusCode::NOT_MODIFIED && !head.upgrade()
-}
-
-/// Server-sent events go on for ever: neither copied nor read to an end.
-fn is_event_stream(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-    let media = kind.split(|&b| b == b';').next().unwrap_or_default();
-    media.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
-}
-
-/// A body that can be had in one piece.
-fn whole<B: MessageBody>(body: B, length: u64) -> Result<Bytes, B> {
-    // One of no size is not looked at: nothing of it is sent.
+/// A body that is available in one piece; else the body itself.
+fn in_one_piece<B: MessageBody>(body: B, length: u64) -> Result<Bytes, B> {
+    // An empty body need not be polled: nothing of it is sent.
     if length == 0 { Ok(Bytes::new()) } else { body.try_into_bytes() }
 }
 
-/// All of a body whose length is known.
+/// The whole of a body whose length is known.
 async fn in_pieces<B: MessageBody>(body: B, length: u64) -> Result<Bytes, Error> {
     let mut bytes = BytesMut::new();
     let mut body = pin!(body);
@@ -296,58 +242,4 @@ async fn in_pieces<B: MessageBody>(body: B, length: u64) -> Result<Bytes, Error>
         return Err(ErrorInternalServerError("a body did not have the length that it promised"));
     }
     Ok(bytes.freeze())
-}
-
-/// The field of a record of a request that was only observed.
-pub(crate) static OBSERVED: (HeaderName, HeaderValue) =
-    (HeaderName::from_static("idempotency-observed"), HeaderValue::from_static("true"));
-
-fn record_of(head: &ResponseHead, body: Option<&[u8]>, settings: &Settings) -> Record {
-    let nominated: Vec<&[u8]> = connection_options(&head.headers).collect();
-    let kept = head.headers.iter().filter(|(name, _)| {
-        !is_left_out(name, settings)
-            && !nominated.iter().any(|option| option.eq_ignore_ascii_case(name.as_str().as_bytes()))
-    });
-    // It says itself that nobody is to be answered with it.
-    let observed = settings.is_observed().then_some((&OBSERVED.0, &OBSERVED.1));
-    Record::new(head.status, kept.chain(observed), body)
-}
-
-/// The fields that `Connection` names belong to this connection only (RFC 9110, 7.6.1).
-fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
-    let lines = headers.get_all(header::CONNECTION);
-    lines
-        .flat_map(|line| line.as_bytes().split(|&b| b == b','))
-        .map(<[u8]>::trim_ascii)
-        .filter(|option| !option.is_empty())
-}
-
-/// Headers of one connection, one moment or an outer layer: a replay gets its own.
-fn is_left_out(name: &HeaderName, settings: &Settings) -> bool {
-    const LEFT_OUT: [&str; 17] = [
-        "age",
-        "alt-svc",
-        "connection",
-        "content-length",
-        "date",
-        "idempotency-body",
-        "keep-alive",
-        "proxy-connection",
-        "retry-after",
-        "server-timing",
-        "te",
-        "traceparent",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "x-request-id",
-        "ratelimit",
-    ];
-    const PREFIXES: [&str; 4] = ["access-control-", "proxy-auth", "ratelimit-", "x-ratelimit-"];
-    let text = name.as_str();
-    LEFT_OUT.contains(&text)
-        || PREFIXES.iter().any(|prefix| text.starts_with(prefix))
-        || (name == header::SET_COOKIE && !settings.replay_cookies)
-        || settings.replay_header.as_ref() == Some(name)
-        || settings.exclude_headers.contains(name)
 }

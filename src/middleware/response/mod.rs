@@ -1,5 +1,10 @@
-//! A response from its handler, or from a record.
+//! A response: from its handler into a record, and from a record to a retry.
 
-pub(crate) mod body;
-pub(crate) mod capture;
-pub(crate) mod replay;
+mod body;
+pub(super) mod capture;
+mod keep;
+mod recording;
+mod replay;
+
+pub use self::body::AnswerBody;
+pub(super) use self::replay::replay;

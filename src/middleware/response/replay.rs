@@ -1,4 +1,4 @@
-//! A stored response as the answer to a retry.
+//! Makes the response to a retry from a record.
 
 use std::time::Duration;
 
@@ -9,13 +9,15 @@ use actix_web::{
 };
 
 use super::body::AnswerBody;
-use crate::middleware::config::Config;
-use crate::record::{Record, UnreadableRecord};
+use crate::{
+    middleware::config::WrapConfig,
+    record::{Record, UnreadableRecord},
+};
 
 const BODY: HeaderName = HeaderName::from_static("idempotency-body");
 
-/// Describe a body; wrong where it was not kept.
-const OF_THE_BODY: [HeaderName; 7] = [
+/// Headers that describe a body. They would be wrong on a replay without the body.
+const BODY_HEADERS: [HeaderName; 7] = [
     header::CONTENT_TYPE,
     header::CONTENT_ENCODING,
     header::ETAG,
@@ -25,11 +27,11 @@ const OF_THE_BODY: [HeaderName; 7] = [
     HeaderName::from_static("content-md5"),
 ];
 
-/// `remaining`: how long the record will be there, when that is known.
+/// The response to a retry. `remaining`: how long the record is still kept, if that is known.
 pub(in crate::middleware) fn replay<B: MessageBody + 'static>(
     record: &Record,
     remaining: Option<Duration>,
-    config: &Config,
+    config: &WrapConfig,
 ) -> Result<HttpResponse<AnswerBody<B>>, UnreadableRecord> {
     let stored = record.open()?;
     let first = stored.status()?;
@@ -40,7 +42,7 @@ pub(in crate::middleware) fn replay<B: MessageBody + 'static>(
     let headers = response.headers_mut();
     for line in stored.headers() {
         let (name, value) = line?;
-        if !(omitted && OF_THE_BODY.contains(&name)) {
+        if !(omitted && BODY_HEADERS.contains(&name)) {
             headers.append(name, value);
         }
     }
@@ -51,7 +53,7 @@ pub(in crate::middleware) fn replay<B: MessageBody + 'static>(
         headers.insert(marker.clone(), HeaderValue::from_static("true"));
     }
     if let Some(remaining) = remaining {
-        config.tell_expiry(headers, remaining);
+        config.add_expiry(headers, remaining);
     }
     Ok(response)
 }

@@ -1,4 +1,4 @@
-//! A store out of two parts that know nothing of each other: a key-value [`Storage`] and a [`Lock`].
+//! A store that is composed of a key-value [`Storage`] and a [`Lock`].
 
 use std::{
     fmt::Write as _,
@@ -9,33 +9,34 @@ use std::{
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
 use super::{
-    lock::{AnyLock, ErasedLock},
-    storage::{AnyStorage, ErasedStorage},
-};
-use crate::store::{
-    Begin, BeginRequest, Claim, Completion, Fate, Forgotten, Inspection, Mode, RecordState, Renewal, Store, StoreError,
-    StoreFuture,
+    lock::{AnyLock, ErasedLock, Lock},
+    storage::{AnyStorage, ErasedStorage, Storage},
 };
 use crate::{
     key::{Fingerprint, RecordId},
     record::{Record, UnreadableRecord},
     store::{
-        Lock, OwnerToken, Storage,
+        Acquired, Begin, BeginRequest, Claim, Completion, Forgotten, Found, IfCompleted, Inspection, OwnerToken,
+        RecordState, ReleaseAs, Renewal, Store, StoreError, StoreFuture, Wait,
         clock::{Micros, micros},
     },
 };
 
-/// A [`Storage`] with a [`Lock`] as a [`Store`]: the lock of a record's id is held from before the lookup until the
-/// response is stored.
+/// A [`Storage`] with a [`Lock`] as a [`Store`]: the lock of a record is held from before the lookup until the response
+/// is stored.
 ///
-/// # What such a combination can't promise
+/// # Limits
 ///
-/// - *Claim before run*, *stored is never re-run* and *nothing stays locked* hold while the lock's lease holds. The lock
-///   is renewed right before the response is put, and the put is given up when that fails; a lock that is lost between
-///   the two can still let a late writer through.
-/// - An in-flight duplicate with another payload can't be told apart: it is answered as in flight, not as a mismatch.
-/// - A lost owner leaves no trace: `on_unknown = reject` can't be honoured, `attempt` says only whether there is a record beneath, and `taken_over` is false.
-/// - There is no list of records.
+/// The two parts know nothing of each other, so there is no atomic slot per record. Therefore:
+///
+/// - *Claim before run*, *a stored response is never re-run* and *nothing stays locked* hold only while the lock's
+///   lease
+///   holds. The lock is renewed right before the response is put, and the put is given up when that fails. A lock that is
+///   lost between the two still lets a late writer through.
+/// - An in-flight duplicate with another payload is answered as in flight instead of as a mismatch.
+/// - A lost owner leaves no trace: `on_unknown = reject` can't be honoured, `attempt` says only whether a response is
+///   stored, and `taken_over` is always false.
+/// - Records can't be listed.
 #[derive(Clone, Debug)]
 pub struct ComposedStore {
     storage: AnyStorage,
@@ -68,21 +69,21 @@ impl ComposedStore {
         name
     }
 
-    async fn stored(&self, id: &RecordId) -> Result<Option<Kept>, StoreError> {
+    async fn stored(&self, id: &RecordId) -> Result<Option<StoredEntry>, StoreError> {
         let value = self.storage().get(&id.to_string()).await?;
-        Ok(value.as_ref().map(Kept::decode).transpose()?)
+        Ok(value.as_ref().map(StoredEntry::decode).transpose()?)
     }
 }
 
-/// What is put into the storage: the record, the fingerprint of its operation, and when the record ends.
-struct Kept {
+/// The value in the storage: the record, the fingerprint of its operation, and when the record expires.
+struct StoredEntry {
     fingerprint: Fingerprint,
-    /// Microseconds since the epoch, by the clock of the process that stored it.
+    /// Microseconds since the epoch, by the clock of the process that stored the record.
     expires: Micros,
     record: Record,
 }
 
-impl Kept {
+impl StoredEntry {
     fn encode(&self) -> Bytes {
         let record = self.record.as_bytes();
         let mut bytes = BytesMut::with_capacity(40 + record.len());
@@ -108,7 +109,8 @@ impl Kept {
     }
 
     fn completed(self) -> Begin {
-        Begin::Completed { remaining: self.remaining(), record: self.record }
+        let remaining = self.remaining();
+        Begin::Completed(Found::new(self.record, remaining))
     }
 }
 
@@ -117,22 +119,24 @@ impl Store for ComposedStore {
         StoreFuture::boxed(async move {
             let name = self.lock_name(&request.id);
             if !self.lock().acquire(&name, request.token, request.lease).await? {
-                // The lock may be held only for a look, or to run a record over (manual): what is stored answers all the
-                // same.
+                // The lock may be held only for a look, or to run a record again (manual). A stored response answers
+                // all the same.
                 return Ok(match self.stored(&request.id).await? {
-                    Some(kept) if kept.fingerprint != request.fingerprint => Begin::Mismatch,
-                    Some(kept) if request.mode == Mode::Once => kept.completed(),
-                    _ => Begin::InFlight { retry_after: Duration::from_secs(1) },
+                    Some(stored) if stored.fingerprint != request.fingerprint => Begin::Mismatch,
+                    Some(stored) if request.if_completed == IfCompleted::Replay => stored.completed(),
+                    _ => Begin::InFlight(Wait::new(Duration::from_secs(1))),
                 });
             }
             let answer = match self.stored(&request.id).await {
-                Ok(None) => return Ok(fresh(request, None)),
-                Ok(Some(kept)) if kept.fingerprint != request.fingerprint => Ok(Begin::Mismatch),
-                Ok(Some(kept)) if request.mode == Mode::Again => return Ok(fresh(request, Some(kept.record))),
-                Ok(Some(kept)) => Ok(kept.completed()),
+                Ok(None) => return Ok(acquired(request, None)),
+                Ok(Some(stored)) if stored.fingerprint != request.fingerprint => Ok(Begin::Mismatch),
+                Ok(Some(stored)) if request.if_completed == IfCompleted::Rerun => {
+                    return Ok(acquired(request, Some(stored.record)));
+                }
+                Ok(Some(stored)) => Ok(stored.completed()),
                 Err(error) => Err(error),
             };
-            // The answer is known; a lock that can't be freed ends with its lease.
+            // The answer is known. A lock that can't be freed ends with its lease.
             let _ = self.lock().release(&name, request.token).await;
             answer
         })
@@ -149,29 +153,29 @@ impl Store for ComposedStore {
         StoreFuture::boxed(async move {
             let lock = self.lock_name(&claim.id);
             if !self.lock().renew(&lock, claim.token, LEASE_FOR_PUT).await? {
-                // It ended. If nobody took it and nothing was stored since, it is taken once more.
+                // The lock has ended. If nobody took it and nothing was stored since, it is taken once more.
                 let free = self.lock().acquire(&lock, claim.token, LEASE_FOR_PUT).await?;
-                let winner = self.stored(&claim.id).await?.map(|kept| kept.record);
+                let winner = self.stored(&claim.id).await?.map(|stored| stored.record);
                 if !free || winner.is_some() {
                     if free {
                         let _ = self.lock().release(&lock, claim.token).await;
                     }
                     return Ok(match winner {
-                        // An earlier call with this token was applied and its answer lost.
+                        // An earlier call with this token was applied, and its answer was lost.
                         Some(winner) if winner == *record => Completion::Stored,
                         winner => Completion::Superseded(winner),
                     });
                 }
             }
             let expires = now().saturating_add(micros(ttl));
-            let kept = Kept { fingerprint: claim.fingerprint, expires, record: record.clone() };
-            self.storage().put(&claim.id.to_string(), kept.encode(), ttl).await?;
+            let stored = StoredEntry { fingerprint: claim.fingerprint, expires, record: record.clone() };
+            self.storage().put(&claim.id.to_string(), stored.encode(), ttl).await?;
             let _ = self.lock().release(&lock, claim.token).await;
             Ok(Completion::Stored)
         })
     }
 
-    fn release<'a>(&'a self, claim: &'a Claim, _fate: Fate) -> StoreFuture<'a, bool> {
+    fn release<'a>(&'a self, claim: &'a Claim, _: ReleaseAs) -> StoreFuture<'a, bool> {
         StoreFuture::boxed(async move {
             self.lock().release(&self.lock_name(&claim.id), claim.token).await?;
             Ok(true)
@@ -180,16 +184,10 @@ impl Store for ComposedStore {
 
     fn inspect<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<Inspection>> {
         StoreFuture::boxed(async move {
-            Ok(self.stored(id).await?.map(|kept| Inspection {
-                id: *id,
-                state: RecordState::Completed,
-                attempt: 0,
-                remaining: kept.remaining(),
-                record: Some(kept.record),
-                owner: None,
-                replays: None,
-                first_seen: None,
-                last_seen: None,
+            Ok(self.stored(id).await?.map(|stored| {
+                let mut inspection = Inspection::new(*id, RecordState::Completed, stored.remaining());
+                inspection.record = Some(stored.record);
+                inspection
             }))
         })
     }
@@ -206,7 +204,7 @@ impl Store for ComposedStore {
         })
     }
 
-    fn list(&self, _after: Option<RecordId>, _limit: usize) -> StoreFuture<'_, Vec<Inspection>> {
+    fn list(&self, _: Option<RecordId>, _: usize) -> StoreFuture<'_, Vec<Inspection>> {
         StoreFuture::ready(Err(StoreError::Unsupported("list its records")))
     }
 }
@@ -219,16 +217,7 @@ fn now() -> Micros {
     micros(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
-fn fresh(request: &BeginRequest, previous: Option<Record>) -> Begin {
-    Begin::Fresh {
-        claim: Claim {
-            id: request.id,
-            fingerprint: request.fingerprint,
-            token: request.token,
-            attempt: if previous.is_some() { 2 } else { 1 },
-            fence: now(),
-            taken_over: false,
-        },
-        previous,
-    }
+fn acquired(request: &BeginRequest, previous: Option<Record>) -> Begin {
+    let attempt = if previous.is_some() { 2 } else { 1 };
+    Begin::Acquired(Acquired::new(Claim::new(request, attempt, now())).previous(previous))
 }

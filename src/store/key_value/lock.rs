@@ -1,4 +1,4 @@
-//! Locks for users' own [`Storage`](crate::store::Storage): one per key, owned by a token, with an end.
+//! Locks for a user's own [`Storage`](super::Storage): one per key, owned by a token, with a TTL.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -16,9 +16,9 @@ use crate::store::{
     clock::{Clock, Micros, micros},
 };
 
-/// Mutual exclusion per name: Django's lock class, without its faults (there one lock served all keys).
+/// Mutual exclusion per name: the counterpart of Django's lock class, where one lock served all keys.
 ///
-/// Registered with [`Builder::lock`](crate::app::Builder::lock) and chosen by `lock.class`.
+/// Registered with [`Builder::lock`](crate::Builder::lock) and chosen by `lock.class`.
 pub trait Lock: Send + Sync + 'static {
     /// Takes the lock of `name` for `ttl`, unless another token holds it. Taking it again with the same token extends
     /// it: a call that timed out can be repeated.
@@ -29,7 +29,7 @@ pub trait Lock: Send + Sync + 'static {
         ttl: Duration,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
-    /// Extends the lock to `ttl` from now. `false`: it is not this token's any more.
+    /// Extends the lock to `ttl` from now. `false`: this token does not hold the lock any more.
     fn renew(
         &self,
         name: &str,
@@ -37,13 +37,13 @@ pub trait Lock: Send + Sync + 'static {
         ttl: Duration,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
-    /// Frees the lock if it is this token's.
+    /// Frees the lock if this token holds it.
     fn release(&self, name: &str, token: OwnerToken) -> impl Future<Output = Result<(), StoreError>> + Send;
 }
 
 type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
-/// [`Lock`] without its types.
+/// [`Lock`] as a trait object.
 pub(crate) trait ErasedLock: Send + Sync {
     fn acquire<'a>(&'a self, name: &'a str, token: OwnerToken, ttl: Duration) -> BoxFuture<'a, bool>;
     fn renew<'a>(&'a self, name: &'a str, token: OwnerToken, ttl: Duration) -> BoxFuture<'a, bool>;
@@ -76,7 +76,7 @@ impl fmt::Debug for AnyLock {
 
 /// A lock between the threads of one process (`lock.class = thread`), the default of a custom `Storage`.
 ///
-/// Holds an entry per held lock and none for others.
+/// It keeps an entry for each held lock and none for others.
 #[derive(Debug, Default)]
 pub struct ThreadLock {
     held: Mutex<Table>,
@@ -85,19 +85,19 @@ pub struct ThreadLock {
 
 #[derive(Debug, Default)]
 struct Table {
-    locks: HashMap<Box<str>, Held>,
-    /// How many locks there may be before those that ended are looked for.
+    locks: HashMap<Box<str>, HeldLock>,
+    /// At this number of locks the table is swept for locks that have ended.
     sweep_at: usize,
 }
 
 #[derive(Debug)]
-struct Held {
+struct HeldLock {
     token: OwnerToken,
     ends: Micros,
 }
 
 impl ThreadLock {
-    /// A lock that goes by `clock`.
+    /// A lock that takes its time from `clock`.
     #[must_use]
     pub fn with_clock(clock: Clock) -> Self {
         Self { held: Mutex::default(), clock }
@@ -110,10 +110,10 @@ impl ThreadLock {
 
 impl Lock for ThreadLock {
     async fn acquire(&self, name: &str, token: OwnerToken, ttl: Duration) -> Result<bool, StoreError> {
-        let (now, new) = (self.clock.now(), Held { token, ends: self.end(ttl) });
+        let (now, new) = (self.clock.now(), HeldLock { token, ends: self.end(ttl) });
         let mut held = self.held.lock();
         if held.locks.len() >= held.sweep_at {
-            // Owners that were lost never come back for theirs.
+            // Lost owners never release theirs.
             held.locks.retain(|_, lock| now < lock.ends);
             held.sweep_at = (held.locks.len() * 2).max(64);
         }
@@ -133,7 +133,7 @@ impl Lock for ThreadLock {
 
     async fn renew(&self, name: &str, token: OwnerToken, ttl: Duration) -> Result<bool, StoreError> {
         let ends = self.end(ttl);
-        // A lock that ended but that nobody took is still its owner's.
+        // A lock that has ended and that nobody took still belongs to its owner.
         Ok(match self.held.lock().locks.get_mut(name) {
             Some(held) if held.token == token => {
                 held.ends = ends;

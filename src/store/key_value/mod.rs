@@ -1,11 +1,12 @@
-//! A store out of two parts: a key-value storage and a lock.
+//! A store that is composed of two parts: a key-value storage and a lock.
 
 mod composed;
-pub(crate) mod lock;
-pub(crate) mod storage;
+mod lock;
+mod storage;
 
 pub use self::{
     composed::ComposedStore,
     lock::{Lock, ThreadLock},
     storage::Storage,
 };
+pub(crate) use self::{lock::AnyLock, storage::AnyStorage};

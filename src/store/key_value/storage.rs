@@ -1,4 +1,5 @@
-//! For records in a key-value store of your own: the trait [`Storage`], to be combined with a [`Lock`](crate::store::Lock).
+//! Records in a key-value store of the application's own: the trait [`Storage`], to be combined with a
+//! [`Lock`](super::Lock).
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
@@ -6,10 +7,10 @@ use bytes::Bytes;
 
 use crate::store::StoreError;
 
-/// Gets and puts bytes under a name: Django's storage class.
+/// Gets and puts bytes under a name: the counterpart of Django's storage class.
 ///
-/// Together with a [`Lock`](crate::store::Lock) it makes a [`ComposedStore`](crate::store::ComposedStore), which says what such a
-/// combination can't promise. Registered with [`Builder::storage`](crate::app::Builder::storage) and chosen by
+/// Together with a [`Lock`](crate::store::Lock) it makes a [`ComposedStore`](crate::store::ComposedStore), which says
+/// what such a combination can't promise. Registered with [`Builder::storage`](crate::Builder::storage) and chosen by
 /// `storage.class`.
 ///
 /// ```
@@ -37,16 +38,16 @@ pub trait Storage: Send + Sync + 'static {
     /// The value that was put under `name` and has not expired.
     fn get(&self, name: &str) -> impl Future<Output = Result<Option<Bytes>, StoreError>> + Send;
 
-    /// Keeps `value` under `name` for `ttl`, in place of what was there.
+    /// Keeps `value` under `name` for `ttl`. Replaces an earlier value.
     fn put(&self, name: &str, value: Bytes, ttl: Duration) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Removes what is under `name`; whether there was something.
+    /// Removes the value under `name`. Whether there was one.
     fn remove(&self, name: &str) -> impl Future<Output = Result<bool, StoreError>> + Send;
 }
 
 type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
-/// [`Storage`] without its types.
+/// [`Storage`] as a trait object.
 pub(crate) trait ErasedStorage: Send + Sync {
     fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Option<Bytes>>;
     fn put<'a>(&'a self, name: &'a str, value: Bytes, ttl: Duration) -> BoxFuture<'a, ()>;

@@ -1,7 +1,6 @@
-//! The embedded default store: one process, no disk, bounded.
+//! The embedded default store: in the memory of one process, bounded by entries and bytes.
 
 mod bounds;
-mod done;
 mod expiry;
 mod mutex;
 mod shard;
@@ -14,16 +13,17 @@ use std::{
 
 use tokio::sync::futures::OwnedNotified;
 
-use self::mutex::Mutex;
-use self::shard::Shard;
-use super::clock::{Clock, Micros, micros};
-use super::{Begin, BeginRequest, Claim, Completion, Fate, Forgotten, Inspection, Renewal, Store, StoreFuture};
-use crate::{key::RecordId, record::Record, settings::OnFull};
+use self::{mutex::Mutex, shard::Shard};
+use super::{
+    Begin, BeginRequest, Claim, Clock, Completion, Forgotten, Inspection, OnFull, ReleaseAs, Renewal, Store,
+    StoreFuture, clock::Micros,
+};
+use crate::{key::RecordId, record::Record};
 
 /// Keeps records in this process's memory: sharded, bounded by entries and bytes.
 ///
-/// - A claim needs no renewal: it dies with its process, and its drop guard frees it. It is never evicted.
-/// - Duplicates wait on a notification, not on a poll.
+/// - A claim needs no renewal: it dies with its process, and a dropped operation frees it. It is never evicted.
+/// - Duplicates wait for a notification; nothing polls.
 /// - When `max_bytes` is reached the bodies of the oldest records go first. When `max_entries` is reached, or records
 ///   without a body fill half of `max_bytes`, records older than `min_retention` go; when there are none, new keys are
 ///   refused.
@@ -35,16 +35,16 @@ pub struct MemoryStore {
     shared: Arc<Shards>,
 }
 
-/// What a [`MemoryStore`] may hold. Shards may round the first two by a tenth.
+/// The bounds of a [`MemoryStore`]. Shards may round the first two by a tenth.
 #[derive(Clone, Copy, Debug)]
 pub struct MemoryLimits {
     /// Claims and records; setting `storage.max_entries`, 1 000 000.
     pub max_entries: usize,
-    /// Bytes of records, their upkeep included; setting `storage.max_bytes`, 256 MiB.
+    /// Bytes of records, with 288 bytes of upkeep for each; setting `storage.max_bytes`, 256 MiB.
     pub max_bytes: usize,
     /// The least time that a record is kept after its completion; setting `storage.min_retention`, 1 minute.
     pub min_retention: Duration,
-    /// The largest body to be kept, which no shard may be too small for; setting `storage.max_response_body`, 1 MiB.
+    /// The largest body to be kept. No shard is smaller than that; setting `storage.max_response_body`, 1 MiB.
     pub max_response_body: usize,
     /// Setting `storage.on_full`.
     pub on_full: OnFull,
@@ -81,7 +81,7 @@ impl MemoryStore {
         Self::with_clock(limits, Clock::system())
     }
 
-    /// An empty store that goes by `clock`.
+    /// An empty store that takes its time from `clock`.
     #[must_use]
     pub fn with_clock(limits: MemoryLimits, clock: Clock) -> Self {
         let count = shard_count(&limits);
@@ -102,13 +102,13 @@ impl MemoryStore {
         self.shared.shards.iter().map(|shard| shard.lock().len()).sum()
     }
 
-    /// Whether there is nothing.
+    /// Whether there are no claims and no records.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The bytes accounted to records.
+    /// The bytes that records are accounted for.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.shared.shards.iter().map(|shard| shard.lock().bytes()).sum()
@@ -127,7 +127,7 @@ impl MemoryStore {
 
 impl Shards {
     fn shard(&self, id: &RecordId) -> &Mutex<Shard> {
-        // Ids are hashes: their first bytes choose the shard, others the place in its tables.
+        // Ids are hashes. The first byte chooses the shard; other bytes choose the place in its tables.
         let index = usize::from(id.as_bytes()[0]) & (self.shards.len() - 1);
         &self.shards[index]
     }
@@ -135,13 +135,13 @@ impl Shards {
     fn sweep(&self) {
         let now = self.clock.now();
         for shard in &self.shards {
-            // A few records at a time, so that nobody waits long for the lock.
+            // In small batches, so that no request waits long for the lock.
             while shard.lock().sweep(now) {}
         }
     }
 }
 
-/// A power of two, at most 64; fewer for small stores, so that rounding stays small.
+/// The number of shards: a power of two, at most 64. Small stores have fewer, so that rounding stays small.
 fn shard_count(limits: &MemoryLimits) -> usize {
     let cores = std::thread::available_parallelism().map_or(4, usize::from);
     let wanted = (cores * 4).next_power_of_two().min(64);
@@ -181,19 +181,18 @@ impl Store for MemoryStore {
 
     fn complete<'a>(&'a self, claim: &'a Claim, record: &'a Record, ttl: Duration) -> StoreFuture<'a, Completion> {
         let (completion, waiters) = self.with(&claim.id, |shard, now| shard.complete(claim, record, ttl, now));
-        // Woken after the lock is free, or they would run into it.
+        // Waiters are woken after the lock is free; otherwise they would wait for it at once.
         shard::wake(waiters);
         StoreFuture::ready(Ok(completion))
     }
 
-    fn release<'a>(&'a self, claim: &'a Claim, fate: Fate) -> StoreFuture<'a, bool> {
-        let released = self.with(&claim.id, |shard, now| shard.release(claim, fate, now));
-        let was_owner = released.is_some();
-        shard::wake(released.flatten());
-        StoreFuture::ready(Ok(was_owner))
+    fn release<'a>(&'a self, claim: &'a Claim, release_as: ReleaseAs) -> StoreFuture<'a, bool> {
+        let (released, waiters) = self.with(&claim.id, |shard, now| shard.release(claim, release_as, now));
+        shard::wake(waiters);
+        StoreFuture::ready(Ok(released))
     }
 
-    fn changed<'a>(&'a self, id: &'a RecordId, _round: u32, at_most: Duration) -> StoreFuture<'a, ()> {
+    fn wait_for_change<'a>(&'a self, id: &'a RecordId, _round: u32, at_most: Duration) -> StoreFuture<'a, ()> {
         StoreFuture::boxed(async move {
             if let Some((notified, lease_left)) = self.with(id, |shard, now| shard.watch(id, now)) {
                 until(notified, at_most.min(lease_left)).await;
@@ -212,7 +211,7 @@ impl Store for MemoryStore {
         StoreFuture::ready(Ok(forgotten))
     }
 
-    /// Each page looks at all records: meant for people, not for loops.
+    /// Each page looks at all records: made for people, not for loops.
     fn list(&self, after: Option<RecordId>, limit: usize) -> StoreFuture<'_, Vec<Inspection>> {
         let now = self.shared.clock.now();
         let mut ids: Vec<RecordId> = Vec::new();
@@ -224,12 +223,16 @@ impl Store for MemoryStore {
         StoreFuture::ready(Ok(page))
     }
 
-    fn leases(&self) -> bool {
+    fn needs_renewal(&self) -> bool {
         false
+    }
+
+    fn answers_at_once(&self) -> bool {
+        true
     }
 }
 
-/// Waits with a limit; where schedules are explored there is no clock, and a lost wake-up must show.
+/// Waits with a limit. Where schedules are explored there is no clock, and a lost wake-up must show.
 async fn until(notified: OwnedNotified, at_most: Duration) {
     #[cfg(not(shuttle))]
     drop(tokio::time::timeout(at_most, notified).await);
@@ -240,7 +243,7 @@ async fn until(notified: OwnedNotified, at_most: Duration) {
     }
 }
 
-/// Ids are SHA-256 hashes already: eight of their bytes are hash enough.
+/// Record ids are SHA-256 hashes already: eight of their bytes are hash enough.
 #[derive(Default, Debug)]
 struct IdHasher(u64);
 
@@ -258,14 +261,4 @@ impl Hasher for IdHasher {
     fn finish(&self) -> u64 {
         self.0
     }
-}
-
-/// The end of a duration that starts now.
-fn end(now: Micros, duration: Duration) -> Micros {
-    now.saturating_add(micros(duration))
-}
-
-/// From now to an end, if it is not reached.
-fn left(now: Micros, end: Micros) -> Option<Duration> {
-    end.checked_sub(now).filter(|left| *left > 0).map(Duration::from_micros)
 }

@@ -1,23 +1,25 @@
-//! What can be seen of a Redis before a server starts.
+//! Checks a Redis before the server starts.
 
 use std::time::Duration;
 
 use bb8_redis::redis;
 
-use super::connections::is_denied;
-use super::{RedisStore, StoreError};
-use crate::{key::RecordId, settings::AtStart};
+use super::{RedisStore, connections::is_denied};
+use crate::{
+    key::RecordId,
+    store::{StartupCheck, StoreError},
+};
 
 impl RedisStore {
-    /// Refuses what would break promises, or warns of it.
+    /// Refuses a server whose configuration would break promises, or warns of it.
     pub(super) async fn checked(&self) -> Result<(), StoreError> {
         let info = match self.info().await {
             Ok(Some(info)) => info,
             Ok(None) => {
-                tracing::warn!("this Redis does not tell its settings: see to it that maxmemory-policy is noeviction");
+                tracing::warn!("this Redis does not show its settings: make sure that maxmemory-policy is noeviction");
                 return self.inspected(RecordId::from_bytes([0; 32])).await.map(drop);
             }
-            Err(error) if self.on_unreachable == AtStart::Warn => {
+            Err(error) if self.on_unreachable == StartupCheck::Warn => {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     "Redis can't be reached: protected requests are answered 503 until it can"
@@ -41,13 +43,13 @@ impl RedisStore {
                 "maxmemory-policy is `{policy}`: at maxmemory this Redis evicts claims and responses, and what was evicted \
                  runs a second time. Set it to `noeviction`, or set storage.on_evicting = warn"
             );
-            if self.on_evicting == AtStart::Reject {
+            if self.on_evicting == StartupCheck::Reject {
                 return Err(StoreError::unavailable(danger));
             }
             tracing::warn!("{danger}");
         }
         if policy.is_empty() {
-            tracing::warn!("this Redis does not tell its maxmemory-policy: see to it that it is noeviction");
+            tracing::warn!("this Redis does not show its maxmemory-policy: make sure that it is noeviction");
         }
         if said("cluster_enabled") == "1" {
             return Err(StoreError::unavailable("this Redis is a cluster: the client speaks to one primary"));
@@ -63,11 +65,11 @@ impl RedisStore {
         if said("aof_enabled") == "0" {
             tracing::warn!("this Redis has no append-only file: if it dies, claims and responses are lost");
         }
-        // Scripts are what everything else is made of.
+        // Everything else is made of scripts, so one is tried.
         self.inspected(RecordId::from_bytes([0; 32])).await.map(drop)
     }
 
-    /// `None`: it may not be asked.
+    /// The answer to `INFO`. `None`: this user may not ask.
     async fn info(&self) -> Result<Option<String>, StoreError> {
         let ask = async {
             let mut connection = self.connections.connection().await?;

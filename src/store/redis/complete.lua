@@ -1,9 +1,14 @@
 -- Stores a response.
--- KEYS[1] the record
--- ARGV: 1 token, 2 fingerprint, 3 attempt, 4 fence, 5 ttl in ms, 6 the response
 --
--- The first command writes nothing, but is none that maxmemory denies: after it the HSET passes at maxmemory too. The
--- operation has been done; its answer must not be lost.
+-- KEYS[1] the record
+-- ARGV    1 token · 2 fingerprint · 3 attempt · 4 fence · 5 TTL in ms · 6 the response
+-- Replies {'K'}            kept, perhaps by an earlier call with the same token
+--         {'S', response}  superseded: another owner has completed the record
+--         {'S'}            superseded: another owner holds the claim
+--         {'C'}            a record of another version, or a foreign value
+--
+-- The first command deletes nothing. It is a write that maxmemory allows, and after it Redis lets the HSET pass at
+-- maxmemory too: the operation has run, and its response must not be lost.
 redis.call('HDEL', KEYS[1], '_')
 local r = redis.call('HMGET', KEYS[1], 'v', 's', 'o')
 local version, state, owner = r[1], r[2], r[3]

@@ -1,7 +1,8 @@
-//! Connections to a Redis: few, self-healing, cloned out of a pool per thread.
+//! Connections to a Redis: a small pool per thread, of connections that heal themselves.
 //!
-//! A multiplexed connection serves any number of calls at once, so a pool need not hold one per call; and it lives on
-//! the runtime that made it, so each thread has a pool of its own: a worker that is blocked stalls nobody else's calls.
+//! A multiplexed connection serves any number of calls at once, so a pool need not hold one per call. A connection
+//! lives on the runtime that made it, so each thread has its own pool, and a blocked worker stalls no other worker's
+//! calls.
 
 use std::{
     cell::RefCell,
@@ -21,27 +22,24 @@ use bb8_redis::{
     },
 };
 
-use crate::{
-    settings::{ConfigError, Location},
-    store::StoreError,
-};
+use crate::store::{Location, LocationError, StoreError};
 
-/// Connections per thread. Two, so that a large record does not hold up all others.
+/// Connections per thread. Two, so that one large record does not hold up all other calls.
 const PER_THREAD: u32 = 2;
 
-/// So many calls in a row that got no answer make a connection suspect: the network may have lost it without a word.
+/// After so many unanswered calls in a row a connection is suspect: the network may have dropped it silently.
 const SUSPECT: u32 = 3;
 
-/// How long a call is waited for behind, where nobody waits: large records travel slowly.
+/// The client's own limit for an answer, for writes that no request waits for: large records travel slowly.
 const PATIENT: Duration = Duration::from_secs(10);
 
 /// A Redis, by its address.
 #[derive(Clone)]
 pub(crate) struct Connections {
     manager: Manager,
-    /// Tells the pools of one thread apart.
+    /// The key of the pools of these connections, in the table of each thread.
     id: u64,
-    /// Ends the pools of all threads when the last store goes.
+    /// Ends the pools of all threads when the last clone is dropped.
     alive: Arc<()>,
 }
 
@@ -56,8 +54,8 @@ impl bb8::ManageConnection for Manager {
     type Error = RedisError;
 
     async fn connect(&self) -> Result<ConnectionManager, RedisError> {
-        // The manager reconnects by itself; a call meanwhile fails as soon as an attempt does. How long an answer may
-        // take is the caller's affair.
+        // The manager reconnects by itself; meanwhile a call fails as soon as an attempt does. Callers limit the time
+        // that an answer may take.
         let config = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(self.timeout))
             .set_response_timeout(Some(PATIENT))
@@ -82,7 +80,7 @@ impl bb8::ManageConnection for Manager {
 struct Pool {
     connections: bb8::Pool<Manager>,
     alive: Weak<()>,
-    /// Calls since the last answer that ended without one.
+    /// How many calls since the last answer ended without one.
     unanswered: Arc<AtomicU32>,
 }
 
@@ -92,15 +90,11 @@ thread_local! {
 
 impl Connections {
     /// `location`: host, host:port or URL.
-    pub(crate) fn new(setting: &str, location: &Location, timeout: Duration) -> Result<Self, ConfigError> {
+    pub(crate) fn new(location: &Location, timeout: Duration) -> Result<Self, LocationError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        // Without TCP_NODELAY: calls that are under way together travel together, which is a third more of them a second.
-        let client = Client::open(url(location.as_str())).map_err(|error| ConfigError::InvalidValue {
-            setting: setting.to_owned(),
-            layer: "settings".into(),
-            value: location.to_string(),
-            accepted: format!("a host, host:port or redis:// URL ({error})"),
-        })?;
+        // Without TCP_NODELAY: calls that are under way at the same time then travel in one packet, which gives a third
+        // more calls a second.
+        let client = Client::open(url(location.as_str())).map_err(|error| LocationError::new(location, error))?;
         Ok(Self { manager: Manager { client, timeout }, id: NEXT.fetch_add(1, Relaxed), alive: Arc::default() })
     }
 
@@ -111,7 +105,7 @@ impl Connections {
     ) -> impl Future<Output = Result<T, StoreError>> + Send + use<T> {
         let (pool, id) = (self.pool(), self.id);
         async move {
-            let call = Underway { pool: &pool, id };
+            let call = PendingCall { pool: &pool, id };
             let mut connection = connection(&pool).await?;
             let answer = script.invoke_async(&mut connection).await;
             call.answered(answer.as_ref().err());
@@ -132,7 +126,7 @@ impl Connections {
             {
                 return pool.clone();
             }
-            // A good moment to look for pools of stores that are gone.
+            // A pool is made, so pools whose store is gone are dropped here too.
             pools.retain(|_, pool| pool.alive.strong_count() > 0);
             let connections = bb8::Pool::builder()
                 .max_size(PER_THREAD)
@@ -150,17 +144,17 @@ impl Connections {
 }
 
 /// A call that has no answer yet. It may never get one, or be dropped by a caller that waits no longer.
-struct Underway<'a> {
+struct PendingCall<'a> {
     pool: &'a Pool,
     id: u64,
 }
 
-impl Underway<'_> {
+impl PendingCall<'_> {
     fn answered(self, error: Option<&RedisError>) {
         if error.is_some_and(needs_another_connection) {
             let unanswered = &self.pool.unanswered;
             POOLS.with_borrow_mut(|pools| {
-                // Only this one: somebody may have put a new one in its place.
+                // Only this pool: another call may have replaced it already.
                 if pools.get(&self.id).is_some_and(|pool| Arc::ptr_eq(&pool.unanswered, unanswered)) {
                     pools.remove(&self.id);
                 }
@@ -173,14 +167,14 @@ impl Underway<'_> {
     }
 }
 
-impl Drop for Underway<'_> {
+impl Drop for PendingCall<'_> {
     fn drop(&mut self) {
         self.pool.unanswered.fetch_add(1, Relaxed);
     }
 }
 
-/// Errors that stay with a connection: the manager reconnects after a lost connection only, and keeps for ever what the
-/// handshake said; a server that became a replica keeps its connections.
+/// Whether an error stays with its connection. The manager reconnects only after a lost connection: it keeps the errors
+/// of a handshake for ever, and the connections to a server that has become a replica.
 fn needs_another_connection(error: &RedisError) -> bool {
     match error.kind() {
         ErrorKind::Io => false,
@@ -192,13 +186,13 @@ fn needs_another_connection(error: &RedisError) -> bool {
     }
 }
 
-/// Cloned out and given back at once: the pool is never what calls wait for.
+/// Clones a connection and gives it back to the pool at once, so that no call waits for the pool.
 async fn connection(pool: &Pool) -> Result<ConnectionManager, StoreError> {
     let pooled = pool.connections.get().await.map_err(StoreError::unavailable)?;
     Ok(pooled.clone())
 }
 
-/// What an error of Redis means for a store. Redis 6.2 wraps what a script ran into.
+/// Translates an error of Redis. Redis 6.2 wraps the errors of commands within a script.
 pub(crate) fn of_redis(error: RedisError) -> StoreError {
     let detail = error.detail().unwrap_or_default();
     let says = |code: &str| error.code() == Some(code) || detail.contains(&format!("-{code} "));
@@ -213,13 +207,13 @@ pub(crate) fn of_redis(error: RedisError) -> StoreError {
     }
 }
 
-/// Whether an answer says that the caller may not ask, or that there is no such question.
+/// Whether the server refuses a command to this user, or does not know the command.
 pub(crate) fn is_denied(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
         || error.detail().is_some_and(|detail| detail.starts_with("unknown command"))
 }
 
-/// `host` and `host:port` as URLs, as Django's setting has them.
+/// Turns `host` and `host:port`, which Django's setting accepts, into a URL.
 fn url(location: &str) -> String {
     if location.contains("://") { location.to_owned() } else { format!("redis://{location}/") }
 }
@@ -238,13 +232,13 @@ mod tests {
     fn locations_are_hosts_or_urls() {
         let timeout = Duration::from_secs(1);
         for location in ["localhost", "localhost:6379", "redis://h:1/2", "redis://user:secret@h/0", "127.0.0.1:1"] {
-            assert!(Connections::new("s", &location.into(), timeout).is_ok(), "{location}");
+            assert!(Connections::new(&location.into(), timeout).is_ok(), "{location}");
         }
         for location in
             ["http://h", "redis://user:secret@h:port/0", "user:secret@h:port", "redis+unix:relative?pass=secret"]
         {
-            let error = Connections::new("caches.default.location", &location.into(), timeout).unwrap_err().to_string();
-            assert!(error.contains("caches.default.location") && !error.contains("secret"), "{error}");
+            let error = Connections::new(&location.into(), timeout).unwrap_err().to_string();
+            assert!(!error.contains("secret"), "{error}");
         }
     }
 }

@@ -1,57 +1,98 @@
 //! Records in Redis, shared by any number of processes.
 
 mod check;
-pub(crate) mod connections;
+mod connections;
 mod lock;
 mod poll;
+mod reply;
 
-use std::{
-    collections::BTreeSet,
-    fmt,
-    sync::LazyLock,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeSet, fmt, sync::LazyLock, time::Duration};
 
-use bb8_redis::redis::{self, Script, Value};
+use bb8_redis::redis::{self, Script};
 
-use self::connections::{Connections, of_redis};
 pub use self::lock::RedisLock;
-use self::poll::Polls;
+use self::{
+    connections::{Connections, of_redis},
+    poll::Polls,
+    reply::{Reply, ReplyExt as _},
+};
 use super::{
-    Begin, BeginRequest, Claim, Completion, Fate, Forgotten, Inspection, Mode, OwnerToken, RecordState, Renewal, Store,
-    StoreError, StoreFuture,
+    Acquired, Begin, BeginRequest, Claim, Completion, Forgotten, Found, IfCompleted, Inspection, Location,
+    LocationError, OnUnknown, RecordState, ReleaseAs, Renewal, StartupCheck, Store, StoreError, StoreFuture, Wait,
 };
-use crate::{
-    key::RecordId,
-    record::Record,
-    settings::{AtStart, ConfigError, Location, OnUnknown, StorageSettings},
-};
+use crate::{key::RecordId, record::Record};
 
 /// A store in Redis 6.2 or later, or what speaks its protocol (setting `storage.class = redis`).
 ///
 /// # Layout
 ///
-/// One hash per record, named `idempotency:{namespace}:{cache}:{record id}`; the id is 64 hexadecimal digits and holds
-/// no client's key. Fields: `v` version, `s` state (`I` in flight, `D` done), `o` owner token, `f` fingerprint,
-/// `a` attempt, `n` fence, `l` end of the lease (ms of the server's clock), `t` taken over, `c` and `u` when it was first
-/// claimed, and last claimed or replayed, `k` how often it was replayed, `r` response (bincode behind a version byte), `e` and
-/// `p` end and owner of the completed record beneath a manual claim. Every record has a TTL.
+/// One hash per record, named `idempotency:{namespace}:{cache}:{record id}`. The id is 64 hexadecimal digits and does
+/// not contain the client's key. Every record has a TTL.
 ///
-/// Each call is one script and one round trip; the clock is the server's. One key per script, so that a cluster could
-/// hold the records; the bundled client speaks to one primary.
+/// | field | meaning |
+/// |---|---|
+/// | `v` | version of the layout |
+/// | `s` | state: `I` in flight, `D` done |
+/// | `o` | owner token |
+/// | `f` | fingerprint |
+/// | `a` | attempt |
+/// | `n` | fencing token |
+/// | `l` | end of the lease, in ms of the server's clock |
+/// | `t` | 1 when the claim was taken over from a lost owner |
+/// | `c`, `u` | when the key was first claimed, and last claimed or replayed, in ms |
+/// | `k` | how often the response was replayed |
+/// | `r` | the record of the response |
+/// | `e`, `p` | expiry and owner of the completed record beneath a manual claim |
+///
+/// Each call is one script and one round trip, and the clock is the server's. A script touches one key, so a cluster
+/// could hold the records; this client speaks to one primary.
 ///
 /// # What Redis itself can lose
 ///
-/// A server without persistence that dies forgets claims and responses; a fail-over may lose the newest. What was lost may
-/// run again. An evicting `maxmemory-policy` would do so at any time, and is refused at start.
+/// A server without persistence that dies forgets claims and responses, and a fail-over may lose the newest. An
+/// operation whose record was lost may run again. An evicting `maxmemory-policy` would lose records at any time, and is
+/// refused at start.
 pub struct RedisStore {
     connections: Connections,
-    /// Of all names of records here.
+    /// The beginning of every record's name.
     prefix: String,
     polls: Polls,
     location: Location,
-    on_evicting: AtStart,
-    on_unreachable: AtStart,
+    on_evicting: StartupCheck,
+    on_unreachable: StartupCheck,
+}
+
+/// How to reach a Redis, and what to call the records there.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RedisOptions {
+    /// Host, host:port or URL; setting `storage.location`.
+    pub location: Location,
+    /// How long one call may take; setting `storage.timeout`, 500 ms.
+    pub timeout: Duration,
+    /// Keeps services apart that share a Redis; setting `storage.namespace`, empty.
+    pub namespace: String,
+    /// The name of the cache, `default`.
+    pub cache: String,
+    /// Setting `storage.on_evicting`, `reject`.
+    pub on_evicting: StartupCheck,
+    /// Setting `storage.on_unreachable`, `reject`.
+    pub on_unreachable: StartupCheck,
+}
+
+impl RedisOptions {
+    /// Options with the defaults named at the fields.
+    #[must_use]
+    pub fn new(location: impl Into<Location>) -> Self {
+        Self {
+            location: location.into(),
+            timeout: Duration::from_millis(500),
+            namespace: String::new(),
+            cache: "default".into(),
+            on_evicting: StartupCheck::Reject,
+            on_unreachable: StartupCheck::Reject,
+        }
+    }
 }
 
 macro_rules! scripts {
@@ -70,19 +111,18 @@ scripts! {
 }
 
 impl RedisStore {
-    /// The store of the cache `name`. Connects when first used.
+    /// A store that connects when it is first used.
     ///
     /// # Errors
-    /// [`ConfigError::InvalidValue`] for a location that is no address of a Redis.
-    pub fn new(name: &str, settings: &StorageSettings) -> Result<Self, ConfigError> {
-        let setting = format!("caches.{name}.location");
+    /// [`LocationError`] when the location is no address of a Redis.
+    pub fn new(options: RedisOptions) -> Result<Self, LocationError> {
         Ok(Self {
-            connections: Connections::new(&setting, &settings.location, settings.timeout)?,
-            prefix: format!("idempotency:{}:{name}:", settings.namespace),
+            connections: Connections::new(&options.location, options.timeout)?,
+            prefix: format!("idempotency:{}:{}:", options.namespace, options.cache),
             polls: Polls::default(),
-            location: settings.location.clone(),
-            on_evicting: settings.on_evicting,
-            on_unreachable: settings.on_unreachable,
+            location: options.location,
+            on_evicting: options.on_evicting,
+            on_unreachable: options.on_unreachable,
         })
     }
 
@@ -92,7 +132,7 @@ impl RedisStore {
 
     async fn ids(&self, after: Option<RecordId>, limit: usize) -> Result<Vec<RecordId>, StoreError> {
         let mut connection = self.connections.connection().await?;
-        // The least ids behind `after`, of however many there are.
+        // The smallest ids greater than `after`, out of all that the scan finds.
         let mut page = BTreeSet::new();
         let mut cursor = 0_u64;
         loop {
@@ -120,17 +160,14 @@ impl RedisStore {
             b"X" => RecordState::OwnerLost,
             _ => return Err(StoreError::foreign("a record of another version")),
         };
-        Ok(Some(Inspection {
-            id,
-            state,
-            attempt: reply.number(1)?,
-            remaining: reply.millis(2)?,
-            record: reply.record(3)?,
-            owner: reply.token(4)?,
-            replays: Some(reply.number(5)?),
-            first_seen: reply.time(6)?,
-            last_seen: reply.time(7)?,
-        }))
+        let mut inspection = Inspection::new(id, state, reply.millis(2)?);
+        inspection.attempt = reply.number(1)?;
+        inspection.record = reply.record(3)?;
+        inspection.owner = reply.token(4)?;
+        inspection.replays = Some(reply.number(5)?);
+        inspection.first_seen = reply.time(6)?;
+        inspection.last_seen = reply.time(7)?;
+        Ok(Some(inspection))
     }
 }
 
@@ -142,30 +179,25 @@ impl Store for RedisStore {
             .arg(request.fingerprint.as_bytes())
             .arg(millis(request.lease))
             .arg(millis(request.keep))
-            .arg(if request.mode == Mode::Again { "again" } else { "once" })
+            .arg(if request.if_completed == IfCompleted::Rerun { "rerun" } else { "replay" })
             .arg(if request.on_unknown == OnUnknown::Reject { "reject" } else { "rerun" });
         let reply = self.connections.run::<Reply>(script);
         StoreFuture::boxed(async move {
             let reply = reply.await?;
             Ok(match reply.code()? {
-                b"A" => Begin::Fresh {
-                    claim: Claim {
-                        id: request.id,
-                        fingerprint: request.fingerprint,
-                        token: request.token,
-                        attempt: reply.number(1)?,
-                        fence: reply.number(2)?,
-                        taken_over: reply.number::<u8>(3)? != 0,
-                    },
-                    previous: reply.record(4)?,
-                },
-                b"P" => Begin::InFlight { retry_after: Duration::from_millis(reply.number(1)?) },
+                b"A" => {
+                    let claim = Claim::new(request, reply.number(1)?, reply.number(2)?);
+                    let claim = claim.taken_over(reply.number::<u8>(3)? != 0);
+                    Begin::Acquired(Acquired::new(claim).previous(reply.record(4)?))
+                }
+                b"P" => Begin::InFlight(Wait::new(reply.millis(1)?)),
                 b"M" => Begin::Mismatch,
                 b"X" => Begin::OwnerLost,
-                b"R" => Begin::Completed {
-                    record: reply.record(1)?.ok_or(StoreError::foreign("a completed record without a response"))?,
-                    remaining: reply.millis(2)?,
-                },
+                b"R" => {
+                    let record = reply.record(1)?;
+                    let record = record.ok_or(StoreError::foreign("a completed record without a response"))?;
+                    Begin::Completed(Found::new(record, reply.millis(2)?))
+                }
                 _ => return Err(StoreError::foreign("a record of another version")),
             })
         })
@@ -204,14 +236,14 @@ impl Store for RedisStore {
         })
     }
 
-    fn release<'a>(&'a self, claim: &'a Claim, fate: Fate) -> StoreFuture<'a, bool> {
+    fn release<'a>(&'a self, claim: &'a Claim, release_as: ReleaseAs) -> StoreFuture<'a, bool> {
         let mut script = RELEASE.key(self.name(&claim.id));
-        script.arg(claim.token.as_bytes()).arg(if fate == Fate::Unknown { "unknown" } else { "free" });
+        script.arg(claim.token.as_bytes()).arg(if release_as == ReleaseAs::Unknown { "unknown" } else { "free" });
         StoreFuture::boxed(self.connections.run::<bool>(script))
     }
 
-    fn changed<'a>(&'a self, id: &'a RecordId, _round: u32, at_most: Duration) -> StoreFuture<'a, ()> {
-        StoreFuture::boxed(self.polls.changed(&self.connections, self.name(id), *id, at_most))
+    fn wait_for_change<'a>(&'a self, id: &'a RecordId, _round: u32, at_most: Duration) -> StoreFuture<'a, ()> {
+        StoreFuture::boxed(self.polls.wait_for_change(&self.connections, self.name(id), *id, at_most))
     }
 
     fn inspect<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<Inspection>> {
@@ -229,7 +261,7 @@ impl Store for RedisStore {
         })
     }
 
-    /// Each page scans all names: meant for people, not for loops.
+    /// Each page scans all names: made for people, not for loops.
     fn list(&self, after: Option<RecordId>, limit: usize) -> StoreFuture<'_, Vec<Inspection>> {
         StoreFuture::boxed(async move {
             let mut after = after;
@@ -239,7 +271,7 @@ impl Store for RedisStore {
                 for id in &ids {
                     page.extend(self.inspected(*id).await?);
                 }
-                // All of a page can have expired since its names were read.
+                // Every record of a page can have expired since the scan.
                 if ids.is_empty() || !page.is_empty() {
                     return Ok(page);
                 }
@@ -253,68 +285,14 @@ impl Store for RedisStore {
     }
 }
 
-/// At least 1: to Redis, 0 is no time at all.
+/// Milliseconds, at least 1: Redis takes 0 for no time at all.
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).clamp(1, 1 << 50)
 }
 
-/// A pattern that matches this text alone.
+/// A pattern for SCAN that matches exactly this text.
 fn escape(text: &str) -> String {
     text.chars().flat_map(|c| "*?[]\\".contains(c).then_some('\\').into_iter().chain([c])).collect()
-}
-
-/// What a script answered: a code, then what belongs to it.
-type Reply = Vec<Value>;
-
-trait ReplyExt {
-    fn code(&self) -> Result<&[u8], StoreError>;
-    fn number<T: TryFrom<i64>>(&self, at: usize) -> Result<T, StoreError>;
-    fn record(&self, at: usize) -> Result<Option<Record>, StoreError>;
-    fn token(&self, at: usize) -> Result<Option<OwnerToken>, StoreError>;
-
-    /// A duration. What is over is zero.
-    fn millis(&self, at: usize) -> Result<Duration, StoreError> {
-        Ok(Duration::from_millis(self.number::<i64>(at)?.max(0).unsigned_abs()))
-    }
-
-    /// A time, which the record may lack.
-    fn time(&self, at: usize) -> Result<Option<SystemTime>, StoreError> {
-        let since_epoch = self.millis(at)?;
-        Ok((!since_epoch.is_zero()).then(|| UNIX_EPOCH + since_epoch))
-    }
-}
-
-impl ReplyExt for Reply {
-    fn code(&self) -> Result<&[u8], StoreError> {
-        match self.first() {
-            Some(Value::BulkString(code)) => Ok(code),
-            _ => Err(StoreError::foreign("an answer without a code")),
-        }
-    }
-
-    fn number<T: TryFrom<i64>>(&self, at: usize) -> Result<T, StoreError> {
-        let number = match self.get(at) {
-            Some(Value::Int(number)) => T::try_from(*number).ok(),
-            _ => None,
-        };
-        number.ok_or(StoreError::foreign("a number that is none"))
-    }
-
-    fn record(&self, at: usize) -> Result<Option<Record>, StoreError> {
-        match self.get(at) {
-            None | Some(Value::Nil) => Ok(None),
-            Some(Value::BulkString(bytes)) => Ok(Some(Record::from_bytes(bytes.clone().into())?)),
-            Some(_) => Err(StoreError::foreign("a response that is none")),
-        }
-    }
-
-    fn token(&self, at: usize) -> Result<Option<OwnerToken>, StoreError> {
-        match self.get(at) {
-            None | Some(Value::Nil) => Ok(None),
-            Some(Value::BulkString(bytes)) => Ok(bytes.as_slice().try_into().ok().map(OwnerToken::from_bytes)),
-            Some(_) => Err(StoreError::foreign("an owner that is none")),
-        }
-    }
 }
 
 impl fmt::Debug for RedisStore {

@@ -1,4 +1,4 @@
-//! Waiting for another process: one poll per key and process, whoever many wait.
+//! Waits for the claim of another process: one poll per key and process, however many requests wait.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -9,47 +9,48 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 
-use super::{Connections, StoreError, of_redis};
-use crate::key::RecordId;
+use super::connections::{Connections, of_redis};
+use crate::{key::RecordId, store::StoreError};
 
-/// Between two looks: a completion is seen at most so much late, and a little more.
+/// The pauses between two polls: a completion is seen at most `LONGEST_PAUSE` and a round trip late.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(40);
 
-/// Who is polled for, and those who wait for that.
+/// The keys that are polled for, with their waiters.
 #[derive(Clone, Default)]
-pub(super) struct Polls(Arc<Mutex<HashMap<RecordId, Poll>>>);
+pub(super) struct Polls(Arc<Mutex<HashMap<RecordId, SharedPoll>>>);
 
 #[derive(Default)]
-struct Poll {
-    /// Whether one of them polls for all.
-    going: bool,
-    /// How many there are, the one who polls included.
+struct SharedPoll {
+    /// Whether one of the waiters polls for all.
+    is_polled: bool,
+    /// The number of waiters, the one that polls included.
     waiting: usize,
     /// How often a change was seen.
     changes: u64,
-    turn: Arc<Notify>,
+    woken: Arc<Notify>,
 }
 
-/// One of those who wait for a key. Its drop leaves nothing behind, and hands the poll on.
+/// A waiter for one key. Its drop removes it, and hands the poll to another waiter.
 struct Waiter {
     polls: Polls,
     id: RecordId,
-    polls_now: bool,
+    is_polling: bool,
 }
 
-/// What a waiter does next.
-enum Turn {
-    /// It polls for all.
+/// The next step of a waiter.
+enum Role {
+    /// Poll for all waiters.
     Poll,
-    /// It is woken when the one who polls has seen a change, or leaves.
+    /// Wait until the polling waiter has seen a change, or leaves.
     Wait(OwnedNotified),
+    /// Return: the record has changed.
     Changed,
 }
 
 impl Polls {
     /// Resolves when the record's owner or state may have changed, at the latest after `at_most`.
-    pub(super) fn changed(
+    pub(super) fn wait_for_change(
         &self,
         connections: &Connections,
         name: String,
@@ -61,14 +62,14 @@ impl Polls {
             let until = Instant::now() + at_most;
             let (mut waiter, seen) = Waiter::enter(polls, id);
             loop {
-                match waiter.turn(seen) {
-                    Turn::Changed => return Ok(()),
-                    Turn::Wait(woken) => {
+                match waiter.role(seen) {
+                    Role::Changed => return Ok(()),
+                    Role::Wait(woken) => {
                         if timeout_at(until, woken).await.is_err() {
                             return Ok(());
                         }
                     }
-                    Turn::Poll => {
+                    Role::Poll => {
                         if watch(&connections, &name, until).await? {
                             waiter.saw_a_change();
                         }
@@ -88,28 +89,28 @@ impl Waiter {
             poll.waiting += 1;
             poll.changes
         };
-        (Self { polls, id, polls_now: false }, changes)
+        (Self { polls, id, is_polling: false }, changes)
     }
 
-    fn turn(&mut self, seen: u64) -> Turn {
+    fn role(&mut self, seen: u64) -> Role {
         let mut all = self.polls.0.lock();
         let poll = all.entry(self.id).or_default();
         if poll.changes != seen {
-            return Turn::Changed;
+            return Role::Changed;
         }
-        if poll.going {
-            // Made under the lock under which the poll ends: no wake-up is missed.
-            return Turn::Wait(poll.turn.clone().notified_owned());
+        if poll.is_polled {
+            // Made under the lock under which a poll ends, so no wake-up is missed.
+            return Role::Wait(poll.woken.clone().notified_owned());
         }
-        poll.going = true;
-        self.polls_now = true;
-        Turn::Poll
+        poll.is_polled = true;
+        self.is_polling = true;
+        Role::Poll
     }
 
     fn saw_a_change(&self) {
         if let Some(poll) = self.polls.0.lock().get_mut(&self.id) {
             poll.changes += 1;
-            poll.turn.notify_waiters();
+            poll.woken.notify_waiters();
         }
     }
 }
@@ -119,10 +120,10 @@ impl Drop for Waiter {
         let mut all = self.polls.0.lock();
         let Some(poll) = all.get_mut(&self.id) else { return };
         poll.waiting -= 1;
-        if self.polls_now {
-            poll.going = false;
-            // The next one takes over; the others sleep on.
-            poll.turn.notify_one();
+        if self.is_polling {
+            poll.is_polled = false;
+            // One waiter takes the poll over; the others sleep on.
+            poll.woken.notify_one();
         }
         if poll.waiting == 0 {
             all.remove(&self.id);
@@ -130,15 +131,15 @@ impl Drop for Waiter {
     }
 }
 
-/// Looks until the claim is another than at first. Whether it is.
+/// Polls until the claim is another one than at first. Whether it is.
 async fn watch(connections: &Connections, name: &str, until: Instant) -> Result<bool, StoreError> {
     let mut connection = connections.connection().await?;
     let mut first = None;
     let mut pause = FIRST_PAUSE;
     loop {
-        let mut look = redis::cmd("HMGET");
-        look.arg(name).arg("s").arg("o");
-        let claim: Vec<Value> = look.query_async(&mut connection).await.map_err(of_redis)?;
+        let mut state_and_owner = redis::cmd("HMGET");
+        state_and_owner.arg(name).arg("s").arg("o");
+        let claim: Vec<Value> = state_and_owner.query_async(&mut connection).await.map_err(of_redis)?;
         let in_flight = matches!(claim.first(), Some(Value::BulkString(state)) if state == b"I");
         if !in_flight || *first.get_or_insert_with(|| claim.clone()) != claim {
             return Ok(true);

@@ -1,6 +1,8 @@
--- Extends a lease: 1. The record is gone: 0. It is somebody else's: 2.
+-- Extends a lease.
+--
 -- KEYS[1] the record
--- ARGV: 1 token, 2 lease in ms
+-- ARGV    1 token · 2 lease in ms
+-- Replies 1 extended · 0 the record is gone · 2 another owner holds the record, or has completed it
 redis.call('HDEL', KEYS[1], '_') -- as in complete.lua
 local r = redis.call('HMGET', KEYS[1], 's', 'o', 'l')
 if not r[1] then return 0 end

@@ -1,4 +1,4 @@
-//! A headless browser, driven over WebDriver: it sees a page as a person does.
+//! A headless browser, driven over WebDriver. Tests see a page as a person does.
 
 use std::{
     env, fs,
@@ -18,14 +18,14 @@ use super::{PATIENCE, eventually, fresh_key};
 pub(crate) struct Browser {
     driver: Child,
     agent: Agent,
-    /// Where commands for it are sent.
+    /// The URL of the WebDriver session. Commands are sent below it.
     session: String,
     profile: PathBuf,
 }
 
 /// A program on the path.
 fn program(name: &str) -> PathBuf {
-    let path = env::var_os("PATH").expect("there is a path");
+    let path = env::var_os("PATH").expect("PATH is set");
     env::split_paths(&path).map(|folder| folder.join(name)).find(|program| program.is_file()).unwrap_or_else(|| {
         panic!(
             "missing: {name}, which the tests of pages need; `cargo xtask test` installs it, or install the packages \
@@ -37,7 +37,7 @@ fn program(name: &str) -> PathBuf {
 fn value(response: Result<Response<Body>, ureq::Error>) -> Value {
     let mut response = response.expect("the driver answers");
     let text = response.body_mut().read_to_string().expect("the driver sends text");
-    assert!(response.status().is_success(), "the browser: {text}");
+    assert!(response.status().is_success(), "the browser refused a command: {text}");
     let mut answer: Value = serde_json::from_str(&text).expect("the driver sends JSON");
     answer["value"].take()
 }
@@ -45,7 +45,7 @@ fn value(response: Result<Response<Body>, ureq::Error>) -> Value {
 impl Browser {
     pub(crate) fn start() -> Self {
         let browser = program("chromium");
-        // In a process group of its own, where the browser will be too: one signal ends them all.
+        // The driver gets its own process group, and the browser joins it, so that one signal ends both.
         let mut driver = Command::new(program("chromedriver"))
             .arg("--port=0")
             .process_group(0)
@@ -67,9 +67,9 @@ impl Browser {
             .timeout_global(Some(Duration::from_secs(60)))
             .build()
             .into();
-        // From here on, whatever fails: `drop` ends what was started.
+        // From here on, `drop` stops the driver if anything fails.
         let mut this = Self { driver, agent, session: String::new(), profile };
-        let url = format!("http://127.0.0.1:{}/session", port.expect("chromedriver says where it listens"));
+        let url = format!("http://127.0.0.1:{}/session", port.expect("chromedriver prints its port"));
         let arguments = [
             "--headless",
             "--no-sandbox",
@@ -117,25 +117,25 @@ impl Browser {
         self.post(&format!("{}/value", self.element(selector)), &json!({ "text": text }));
     }
 
-    /// The text that is seen.
+    /// The visible text of an element.
     pub(crate) fn text(&self, selector: &str) -> String {
         let text = self.get(&format!("{}/text", self.element(selector)));
         text.as_str().expect("text").to_owned()
     }
 
-    /// What a function with this body returns.
+    /// Runs `script` as the body of a function, and returns its result.
     pub(crate) fn run(&self, script: &str) -> Value {
         self.post("execute/sync", &json!({ "script": script, "args": [] }))
     }
 
-    /// Waits until an element matches, with a limit.
+    /// Waits until an element matches `selector`; fails the test after [`PATIENCE`].
     #[track_caller]
     pub(crate) fn wait_for(&self, selector: &str) {
         let script = format!("return document.querySelector({}) !== null", json!(selector));
         eventually(selector, || if self.run(&script) == true { Ok(()) } else { Err("not there") });
     }
 
-    /// A picture of the page in a file. Never panics, since it is taken while a test fails.
+    /// Writes a picture of the page to `file`. It must not panic, because it is called while a test fails.
     fn screenshot(&self, file: &Path) -> Option<()> {
         let mut response = self.agent.get(format!("{}/screenshot", self.session)).call().ok()?;
         let answer: Value = serde_json::from_str(&response.body_mut().read_to_string().ok()?).ok()?;
@@ -150,10 +150,10 @@ impl Drop for Browser {
             if std::thread::panicking() {
                 let file = self.profile.with_extension("png");
                 if self.screenshot(&file).is_some() {
-                    eprintln!("what the browser showed: {}", file.display());
+                    eprintln!("a picture of the page: {}", file.display());
                 }
             }
-            // So that it cleans up after itself.
+            // Ends the session, so that the browser removes its temporary files.
             let _ = self.agent.delete(&self.session).config().timeout_global(Some(PATIENCE)).build().call();
         }
         let group = format!("-{}", self.driver.id());

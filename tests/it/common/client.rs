@@ -1,4 +1,5 @@
-//! HTTP/1.1 by hand, so that a test decides about every byte and sees every byte.
+//! An HTTP/1.1 client without a library, so that a test chooses every byte that is sent and sees every byte that is
+//! received.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -65,7 +66,7 @@ impl Request {
         head.into_bytes()
     }
 
-    /// The bytes of the request, each byte of its body a chunk.
+    /// The bytes of the request with a chunked body, one chunk per byte.
     pub(crate) fn chunked(&self) -> Vec<u8> {
         let mut bytes = self.head();
         bytes.extend(b"Transfer-Encoding: chunked\r\n\r\n");
@@ -99,6 +100,7 @@ impl Reply {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
+    /// The number of the run that produced this answer, from the JSON of the conformance server.
     pub(crate) fn n(&self) -> u64 {
         self.json::<serde_json::Value>()["n"].as_u64().expect("the number of the run")
     }
@@ -111,7 +113,7 @@ impl Reply {
         }
     }
 
-    /// Asserts a problem of this status and type.
+    /// Asserts that the answer is a problem with this status and type.
     #[track_caller]
     pub(crate) fn is_problem(&self, status: u16, kind: &str) {
         assert_eq!(self.status, status, "{self:?}");
@@ -155,18 +157,18 @@ impl Connection {
         self.stream.write_all(bytes).expect("the server reads");
     }
 
-    /// Closes so that the peer gets a reset.
+    /// Closes the connection with a TCP reset.
     pub(crate) fn reset(self) {
         let socket = socket2::SockRef::from(&self.stream);
         socket.set_linger(Some(Duration::ZERO)).expect("a socket takes an option");
     }
 
-    /// Says that nothing more will be sent.
+    /// Closes the sending side of the connection. Answers can still be read.
     pub(crate) fn half_close(&mut self) {
         self.stream.shutdown(Shutdown::Write).expect("the socket is open");
     }
 
-    /// The next reply, whatever way its body is framed.
+    /// The next reply. Its body may be framed by chunks, by Content-Length or by the end of the connection.
     #[track_caller]
     pub(crate) fn reply(&mut self) -> Reply {
         self.try_reply().expect("a reply")

@@ -1,7 +1,8 @@
-//! A server process to drive, and a client that shows every byte.
+//! Helpers for all tests: server processes, a client that shows every byte, a browser, and Apps in this process.
 
 mod browser;
 mod client;
+pub(crate) mod in_process;
 mod server;
 
 use std::{
@@ -17,8 +18,9 @@ pub(crate) use self::{
     server::{Server, binary, signal},
 };
 
-/// Of a `Store` around another one, its first field: what that one does by itself.
-macro_rules! as_within {
+/// For an `impl Store` of a type that wraps another store as its field `.0`: passes `renew`, `inspect`, `forget` and
+/// `list` on to that store.
+macro_rules! delegate_to_inner_store {
     () => {
         fn renew<'a>(
             &'a self,
@@ -48,12 +50,12 @@ macro_rules! as_within {
         }
     };
 }
-pub(crate) use as_within;
+pub(crate) use delegate_to_inner_store;
 
-/// How long anything may take before a test gives up on it.
+/// How long a test waits for anything before it fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Waits for a condition, with a limit.
+/// Repeats `condition` until it is `Ok`; fails the test after [`PATIENCE`].
 #[track_caller]
 pub(crate) fn eventually<T: Debug>(what: &str, mut condition: impl FnMut() -> Result<(), T>) {
     let start = Instant::now();
@@ -72,7 +74,7 @@ pub(crate) fn fresh_key() -> String {
     format!("key-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// A file for `RUN_LOG`, to which any number of servers append.
+/// A file for `RUN_LOG`. Any number of servers may append to it.
 pub(crate) struct RunLog(PathBuf);
 
 impl RunLog {
@@ -84,7 +86,7 @@ impl RunLog {
         self.0.to_str().expect("a path in UTF-8")
     }
 
-    /// How many lines say `start` or `end`.
+    /// How many lines begin with `what`: `start` or `end`.
     pub(crate) fn count(&self, what: &str) -> usize {
         let text = std::fs::read_to_string(&self.0).unwrap_or_default();
         text.lines().filter(|line| line.split(' ').next() == Some(what)).count()
@@ -104,7 +106,7 @@ impl Drop for RunLog {
     }
 }
 
-/// Runs `f` on `n` threads at once, and gives what each returned.
+/// Runs `f` on `n` threads at the same time, and returns the result of each.
 pub(crate) fn at_once<T: Send>(n: usize, f: impl Fn(usize) -> T + Sync) -> Vec<T> {
     let barrier = std::sync::Barrier::new(n);
     std::thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! An example as a process of its own.
+//! Examples that run as processes of their own.
 
 use std::{
     collections::BTreeMap,
@@ -18,10 +18,10 @@ pub(crate) struct Server {
 /// Sends a signal to a process, by its id.
 pub(crate) fn signal(name: &str, pid: u32) {
     let sent = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status();
-    assert!(sent.expect("there is a kill").success());
+    assert!(sent.expect("the program kill exists").success());
 }
 
-/// The built example beside this test's own binary.
+/// The path of a built example. Cargo puts it near the binary of this test.
 pub(crate) fn binary(example: &str) -> PathBuf {
     let mut path = std::env::current_exe().expect("a test has a binary");
     path.pop();
@@ -39,44 +39,47 @@ fn command(example: &str, variables: &[(&str, &str)]) -> Command {
             command.env_remove(name);
         }
     }
-    // Away from any `idempotency.toml`.
+    // Run where no `idempotency.toml` can be found.
     command.current_dir(std::env::temp_dir()).env("ADDR", "127.0.0.1:0");
     command.envs(variables.iter().copied()).stdin(Stdio::null());
     command
 }
 
 impl Server {
-    /// The conformance server with these variables.
+    /// Starts the conformance server with these environment variables.
     pub(crate) fn start(variables: &[(&str, &str)]) -> Self {
         Self::example("conformance", variables)
     }
 
     pub(crate) fn example(example: &str, variables: &[(&str, &str)]) -> Self {
-        let mut child =
-            command(example, variables).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it starts");
+        let mut child = command(example, variables)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the server starts");
         let stdout = child.stdout.take().expect("piped");
         let mut lines = BufReader::new(stdout).lines();
         let address = loop {
-            let line = lines.next().expect("it says where it listens").expect("it writes text");
+            let line = lines.next().expect("it prints its address").expect("it prints text");
             if let Some(address) = line.strip_prefix("listening on ") {
                 break address.parse().expect("an address");
             }
         };
-        // What it prints later must not block it.
+        // Read the rest of the output, so that a full pipe does not block the server.
         std::thread::spawn(move || lines.for_each(drop));
         Self { child, address }
     }
 
-    /// Runs it to its end, which is expected to come soon.
+    /// Runs the conformance server until it exits. Only for settings with which it fails at start.
     pub(crate) fn fails_to_start(variables: &[(&str, &str)]) -> Output {
-        command("conformance", variables).output().expect("it starts")
+        command("conformance", variables).output().expect("the server starts")
     }
 
     pub(crate) fn connect(&self) -> Connection {
         Connection::open(self.address)
     }
 
-    /// One request on a connection of its own.
+    /// Sends one request on a new connection.
     pub(crate) fn send(&self, request: Request) -> Reply {
         self.connect().send(&request)
     }
@@ -85,7 +88,7 @@ impl Server {
         self.send(Request::post(path).key(key))
     }
 
-    /// How often a path ran.
+    /// How often the handler of a path ran.
     pub(crate) fn runs(&self, path: &str) -> u64 {
         let runs: BTreeMap<String, u64> = self.send(Request::get("/runs")).json();
         runs.get(path).copied().unwrap_or(0)
@@ -102,7 +105,7 @@ impl Server {
         signal("TERM", self.child.id());
     }
 
-    /// As a crash would: nothing is said, nothing is freed.
+    /// Kills the process as a crash would: it sends no answer and releases no claim.
     pub(crate) fn kill(&mut self) {
         self.child.kill().expect("it runs");
         self.child.wait().expect("a child can be waited for");

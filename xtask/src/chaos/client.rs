@@ -1,4 +1,4 @@
-//! A client that does not give up: one key, any server, until it has an answer. Now and then it leaves half way.
+//! A client that retries one key at random servers until it has an answer. Sometimes it leaves before the answer.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -9,16 +9,16 @@ use std::{
 
 use super::{random::Random, servers::Servers};
 
-/// Nothing may stay locked for so long.
+/// No key may stay locked for this long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The body of the answer of any server.
+/// The body of the answer. Each attempt goes to a random server.
 pub(crate) fn until_answered(servers: &Servers, path: &str, key: &str, random: Random) -> Result<Vec<u8>, String> {
     let any = |random: &mut Random| servers.address(random.index(servers.count()));
     ask(any, path, key, random, 10)
 }
 
-/// The body of the answer of one server, by a client that always stays.
+/// The body of the answer of one server. The client never leaves before it.
 pub(crate) fn until_answered_by(server: SocketAddr, path: &str, key: &str) -> Result<Vec<u8>, String> {
     ask(|_| server, path, key, Random::new(0), 0)
 }
@@ -46,7 +46,8 @@ fn ask(
     Err(format!("{key} at {path}: no answer within {} s; last: {last}", PATIENCE.as_secs()))
 }
 
-/// One attempt. `leave_after`: the client goes so many milliseconds after it has sent its request.
+/// One attempt. With `leave_after`, the client closes its connection this many milliseconds after it has sent the
+/// request.
 fn send(server: SocketAddr, path: &str, key: &str, leave_after: Option<u64>) -> io::Result<(u16, Vec<u8>)> {
     let mut stream = TcpStream::connect_timeout(&server, Duration::from_secs(1))?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
@@ -56,14 +57,14 @@ fn send(server: SocketAddr, path: &str, key: &str, leave_after: Option<u64>) -> 
     )?;
     if let Some(millis) = leave_after {
         thread::sleep(Duration::from_millis(millis));
-        return Err(io::Error::other("left"));
+        return Err(io::Error::other("the client left"));
     }
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
-    parse(&answer).ok_or_else(|| io::Error::other("cut short"))
+    parse(&answer).ok_or_else(|| io::Error::other("the answer was cut short"))
 }
 
-/// Status and body, when all of it is there.
+/// Status and body, if the answer is complete.
 fn parse(answer: &[u8]) -> Option<(u16, Vec<u8>)> {
     let end = answer.windows(4).position(|part| part == b"\r\n\r\n")?;
     let head = std::str::from_utf8(&answer[..end]).ok()?.to_ascii_lowercase();

@@ -1,7 +1,9 @@
-//! Chaos: several servers on one Redis behind a network that resets, stalls, cuts and delays; servers that are killed and
-//! restarted; clients that retry until they have an answer. At the end it is counted what happened to each key.
+//! A chaos test. Several servers share one Redis, through a proxy that resets, stalls, cuts and delays. Servers are
+//! killed and restarted. Clients retry until they have an answer. At the end, `verdict` checks the runs and answers of
+//! every key.
 //!
-//! The bounds are those of the promises: the network never fails for as long as a lease lasts, and Redis loses nothing.
+//! The faults stay within the limits under which the crate makes its promises: the network never fails for as long as a
+//! lease lasts, and Redis loses nothing.
 
 mod client;
 mod network;
@@ -22,18 +24,19 @@ use std::{
 use self::{network::Network, random::Random, servers::Servers};
 
 const SERVERS: usize = 3;
-/// Keys that are being worked on at a time; each has this many clients at once.
+/// The number of keys in use at a time.
 const KEYS_AT_ONCE: usize = 6;
+/// The number of clients that send requests with the same key at a time.
 const CLIENTS_PER_KEY: usize = 3;
 
-/// Runs for `length`; an error tells what was broken.
+/// Runs for `length`. An error names the promise that was broken.
 pub(crate) fn run(length: Duration, seed: u64) -> Result<(), String> {
     println!("chaos: seed {seed}, {} s; the same seed gives the same faults, not the same schedule", length.as_secs());
     let redis = servers::Redis::start()?;
     let network = Network::start(redis.port)?;
     let servers = Arc::new(Servers::start(SERVERS, network.port)?);
     let outcome = storm(&network, &servers, length, seed);
-    // Threads that a failure left behind may hold on to the servers.
+    // After a failure, threads may still hold the servers, so their drop can't be relied on.
     servers.stop();
     match &outcome {
         Ok(()) => drop(fs::remove_file(&servers.log)),
@@ -52,7 +55,7 @@ fn storm(network: &Network, servers: &Arc<Servers>, length: Duration, seed: u64)
             thread::spawn(move || work(&servers, &stop, &next_key, random))
         })
         .collect();
-    let weather = network.weather(Random::new(seed ^ 0xbad), stop.clone());
+    let faults = network.disturb(Random::new(seed ^ 0xbad), stop.clone());
     let crashes = crash(servers.clone(), Random::new(seed ^ 0xdead), stop.clone());
 
     let start = Instant::now();
@@ -61,22 +64,22 @@ fn storm(network: &Network, servers: &Arc<Servers>, length: Duration, seed: u64)
         thread::sleep(Duration::from_secs(1));
         memory.push(servers.memory());
     }
-    // Fair weather: whoever still tries must succeed now.
+    // The faults end here. Every client that still retries must now succeed.
     stop.store(true, SeqCst);
-    crashes.join().map_err(|_| "the one who kills servers died")?;
-    weather.join().map_err(|_| "the one who makes the weather died")?;
+    crashes.join().map_err(|_| "the thread that kills servers panicked")?;
+    faults.join().map_err(|_| "the thread that changes the network panicked")?;
     let mut keys = Vec::new();
     for worker in workers {
-        keys.extend(worker.join().map_err(|_| "a worker died")??);
+        keys.extend(worker.join().map_err(|_| "a worker thread panicked")??);
     }
     verdict::of(&keys, servers, &memory)
 }
 
-/// What the clients of one key got.
+/// A key, and the answers that its clients got.
 struct Key {
     name: String,
     path: String,
-    /// The different answers that there were.
+    /// The distinct answers.
     answers: Vec<Vec<u8>>,
 }
 
@@ -99,7 +102,7 @@ fn work(servers: &Arc<Servers>, stop: &AtomicBool, next: &AtomicUsize, mut rando
             .collect();
         let mut answers = Vec::new();
         for client in clients {
-            answers.push(client.join().map_err(|_| format!("{name}: a client died"))??);
+            answers.push(client.join().map_err(|_| format!("{name}: a client thread panicked"))??);
         }
         answers.sort();
         answers.dedup();
@@ -108,7 +111,7 @@ fn work(servers: &Arc<Servers>, stop: &AtomicBool, next: &AtomicUsize, mut rando
     Ok(done)
 }
 
-/// Kills a server now and then, and starts another in its place.
+/// Kills a server every few seconds, and starts another one in its place.
 fn crash(servers: Arc<Servers>, mut random: Random, stop: Arc<AtomicBool>) -> thread::JoinHandle<()> {
     thread::spawn(move || {
         while !stop.load(SeqCst) {

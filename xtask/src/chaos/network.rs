@@ -1,4 +1,4 @@
-//! The way to Redis: a proxy under a weather that changes.
+//! A proxy between the servers and Redis, whose faults change every moment.
 
 use std::{
     io::{Read as _, Write as _},
@@ -13,61 +13,63 @@ use std::{
 
 use super::random::Random;
 
+/// Everything passes.
 const CLEAR: u8 = 0;
-/// Every piece comes late.
+/// Every piece is delayed.
 const SLOW: u8 = 1;
-/// Connections are cut, between and within messages.
+/// Connections are cut, between messages and within them.
 const CUTTING: u8 = 2;
-/// Nothing passes; for less than a lease lasts.
+/// Nothing passes. This state is always shorter than a lease.
 const STALLED: u8 = 3;
 
 pub(crate) struct Network {
     pub(crate) port: u16,
-    weather: Arc<AtomicU8>,
+    state: Arc<AtomicU8>,
 }
 
 impl Network {
     pub(crate) fn start(redis: u16) -> Result<Self, String> {
         let listener = TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
         let port = listener.local_addr().map_err(|error| error.to_string())?.port();
-        let weather = Arc::new(AtomicU8::new(CLEAR));
-        let sky = weather.clone();
+        let state = Arc::new(AtomicU8::new(CLEAR));
+        let shared = state.clone();
         thread::spawn(move || {
             for (n, client) in (0..).zip(listener.incoming().flatten()) {
                 let Ok(server) = TcpStream::connect(("127.0.0.1", redis)) else { continue };
                 let _ = (client.set_nodelay(true), server.set_nodelay(true));
-                pump(&client, &server, sky.clone(), Random::new(n * 2));
-                pump(&server, &client, sky.clone(), Random::new(n * 2 + 1));
+                pump(&client, &server, shared.clone(), Random::new(n * 2));
+                pump(&server, &client, shared.clone(), Random::new(n * 2 + 1));
             }
         });
-        Ok(Self { port, weather })
+        Ok(Self { port, state })
     }
 
-    /// Changes the weather until told to stop; then it is clear.
-    pub(crate) fn weather(&self, mut random: Random, stop: Arc<AtomicBool>) -> thread::JoinHandle<()> {
-        let sky = self.weather.clone();
+    /// Changes the state of the network at random until `stop` is set. Then everything passes.
+    pub(crate) fn disturb(&self, mut random: Random, stop: Arc<AtomicBool>) -> thread::JoinHandle<()> {
+        let state = self.state.clone();
         thread::spawn(move || {
             while !stop.load(SeqCst) {
-                // Never stalled twice in a row: that could last longer than a lease.
-                let choices = if sky.load(SeqCst) == STALLED { 4 } else { 5 };
-                sky.store([CLEAR, CLEAR, SLOW, CUTTING, STALLED][random.index(choices)], SeqCst);
+                // Never stalled twice in a row, because that could last longer than a lease.
+                let choices = if state.load(SeqCst) == STALLED { 4 } else { 5 };
+                state.store([CLEAR, CLEAR, SLOW, CUTTING, STALLED][random.index(choices)], SeqCst);
                 thread::sleep(Duration::from_millis(100 + random.below(900)));
             }
-            sky.store(CLEAR, SeqCst);
+            state.store(CLEAR, SeqCst);
         })
     }
 }
 
-fn pump(from: &TcpStream, to: &TcpStream, sky: Arc<AtomicU8>, mut random: Random) {
+/// Passes bytes on in one direction, as the state of the network allows.
+fn pump(from: &TcpStream, to: &TcpStream, state: Arc<AtomicU8>, mut random: Random) {
     let (Ok(mut from), Ok(mut to)) = (from.try_clone(), to.try_clone()) else { return };
     thread::spawn(move || {
         let mut buffer = [0; 16 * 1024];
         while let Ok(length @ 1..) = from.read(&mut buffer) {
-            while sky.load(SeqCst) == STALLED {
+            while state.load(SeqCst) == STALLED {
                 thread::sleep(Duration::from_millis(10));
             }
             let mut piece = &buffer[..length];
-            match sky.load(SeqCst) {
+            match state.load(SeqCst) {
                 SLOW => thread::sleep(Duration::from_millis(random.below(60))),
                 CUTTING if random.percent(20) => piece = &piece[..random.index(length)],
                 _ => {}

@@ -1,4 +1,4 @@
-//! Numbers that look random and are the same for the same seed (splitmix64).
+//! A pseudo-random number generator (splitmix64): the same seed gives the same numbers.
 
 pub(crate) struct Random(u64);
 
@@ -19,7 +19,7 @@ impl Random {
         self.next() % bound
     }
 
-    /// One of `count` things.
+    /// An index of a list of `count` elements.
     pub(crate) fn index(&mut self, count: usize) -> usize {
         usize::try_from(self.below(count as u64)).unwrap_or(0)
     }

@@ -1,4 +1,4 @@
-//! The processes: one redis-server and several conformance servers that log their runs.
+//! The processes under test: one redis-server, and several conformance servers that log their runs.
 
 use std::{
     env, fs,
@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-/// Longer than the network ever stalls.
+/// In seconds. Longer than the network ever stalls.
 const LEASE: &str = "5";
 
 pub(crate) struct Redis {
@@ -49,7 +49,7 @@ pub(crate) struct Servers {
     redis: u16,
     pub(crate) log: PathBuf,
     running: Vec<Mutex<Server>>,
-    /// Process ids, and when they were killed.
+    /// The process ids of killed servers, with the time of their death.
     killed: Mutex<Vec<(u32, u128)>>,
 }
 
@@ -101,24 +101,24 @@ impl Servers {
         self.running[n].lock().unwrap_or_else(std::sync::PoisonError::into_inner).address
     }
 
-    /// Kills one without a word, and starts another in its place.
+    /// Kills a server without a graceful stop, and starts another one in its place.
     pub(crate) fn replace(&self, n: usize) -> Result<(), String> {
         let mut server = self.running[n].lock().map_err(|_| "poisoned")?;
         let _ = server.child.kill();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         self.killed.lock().map_err(|_| "poisoned")?.push((server.child.id(), now));
         let _ = server.child.wait();
-        // The start check may meet bad weather.
+        // The check at start may fail while the network is disturbed.
         for _ in 0..20 {
             if let Ok(new) = self.launch() {
                 *server = new;
                 return Ok(());
             }
         }
-        Err("20 tries".into())
+        Err("it failed 20 times".into())
     }
 
-    /// Ends them all.
+    /// Kills all servers.
     pub(crate) fn stop(&self) {
         for server in &self.running {
             let mut server = server.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -126,7 +126,7 @@ impl Servers {
         }
     }
 
-    /// When a process was killed, if it was.
+    /// When a process was killed. `None` if it was not killed.
     pub(crate) fn killed(&self, pid: u32) -> Option<u128> {
         let killed = self.killed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         killed.iter().find(|(id, _)| *id == pid).map(|(_, when)| *when)
@@ -143,7 +143,7 @@ impl Servers {
     }
 }
 
-/// The built example beside this program's own binary.
+/// The path of the built example, in the target directory of this program.
 fn binary() -> Result<PathBuf, String> {
     let mut path = env::current_exe().map_err(|error| error.to_string())?;
     path.pop();

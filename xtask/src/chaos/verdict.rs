@@ -1,4 +1,4 @@
-//! What happened to each key, by the log of runs: one line at the start of a run, one at its end.
+//! Checks the promises for every key. The log of runs has a line for the start and for the end of each run.
 
 use std::{collections::BTreeMap, fs};
 
@@ -19,10 +19,10 @@ pub(crate) fn of(keys: &[Key], servers: &Servers, memory: &[usize]) -> Result<()
         all += of_key.len();
         again += of_key.len().saturating_sub(1);
         if !of_key.iter().any(|run| run.end.is_some()) {
-            return Err(format!("{} was answered, and no run of it ended: {of_key:?}", key.name));
+            return Err(format!("{} was answered, but none of its runs ended: {of_key:?}", key.name));
         }
-        // A process that is killed after it answered and before its response reached Redis: the one case that is documented
-        // as a second run with another answer. Everybody else's answers are equal.
+        // A process may be killed after it has answered and before its response has reached Redis. That is the one
+        // documented case of a second run with another answer. In every other case all answers of a key are equal.
         let ended = of_key.iter().filter(|run| run.end.is_some()).count();
         if key.answers.len() > ended {
             let answers: Vec<_> = key.answers.iter().map(|answer| String::from_utf8_lossy(answer)).collect();
@@ -30,13 +30,13 @@ pub(crate) fn of(keys: &[Key], servers: &Servers, memory: &[usize]) -> Result<()
         }
         window += usize::from(key.answers.len() > 1);
         for (first, second) in of_key.iter().zip(of_key.iter().skip(1)) {
-            // Only a killed process may be followed by another run, and only after it was killed.
+            // A second run is only allowed if the process of the first one was killed, and only after that.
             if servers.killed(first.pid).is_none_or(|killed| second.start < killed) {
                 return Err(format!("{} ran twice while its owner lived: {of_key:?}", key.name));
             }
         }
     }
-    // Every key still gives its answer, at every server: nothing is locked, nothing was lost.
+    // The latest keys still replay their answer at every server: no key is locked, and no record is lost.
     for key in keys.iter().rev().take(200) {
         for server in 0..servers.count() {
             let body = client::until_answered_by(servers.address(server), &key.path, &key.name)?;
@@ -52,8 +52,8 @@ pub(crate) fn of(keys: &[Key], servers: &Servers, memory: &[usize]) -> Result<()
         return Err(format!("memory grows: {early} MiB, then {late} MiB"));
     }
     println!(
-        "chaos: {} keys, {all} runs, {again} of them after a killed owner, {window} of these after it had answered; at most \
-         {late} MiB",
+        "chaos: {} keys, {all} runs, {again} of them take-overs from a killed owner, {window} of these after it had \
+         answered; a server used at most {late} MiB",
         keys.len()
     );
     Ok(())

@@ -1,5 +1,5 @@
-//! This crate, with its default settings, save that the store is large enough for what the load leaves behind: records in
-//! memory.
+//! This crate with default settings and records in memory. Only the bounds of the store are raised, so that the load
+//! does not reach them.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -30,7 +30,8 @@ async fn main() -> std::io::Result<()> {
     let port = std::env::var("PORT").unwrap().parse().unwrap();
     let mode = std::env::var("MODE").unwrap();
     let mut settings = Settings::default();
-    // By default it would be full within seconds of this load, and refuse what it can't keep for a minute.
+    // With default bounds, the store would be full within seconds, and refuse requests whose record it can't keep for a
+    // minute.
     settings.storage.max_entries = 40_000_000;
     settings.storage.max_bytes = 16 << 30;
     let idempotency = Idempotency::builder().settings(settings).build().unwrap();

@@ -1,4 +1,4 @@
-//! actix-idempotent as its README sets it up: answers in actix-session's session, which is in Redis.
+//! actix-idempotent as in its README: answers are stored in a session of actix-session in Redis.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -54,7 +54,7 @@ async fn main() -> std::io::Result<()> {
             .session_lifecycle(
                 BrowserSession::default()
                     .state_ttl_extension_policy(TtlExtensionPolicy::OnEveryRequest)
-                    // The README's sessions last two seconds, less than one round here.
+                    // The sessions in the README last two seconds, which is less than a round of the measurement.
                     .state_ttl(actix_web::cookie::time::Duration::minutes(30)),
             )
             .cookie_http_only(false)

@@ -1,4 +1,5 @@
-//! axum-idempotent as its README sets it up: the key of the header, answers in a session of ruts, sessions in memory.
+//! axum-idempotent as in its README: the key comes from the header, and answers are stored in a session of ruts in
+//! memory.
 
 use std::{
     sync::{

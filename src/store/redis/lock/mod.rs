@@ -5,11 +5,7 @@ use std::{sync::LazyLock, time::Duration};
 use bb8_redis::redis::Script;
 
 use super::connections::Connections;
-use crate::store::key_value::lock::Lock;
-use crate::{
-    settings::{ConfigError, Location},
-    store::{OwnerToken, StoreError},
-};
+use crate::store::{Location, LocationError, Lock, OwnerToken, StoreError};
 
 static ACQUIRE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("acquire.lua")));
 static RENEW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("renew.lua")));
@@ -17,8 +13,8 @@ static RELEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("re
 
 /// A lock per name in Redis (`lock.class = redis`), for custom storages that several processes share.
 ///
-/// One string per held lock, with the owner's token and a TTL. A lock that ended is free at once, and not its last
-/// owner's any more.
+/// One string per held lock, with the owner's token and a TTL. A lock whose TTL is over is free at once; its last owner
+/// does not hold it any more.
 #[derive(Clone, Debug)]
 pub struct RedisLock {
     connections: Connections,
@@ -29,9 +25,9 @@ impl RedisLock {
     /// `timeout`.
     ///
     /// # Errors
-    /// [`ConfigError::InvalidValue`] for a location that is no address of a Redis.
-    pub fn new(location: impl Into<Location>, timeout: Duration) -> Result<Self, ConfigError> {
-        Ok(Self { connections: Connections::new("lock.location", &location.into(), timeout)? })
+    /// [`LocationError`] when the location is no address of a Redis.
+    pub fn new(location: impl Into<Location>, timeout: Duration) -> Result<Self, LocationError> {
+        Ok(Self { connections: Connections::new(&location.into(), timeout)? })
     }
 
     fn run(

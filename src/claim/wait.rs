@@ -1,0 +1,79 @@
+//! Waits while another request runs, and asks again when it may have ended.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::futures::OwnedNotified, time::Instant};
+
+use super::{
+    ask::{ClaimAnswer, Claims, Poll},
+    store_handle::StoreHandle,
+};
+use crate::{
+    key::RecordId,
+    store::{BeginRequest, StoreError},
+};
+
+/// Where the request runs that holds the claim.
+pub(super) enum Holder {
+    /// In this process. Resolves when it has ended.
+    Here(OwnedNotified),
+    /// In another process, or in this one without a local entry. Its lease ends after this time, if it is not renewed.
+    Elsewhere(Duration),
+}
+
+impl Claims {
+    /// Asks again and again as long as another request runs, for at most `lock.timeout`. Returns the time that it
+    /// waited.
+    pub(super) async fn wait_for_claim(
+        self: &Arc<Self>,
+        begin: &BeginRequest,
+        mut holder: Holder,
+    ) -> (Result<ClaimAnswer, StoreError>, Duration) {
+        let start = Instant::now();
+        let mut waited = Duration::ZERO;
+        let mut seat = None;
+        for round in 0.. {
+            let left = self.config.wait.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                break;
+            }
+            if seat.is_none() {
+                seat = self.handle.waiting.enter(begin.id, self.config.max_waiters);
+                if seat.is_none() {
+                    break;
+                }
+            }
+            let now = Instant::now();
+            self.handle.wait(&begin.id, holder, round, left).await;
+            waited += now.elapsed();
+            holder = match self.poll(begin).await {
+                Ok(Poll::Answer(answer)) => return (Ok(answer), waited),
+                Ok(Poll::InFlight(holder)) => holder,
+                // Another request ran a moment ago. A store that has gone silent since does not allow to run beside it.
+                Err(StoreError::Unavailable(_) | StoreError::TimedOut(_)) => break,
+                Err(error) => return (Err(error), waited),
+            };
+        }
+        (Ok(ClaimAnswer::InFlight), waited)
+    }
+}
+
+impl StoreHandle {
+    /// Waits until it is worth asking again, for `at_most`.
+    async fn wait(&self, id: &RecordId, holder: Holder, round: u32, at_most: Duration) {
+        let lease_left = match holder {
+            Holder::Here(ended) => {
+                let _ = tokio::time::timeout(at_most, ended).await;
+                return;
+            }
+            Holder::Elsewhere(lease_left) => lease_left,
+        };
+        let at_most = at_most.min(lease_left);
+        let changed = tokio::time::timeout(at_most, self.store.wait_for_change(id, round, at_most)).await;
+        if let Ok(Err(error)) = changed {
+            // The next `begin` will meet the same error; a pause keeps this from becoming a busy loop.
+            tracing::debug!(%error, record = ?id, "a waiter can't wait for a change of its record");
+            tokio::time::sleep(at_most.min(Duration::from_millis(20))).await;
+        }
+    }
+}

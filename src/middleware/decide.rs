@@ -1,0 +1,194 @@
+//! The decision: what becomes of a request that this instance governs.
+
+use std::{mem, sync::Once};
+
+use actix_service::Service;
+use actix_web::{
+    Error, HttpResponse,
+    body::MessageBody,
+    dev::{ServiceRequest, ServiceResponse},
+    http::header,
+};
+
+use super::{
+    response::{AnswerBody, replay},
+    service::Governed,
+};
+use crate::{
+    claim::{ClaimAnswer, ClaimRequest, HeldClaim, Refused},
+    client::problem::Problem,
+    handler::Stage,
+    key::{Key, RecordId, RequestHeaders},
+    observe::Outcome,
+    record::StoredResponse,
+    settings::{OnError, Settings},
+    store::{IfCompleted, StoreError},
+};
+
+/// The fate of a request.
+pub(super) enum Decision<B: MessageBody + 'static> {
+    /// It runs under this claim. `previous`: the stored response that a manual handler finds.
+    Run { held: Box<HeldClaim>, previous: Option<StoredResponse> },
+    /// It runs without a claim, and its response is not stored: the store can't answer, and `storage.on_error = run`.
+    RunUnprotected,
+    /// It gets the stored response.
+    Replay(HttpResponse<AnswerBody<B>>),
+    /// It gets a problem.
+    Refuse(Problem),
+    /// It goes to the handler as if this instance were not there, with this outcome.
+    Pass(Outcome),
+}
+
+impl<S, B> Governed<S>
+where
+    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
+    B: MessageBody + 'static,
+{
+    /// The decision table. The first row that applies decides.
+    ///
+    /// | key | policy | what the store says | decision |
+    /// |---|---|---|---|
+    /// | none | optional | | pass |
+    /// | none | required, manual | | refuse: `missing-key` |
+    /// | malformed | | | refuse: `invalid-key` |
+    /// | valid | | (the server is shutting down) | refuse: `shutting-down` |
+    /// | valid | | (the body is too large, or broken) | refuse: `body-too-large`, 400 |
+    /// | valid | | (`limits.max_in_flight` operations run) | refuse: `store-unavailable` |
+    /// | valid | | acquired | run |
+    /// | valid | required, optional | completed | replay |
+    /// | valid | manual | completed | acquired again: run |
+    /// | valid | | mismatch | refuse: `key-reused` |
+    /// | valid | | in flight, after `lock.timeout` | refuse: `in-flight` |
+    /// | valid | | owner lost, and `on_unknown = reject` | refuse: `outcome-unknown` |
+    /// | valid | | nothing: it is down, and `storage.on_error = run` | run unprotected |
+    /// | valid | | nothing | refuse: `store-unavailable` |
+    pub(super) async fn decide(&mut self) -> Decision<B> {
+        let key = match mem::replace(&mut self.key, Ok(None)) {
+            Ok(Some(key)) => key,
+            Ok(None) if self.policy.allows_keyless() => return Decision::Pass(Outcome::Keyless),
+            Ok(None) => return Decision::Refuse(Problem::MissingKey),
+            Err(invalid) => return Decision::Refuse(Problem::InvalidKey(invalid)),
+        };
+        self.info.set_stage(Stage::Governing);
+        if self.config.in_flight.is_closing() {
+            return Decision::Refuse(Problem::ShuttingDown);
+        }
+        // The body is read before anything is claimed: a slow upload must not hold a claim.
+        if let Err(problem) = self.body.read(self.config.settings.max_request_body).await {
+            return Decision::Refuse(problem);
+        }
+        let request = self.claim_request(key);
+        match self.config.in_flight.start() {
+            Ok(guard) => self.operation.in_flight = Some(guard),
+            Err(Refused::Closing) => return Decision::Refuse(Problem::ShuttingDown),
+            Err(Refused::Full) => return Decision::Refuse(Problem::Overloaded),
+        }
+        let (answer, waited) = self.config.claims.claim(request).await;
+        self.operation.recorder.waited(waited);
+        match answer {
+            Ok(ClaimAnswer::Run { held, previous }) => match previous.map(|record| record.response()).transpose() {
+                Ok(previous) => Decision::Run { held, previous },
+                Err(unreadable) => {
+                    Box::pin(held.release()).await;
+                    self.without_an_answer(&unreadable.into())
+                }
+            },
+            Ok(ClaimAnswer::Completed { record, remaining }) => match replay(&record, Some(remaining), &self.config) {
+                Ok(response) => Decision::Replay(response),
+                Err(unreadable) => self.without_an_answer(&unreadable.into()),
+            },
+            Ok(ClaimAnswer::InFlight) => Decision::Refuse(Problem::InFlight),
+            Ok(ClaimAnswer::Mismatch) => Decision::Refuse(Problem::KeyReused),
+            Ok(ClaimAnswer::OwnerLost) => Decision::Refuse(Problem::OutcomeUnknown),
+            Err(error) => self.without_an_answer(&error),
+        }
+    }
+
+    /// Prepares what follows from a decision: in observe mode the decision is softened, the handler gets to know the
+    /// key, and the recorder gets to know the outcome. In place, because a decision is large to move.
+    #[inline]
+    pub(super) fn prepare(&mut self, decision: &mut Decision<B>) {
+        if self.config.settings.is_observed() {
+            observe(decision);
+        }
+        let recorder = &mut self.operation.recorder;
+        match decision {
+            Decision::Run { held, .. } => recorder.claims(held.claim()),
+            Decision::RunUnprotected => recorder.outcome(Outcome::Unprotected),
+            Decision::Replay(_) => recorder.outcome(Outcome::Replayed),
+            Decision::Refuse(problem) => recorder.outcome(problem.outcome()),
+            Decision::Pass(outcome) => recorder.outcome(*outcome),
+        }
+        self.show(decision);
+    }
+
+    /// Makes the request for a claim. The body has been read.
+    fn claim_request(&mut self, key: Key) -> ClaimRequest {
+        if self.principal.is_anonymous() {
+            warn_of_anonymous_cookie(self.pending.head().headers);
+        }
+        let if_completed = if self.policy.is_manual() { IfCompleted::Rerun } else { IfCompleted::Replay };
+        let (id, request) =
+            self.config.claim_request(&self.pending.head(), &key, &self.principal, self.body.pieces(), if_completed);
+        self.operation.recorder.asks_for(request.id);
+        self.asked = Some((key, id));
+        request
+    }
+
+    /// The store can't answer: the operation is refused, or runs unprotected.
+    fn without_an_answer(&self, error: &StoreError) -> Decision<B> {
+        let Settings { mode, storage, .. } = &self.config.settings;
+        let is_down = matches!(error, StoreError::Unavailable(_) | StoreError::TimedOut(_));
+        let unprotected = is_down && storage.on_error == OnError::Run;
+        tracing::error!(
+            error = error as &dyn std::error::Error,
+            cache = self.config.claims.handle.name,
+            record = self.asked.as_ref().map(|(_, id)| tracing::field::debug(mode.record_id(*id))),
+            unprotected,
+            "the store can't answer"
+        );
+        if unprotected { Decision::RunUnprotected } else { Decision::Refuse(Problem::StoreUnavailable) }
+    }
+
+    /// Fills in what the handler can know. An observed request runs in any case, and calls other services under the
+    /// keys of the first run; a reused key stands for another operation and is not shown.
+    fn show(&mut self, decision: &mut Decision<B>) {
+        let asked: Option<(Key, RecordId)> = self.asked.take();
+        let Some((key, id)) = asked else { return };
+        let mode = self.config.settings.mode;
+        match decision {
+            // A record that was only observed is no answer, so its handler finds no stored response.
+            Decision::Run { held, .. } if self.config.settings.is_observed() => {
+                self.info.show(key, id, mode, held.claim(), None);
+            }
+            Decision::Run { held, previous } => self.info.show(key, id, mode, held.claim(), previous.take()),
+            Decision::RunUnprotected => self.info.show(key, id, mode, None, None),
+            Decision::Pass(outcome) if *outcome != Outcome::KeyReused => self.info.show(key, id, mode, None, None),
+            Decision::Pass(_) | Decision::Replay(_) | Decision::Refuse(_) => {}
+        }
+    }
+}
+
+/// Softens a decision in `mode = observe`: everything runs, and the outcome is the one that enforcing would have had.
+fn observe<B: MessageBody + 'static>(decision: &mut Decision<B>) {
+    let outcome = match decision {
+        Decision::Refuse(problem) => problem.outcome(),
+        Decision::Replay(_) => Outcome::Replayed,
+        Decision::RunUnprotected => Outcome::StoreUnavailable,
+        Decision::Run { .. } | Decision::Pass(_) => return,
+    };
+    *decision = Decision::Pass(outcome);
+}
+
+/// Warns once: clients without a principal that share a key would share its response.
+fn warn_of_anonymous_cookie(headers: RequestHeaders<'_>) {
+    static WARNED: Once = Once::new();
+    if !WARNED.is_completed() && headers.get(header::COOKIE).is_some() {
+        WARNED.call_once(|| {
+            tracing::warn!(
+                "a protected request carries a Cookie but no principal: put a `Principal` into the request's extensions, \
+                 or give `.principal(…)`"
+            );
+        });
+    }
+}

@@ -1,0 +1,28 @@
+//! The obligations of a running operation, and the order in which they are met.
+
+use super::recorder::OutcomeRecorder;
+use crate::claim::{HeldClaim, InFlightGuard};
+
+/// The obligations of a running operation. The struct is moved whole: from the future of the request into the body of a
+/// streamed response.
+///
+/// The order of the fields is the order in which they are dropped, and promises depend on it:
+///
+/// 1. The claim is given up, which frees the key.
+/// 2. The operation is no longer in flight. Shutdown waits for this, so it comes after the key is free.
+/// 3. The outcome is reported. Whoever hears of it finds the key free.
+#[derive(Default)]
+pub(super) struct Operation {
+    /// `None`: the operation runs unprotected, because the store could not answer and `storage.on_error = run`; or its
+    /// claim has ended.
+    pub(super) held: Option<Box<HeldClaim>>,
+    /// `None`: shutdown does not wait for the operation.
+    pub(super) in_flight: Option<InFlightGuard>,
+    pub(super) recorder: OutcomeRecorder,
+}
+
+impl Operation {
+    pub(super) const fn new(recorder: OutcomeRecorder) -> Self {
+        Self { held: None, in_flight: None, recorder }
+    }
+}

@@ -1,0 +1,107 @@
+//! Which responses are stored, and which of their headers.
+
+use actix_web::{
+    HttpRequest,
+    dev::{ResponseHead, ServiceResponse},
+    http::{
+        StatusCode,
+        header::{self, HeaderMap, HeaderName, HeaderValue},
+    },
+};
+
+use crate::{
+    handler::StoreOverride,
+    record::{OBSERVED, Record},
+    settings::Settings,
+};
+
+/// Whether a handler's response is stored.
+pub(super) fn stores<B>(response: &ServiceResponse<B>, settings: &Settings) -> bool {
+    let head = response.response().head();
+    let status = response.status();
+    let word = response.response().extensions().get::<StoreOverride>().copied();
+    match word {
+        Some(StoreOverride::Never) => false,
+        Some(StoreOverride::Always) => is_replayable(status, head),
+        None => {
+            let unmatched = status == StatusCode::NOT_FOUND && !matched_a_resource(response.request());
+            !unmatched && stores_status(status, head, settings)
+        }
+    }
+}
+
+/// Whether a response with this status is stored, as far as the settings say.
+pub(super) fn stores_status(status: StatusCode, head: &ResponseHead, settings: &Settings) -> bool {
+    status != StatusCode::METHOD_NOT_ALLOWED
+        && settings.storage.store_on_statuses.contains(status)
+        && is_replayable(status, head)
+}
+
+fn is_replayable(status: StatusCode, head: &ResponseHead) -> bool {
+    !status.is_informational() && status != StatusCode::NOT_MODIFIED && !head.upgrade()
+}
+
+/// Whether the router found a resource. A resource whose guards rejected the request leaves the path unprocessed,
+/// although its pattern matches.
+fn matched_a_resource(request: &HttpRequest) -> bool {
+    request.match_info().unprocessed().is_empty() && request.match_pattern().is_some()
+}
+
+/// Whether the body is a stream of server-sent events. Such a stream may never end, so it is neither copied nor read
+/// on.
+pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let media = kind.split(|&b| b == b';').next().unwrap_or_default();
+    media.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
+}
+
+/// The record of a response. `body` is `None` when the body is not kept.
+pub(super) fn record_of(head: &ResponseHead, body: Option<&[u8]>, settings: &Settings) -> Record {
+    let nominated: Vec<&[u8]> = connection_options(&head.headers).collect();
+    let kept = head.headers.iter().filter(|(name, _)| {
+        !is_left_out(name, settings)
+            && !nominated.iter().any(|option| option.eq_ignore_ascii_case(name.as_str().as_bytes()))
+    });
+    // An observed record is marked, because it must never be replayed.
+    let observed = settings.is_observed().then_some((&OBSERVED.0, &OBSERVED.1));
+    Record::new(head.status, kept.chain(observed), body)
+}
+
+/// The header names that `Connection` lists: they belong to this connection only (RFC 9110, 7.6.1).
+fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let lines = headers.get_all(header::CONNECTION);
+    lines
+        .flat_map(|line| line.as_bytes().split(|&b| b == b','))
+        .map(<[u8]>::trim_ascii)
+        .filter(|option| !option.is_empty())
+}
+
+/// Whether a header belongs to one connection, one moment or an outer layer. A replay gets its own.
+fn is_left_out(name: &HeaderName, settings: &Settings) -> bool {
+    const LEFT_OUT: [&str; 17] = [
+        "age",
+        "alt-svc",
+        "connection",
+        "content-length",
+        "date",
+        "idempotency-body",
+        "keep-alive",
+        "proxy-connection",
+        "retry-after",
+        "server-timing",
+        "te",
+        "traceparent",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "x-request-id",
+        "ratelimit",
+    ];
+    const PREFIXES: [&str; 4] = ["access-control-", "proxy-auth", "ratelimit-", "x-ratelimit-"];
+    let text = name.as_str();
+    LEFT_OUT.contains(&text)
+        || PREFIXES.iter().any(|prefix| text.starts_with(prefix))
+        || (name == header::SET_COOKIE && !settings.replay_cookies)
+        || settings.replay_header.as_ref() == Some(name)
+        || settings.exclude_headers.contains(name)
+}

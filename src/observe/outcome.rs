@@ -1,0 +1,74 @@
+//! The outcome of a request.
+
+/// The outcome of a request. With `mode = observe`: the outcome that enforcing would have had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// It ran, and its response is stored.
+    Stored,
+    /// It ran; its response is not one that is stored, and the key is free. With `lock.enable = false` also: the store
+    /// could not be asked after the run.
+    NotStored,
+    /// It ran; the store could not take the response in time, and the write-behind goes on.
+    WrittenBehind,
+    /// It ran too long, or without a lock, and another owner's response stands.
+    Superseded,
+    /// The handler panicked.
+    Panicked,
+    /// The client left before the handler ran, or while it ran with `on_disconnect = cancel`.
+    Abandoned,
+    /// It ran unprotected: the store could not answer, and `storage.on_error = run`.
+    Unprotected,
+    /// It ran unprotected: it had no key, and the policy allows that.
+    Keyless,
+    /// It got the stored response.
+    Replayed,
+    /// Refused: `in-flight`.
+    InFlight,
+    /// Refused: `key-reused`.
+    KeyReused,
+    /// Refused: `missing-key`.
+    MissingKey,
+    /// Refused: `invalid-key`.
+    InvalidKey,
+    /// Refused: `body-too-large`.
+    BodyTooLarge,
+    /// Refused: its body could not be read to its end.
+    UnreadableBody,
+    /// Refused: `store-unavailable`.
+    StoreUnavailable,
+    /// Refused as `store-unavailable`: more operations run than `limits.max_in_flight`.
+    Overloaded,
+    /// Refused: `outcome-unknown`.
+    OutcomeUnknown,
+    /// Refused: `shutting-down`.
+    ShuttingDown,
+}
+
+impl Outcome {
+    /// The name of the outcome in metrics and logs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Stored => "stored",
+            Self::NotStored => "not-stored",
+            Self::WrittenBehind => "written-behind",
+            Self::Superseded => "superseded",
+            Self::Panicked => "panicked",
+            Self::Abandoned => "abandoned",
+            Self::Unprotected => "unprotected",
+            Self::Keyless => "keyless",
+            Self::Replayed => "replayed",
+            Self::InFlight => "in-flight",
+            Self::KeyReused => "key-reused",
+            Self::MissingKey => "missing-key",
+            Self::InvalidKey => "invalid-key",
+            Self::BodyTooLarge => "body-too-large",
+            Self::UnreadableBody => "unreadable-body",
+            Self::StoreUnavailable => "store-unavailable",
+            Self::Overloaded => "overloaded",
+            Self::OutcomeUnknown => "outcome-unknown",
+            Self::ShuttingDown => "shutting-down",
+        }
+    }
+}

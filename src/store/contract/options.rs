@@ -1,0 +1,35 @@
+//! Settings that the stores themselves act on.
+
+/// The reaction to an owner that was lost while it ran; setting `on_unknown`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnUnknown {
+    /// The next request runs again.
+    #[default]
+    Rerun,
+    /// The next request gets 409 `outcome-unknown`, until an operator forgets the key. Panics and cancelled runs count
+    /// as lost owners too.
+    Reject,
+}
+
+/// The reaction of a full memory store; setting `storage.on_full`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnFull {
+    /// Over `max_bytes`, gives up the bodies of the oldest records; over `max_entries`, evicts the oldest records past
+    /// `min_retention`; when neither helps, refuses new keys with 503.
+    #[default]
+    Shrink,
+    /// Refuses new keys with 503 and evicts nothing.
+    Reject,
+}
+
+/// The reaction to a danger that is seen at startup; settings `storage.on_evicting` and `storage.on_unreachable`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StartupCheck {
+    /// The server does not start.
+    #[default]
+    Reject,
+    /// The server starts, and the log warns of the danger.
+    Warn,
+}

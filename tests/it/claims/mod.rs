@@ -1,0 +1,8 @@
+//! Claims: which request runs, which ones wait, and what becomes of a claim when a call, a process or a store fails.
+
+mod concurrency;
+#[cfg(feature = "testing")]
+mod faults;
+#[cfg(feature = "testing")]
+mod protocol;
+mod shutdown;

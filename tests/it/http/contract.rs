@@ -1,0 +1,117 @@
+//! The documented contract of an API with its clients: OpenAPI descriptions, CORS headers and the expiry header.
+
+use actix_idempotency::{Policy, Settings, cors, openapi, settings::OnUnknown};
+use roas::{
+    v3_1::spec::Spec,
+    validation::{Options, Validate as _},
+};
+use serde_json::{Value, json};
+
+use crate::common::{Request, Server, fresh_key};
+
+fn document(settings: &Settings, policy: Policy) -> Value {
+    let mut operation: Value = serde_json::from_str(&openapi::operation(settings, policy)).unwrap();
+    operation["responses"]["201"] = json!({ "description": "Paid" });
+    operation["operationId"] = "pay".into();
+    let components: Value = serde_json::from_str(&openapi::components(settings)).unwrap();
+    json!({
+        "openapi": "3.1.0",
+        "info": { "title": "Payments", "version": "1" },
+        "paths": { "/payments": { "post": operation } },
+        "components": components,
+    })
+}
+
+#[test]
+fn the_description_is_valid_for_every_profile_and_policy() {
+    for mut settings in [Settings::default(), Settings::ietf(), Settings::stripe()] {
+        settings.expires_header = Some("idempotency-expires".parse().unwrap());
+        settings.on_unknown = OnUnknown::Reject;
+        for policy in [Policy::Required, Policy::Optional, Policy::Manual, Policy::OptionalManual, Policy::Exempt] {
+            let document = document(&settings, policy);
+            let spec: Spec = serde_json::from_value(document.clone()).unwrap();
+            // The components serve every policy. This operation uses only some of them.
+            let lenient = Options::IgnoreUnusedParameters
+                | Options::IgnoreUnusedResponses
+                | Options::IgnoreUnusedHeaders
+                | Options::IgnoreUnusedSchemas;
+            spec.validate(lenient, None).unwrap_or_else(|error| panic!("{policy:?}: {error}\n{document:#}"));
+        }
+    }
+    let exempt = document(&Settings::default(), Policy::Exempt);
+    assert_eq!(exempt["paths"]["/payments"]["post"]["responses"].as_object().unwrap().len(), 1);
+}
+
+/// The OpenAPI components describe each problem under the status and the type with which the server sends it.
+#[test]
+fn every_refusal_is_described() {
+    for (profile, settings) in
+        [("default", Settings::default()), ("ietf", Settings::ietf()), ("stripe", Settings::stripe())]
+    {
+        let server = Server::start(&[
+            ("IDEMPOTENCY_KEY__PROFILE", profile),
+            ("IDEMPOTENCY_KEY__MAX_REQUEST_BODY", "100"),
+            ("IDEMPOTENCY_KEY__LOCK__TIMEOUT", "0"),
+        ]);
+        let key = fresh_key();
+        let mut running = server.connect();
+        running.write(&Request::post("/slow?ms=60000").key(&key).bytes());
+        server.wait_for_runs("/slow", 1);
+        let components: Value = serde_json::from_str(&openapi::components(&settings)).unwrap();
+        for request in [
+            Request::post("/items"),
+            Request::post("/items").key("a b\u{e4}"),
+            Request::post("/items").key(&key),
+            Request::post("/slow?ms=60000").key(&key),
+            Request::post("/items").key(&fresh_key()).body(vec![0; 101]),
+        ] {
+            let reply = server.send(request);
+            let problem: Value = reply.json();
+            let name = problem["type"].as_str().unwrap().rsplit('/').next().unwrap();
+            let response = &components["responses"][format!("Idempotency{}", reply.status)];
+            let example = &response["content"]["application/problem+json"]["examples"][name]["value"];
+            assert_eq!(
+                (&example["type"], &example["title"]),
+                (&problem["type"], &problem["title"]),
+                "{profile}: {name}"
+            );
+            assert_eq!(
+                response["headers"].get("Retry-After").is_some(),
+                reply.value("retry-after").is_some() || reply.status == 409
+            );
+        }
+    }
+}
+
+#[test]
+fn the_cors_lists_name_the_headers_of_the_settings() {
+    let settings = Settings::default();
+    assert_eq!(cors::ALLOW_HEADERS, [settings.header.as_str()]);
+    assert!(cors::EXPOSE_HEADERS.contains(&settings.replay_header.unwrap().as_str()));
+}
+
+#[test]
+fn a_response_says_until_when_it_is_kept() {
+    let server = Server::start(&[
+        ("IDEMPOTENCY_KEY__EXPIRES_HEADER", "Idempotency-Expires"),
+        ("IDEMPOTENCY_KEY__STORAGE__TTL", "1h"),
+    ]);
+    let key = fresh_key();
+    let expires = |reply: &crate::common::Reply| {
+        let date = reply.value("idempotency-expires").expect("an expiry").to_owned();
+        let date: actix_web::http::header::HttpDate = date.parse().expect("a date");
+        std::time::SystemTime::from(date)
+    };
+    let now = std::time::SystemTime::now();
+    let first = expires(&server.post("/items", &key));
+    let left = first.duration_since(now).unwrap().as_secs();
+    assert!((3590..=3660).contains(&left), "{left}");
+    let again = expires(&server.post("/items", &key));
+    let apart = again.duration_since(first).unwrap_or_else(|error| error.duration()).as_secs();
+    assert!(apart <= 1, "a replay does not prolong the record: {apart}");
+    // The head of a streamed response has the expiry although the stream has not ended.
+    let stream = server.post("/stream?chunks=2&size=3&delay_ms=1", &fresh_key());
+    assert!(expires(&stream) > now);
+    // A response that is not stored has no expiry.
+    assert_eq!(server.post("/status/500", &fresh_key()).value("idempotency-expires"), None);
+}

@@ -1,0 +1,3 @@
+//! Settings: their layers, their defaults, and their errors.
+
+mod layers;

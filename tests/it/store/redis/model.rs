@@ -1,0 +1,102 @@
+//! The suites that every store must pass, and a comparison of the Redis scripts with the life cycle. Time is steered by
+//! moving every expiry in Redis.
+
+use std::{cell::RefCell, time::Duration};
+
+use actix_idempotency::{
+    store::{Clock, Inspection, MemoryLimits, MemoryStore, OwnerToken, RecordState, Store as _},
+    testing::model::{Subject, play, steps},
+};
+use proptest::{prelude::ProptestConfig, prop_assert_eq, test_runner::TestRunner};
+
+use super::{fixture::Redis, store::store};
+
+/// Moves every expiry nearer by `ARGV[1]` milliseconds, and removes the records that have expired then.
+const ADVANCE: &str = "
+for _, name in ipairs(redis.call('KEYS', '*')) do
+  for _, field in ipairs({'l', 'e'}) do
+    local ends = redis.call('HGET', name, field)
+    if ends then redis.call('HSET', name, field, string.format('%.0f', ends - ARGV[1])) end
+  end
+  local left = redis.call('PTTL', name) - ARGV[1]
+  if left <= 0 then redis.call('DEL', name) else redis.call('PEXPIRE', name, string.format('%.0f', left)) end
+end";
+
+fn advance(connection: &mut redis::Connection, by: Duration) {
+    let millis = u64::try_from(by.as_millis()).unwrap();
+    redis::cmd("EVAL").arg(ADVANCE).arg(0).arg(millis).exec(connection).unwrap();
+}
+
+#[actix_web::test]
+async fn the_redis_store_is_acceptable() {
+    let redis = Redis::start();
+    actix_idempotency::testing::accept_store(async || {
+        redis::cmd("FLUSHALL").exec(&mut redis.connect()).unwrap();
+        let connection = RefCell::new(redis.connect());
+        (store(&redis), move |by| advance(&mut connection.borrow_mut(), by))
+    })
+    .await;
+}
+
+#[test]
+fn the_redis_store_does_what_the_model_does() {
+    let redis = Redis::start();
+    let runtime = actix_web::rt::System::new();
+    let store = store(&redis);
+    let connection = RefCell::new(redis.connect());
+    let mut runner = TestRunner::new(ProptestConfig::with_cases(400));
+    let played = runner.run(&steps(), |steps| {
+        redis::cmd("FLUSHALL").exec(&mut *connection.borrow_mut()).unwrap();
+        let mut advance = |by| advance(&mut connection.borrow_mut(), by);
+        runtime.block_on(play(Subject::new(&store, 0, &mut advance), &steps))
+    });
+    if let Err(failure) = played {
+        panic!("{failure}");
+    }
+}
+
+/// The scripts are a second implementation of the life cycle. Answers must be equal, and so must what operators see.
+#[test]
+fn the_scripts_do_what_the_life_cycle_does() {
+    let redis = Redis::start();
+    let runtime = actix_web::rt::System::new();
+    let store = store(&redis);
+    let connection = RefCell::new(redis.connect());
+    let mut runner = TestRunner::new(ProptestConfig::with_cases(200));
+    let played = runner.run(&steps(), |steps| {
+        redis::cmd("FLUSHALL").exec(&mut *connection.borrow_mut()).unwrap();
+        let mut advance_redis = |by| advance(&mut connection.borrow_mut(), by);
+        let clock = Clock::steered();
+        let life_cycle = MemoryStore::with_clock(MemoryLimits::default(), clock.clone());
+        let mut advance_life_cycle = |by| clock.advance(by);
+        runtime.block_on(async {
+            let mut scripts = Subject::new(&store, 0, &mut advance_redis);
+            let mut machine = Subject::new(&life_cycle, 0, &mut advance_life_cycle);
+            for (n, step) in steps.iter().enumerate() {
+                let (expected, answered) = (machine.step(*step).await, scripts.step(*step).await);
+                prop_assert_eq!(
+                    expected,
+                    answered,
+                    "at step {}: {:?}; left: the life cycle, right: the scripts",
+                    n,
+                    step
+                );
+                for id in 0..2 {
+                    let id = scripts.id(id);
+                    let expected = seen(life_cycle.inspect(&id).await.unwrap());
+                    let answered = seen(store.inspect(&id).await.unwrap());
+                    prop_assert_eq!(expected, answered, "after step {}: {:?}", n, step);
+                }
+            }
+            Ok(())
+        })
+    });
+    if let Err(failure) = played {
+        panic!("{failure}");
+    }
+}
+
+/// The parts of an inspection that do not depend on the time.
+fn seen(inspection: Option<Inspection>) -> Option<(RecordState, u32, Option<OwnerToken>, Option<u64>)> {
+    inspection.map(|seen| (seen.state, seen.attempt, seen.owner, seen.replays))
+}

@@ -1,0 +1,205 @@
+//! The Redis store without HTTP, and the Redis lock for custom storages.
+
+use std::time::Duration;
+
+use actix_idempotency::{
+    Idempotency, Lock as _, Principal, Settings, Storage,
+    key::{Fingerprint, RecordId},
+    record::Record,
+    store::{
+        Begin, BeginRequest, Claim, Forgotten, IfCompleted, OwnerToken, RecordState, RedisLock, RedisOptions,
+        RedisStore, ReleaseAs, Store, StoreError,
+    },
+};
+use actix_web::rt::time::{sleep, timeout};
+use bytes::Bytes;
+
+use super::fixture::Redis;
+
+const TTL: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_millis(150);
+
+pub(super) fn store(redis: &Redis) -> RedisStore {
+    let mut options = RedisOptions::new(redis.url());
+    // The machine may be busy.
+    options.timeout = Duration::from_secs(10);
+    RedisStore::new(options).unwrap()
+}
+
+fn ask(n: u8) -> BeginRequest {
+    BeginRequest::new(RecordId::from_bytes([n; 32]), Fingerprint::from_bytes([1; 32]), OwnerToken::random())
+}
+
+fn record(n: u8) -> Record {
+    Record::from_bytes(Bytes::from(vec![1, 251, 201, 0, 0, 1, 1, n])).unwrap()
+}
+
+async fn claim(store: &RedisStore, request: &BeginRequest) -> Claim {
+    match store.begin(request).await.unwrap() {
+        Begin::Acquired(acquired) => acquired.claim,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn eventually<T>(mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+    let wait = async {
+        loop {
+            match condition().await {
+                Some(value) => return value,
+                None => sleep(Duration::from_millis(5)).await,
+            }
+        }
+    };
+    timeout(Duration::from_secs(10), wait).await.expect("the condition becomes true")
+}
+
+#[actix_web::test]
+async fn a_lease_does_not_end_before_its_time() {
+    let redis = Redis::start();
+    let store = store(&redis);
+    let lease = Duration::from_millis(200);
+    let start = std::time::Instant::now();
+    claim(&store, &ask(1).lease(lease)).await;
+    eventually(async || matches!(store.begin(&ask(1)).await.unwrap(), Begin::Acquired(_)).then_some(())).await;
+    assert!(start.elapsed() >= lease, "{:?}", start.elapsed());
+}
+
+/// Releases write to Redis, and must work although maxmemory denies new claims.
+#[actix_web::test]
+async fn releases_pass_at_maxmemory() {
+    let redis = Redis::start();
+    let store = store(&redis);
+    let first = claim(&store, &ask(1)).await;
+    store.complete(&first, &record(1), TTL).await.unwrap();
+    let over = claim(&store, &ask(1).if_completed(IfCompleted::Rerun)).await;
+    let lost = claim(&store, &ask(2)).await;
+    redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("1").exec(&mut redis.connect()).unwrap();
+    assert!(matches!(store.begin(&ask(3)).await, Err(StoreError::Full)));
+    assert!(store.release(&over, ReleaseAs::Free).await.unwrap());
+    assert!(store.release(&lost, ReleaseAs::Unknown).await.unwrap());
+    assert!(!store.release(&over, ReleaseAs::Free).await.unwrap(), "the claim is released already");
+    assert!(matches!(store.begin(&ask(1)).await.unwrap(), Begin::Completed(found) if found.record == record(1)));
+    assert_eq!(store.inspect(&lost.id).await.unwrap().unwrap().state, RecordState::OwnerLost);
+}
+
+#[actix_web::test]
+async fn a_record_that_an_operator_persisted_survives_a_manual_claim() {
+    let redis = Redis::start();
+    let store = store(&redis);
+    let first = claim(&store, &ask(1)).await;
+    store.complete(&first, &record(1), TTL).await.unwrap();
+    redis::cmd("PERSIST").arg(&redis.names()[0]).exec(&mut redis.connect()).unwrap();
+    let over = claim(&store, &ask(1).if_completed(IfCompleted::Rerun)).await;
+    store.release(&over, ReleaseAs::Free).await.unwrap();
+    assert!(matches!(store.begin(&ask(1)).await.unwrap(), Begin::Completed(_)));
+}
+
+#[actix_web::test]
+async fn operators_list_inspect_and_forget() {
+    let redis = Redis::start();
+    let mut settings = Settings::default();
+    settings.storage.class = "redis".into();
+    settings.storage.location = redis.url().into();
+    settings.storage.namespace = "a*b".into();
+    settings.storage.timeout = Duration::from_secs(10);
+    let idempotency = Idempotency::builder().settings(settings.clone()).build().unwrap();
+    idempotency.check().await.unwrap();
+    let mut options = RedisOptions::new(redis.url());
+    options.namespace.clone_from(&settings.storage.namespace);
+    options.timeout = Duration::from_secs(10);
+    let store = RedisStore::new(options).unwrap();
+    redis::cmd("SET").arg("idempotency:axb:default:other").arg("x").exec(&mut redis.connect()).unwrap();
+    for n in 0..25 {
+        let held = claim(&store, &ask(n)).await;
+        store.complete(&held, &record(n), TTL).await.unwrap();
+    }
+    let (mut seen, mut after) = (Vec::new(), None);
+    while let Some(last) = {
+        let page = idempotency.list("default", after, 10).await.unwrap();
+        assert!(page.len() <= 10);
+        seen.extend(page.iter().map(|inspection| inspection.id));
+        page.last().map(|inspection| inspection.id)
+    } {
+        after = Some(last);
+    }
+    assert_eq!(seen, (0..25).map(|n| ask(n).id).collect::<Vec<_>>());
+    assert!(idempotency.inspect("default", &ask(3).id).await.unwrap().is_some());
+    assert_eq!(idempotency.forget("default", &ask(3).id).await.unwrap(), Forgotten::Removed);
+    assert!(
+        idempotency
+            .inspect("default", &idempotency.record_id("default", &Principal::anonymous(), "k"))
+            .await
+            .unwrap()
+            .is_none()
+    );
+}
+
+#[actix_web::test]
+async fn a_lock_has_a_name_an_owner_an_expiry_and_a_renewal() {
+    let redis = Redis::start();
+    // A location without a scheme, as in Django's settings.
+    let lock = RedisLock::new(format!("127.0.0.1:{}", redis.port), Duration::from_secs(10)).unwrap();
+    let (a, b) = (OwnerToken::random(), OwnerToken::random());
+    assert!(lock.acquire("k", a, TTL).await.unwrap());
+    assert!(lock.acquire("k", a, TTL).await.unwrap(), "`acquire` may be repeated with the same token");
+    assert!(!lock.acquire("k", b, TTL).await.unwrap());
+    assert!(lock.acquire("other", b, TTL).await.unwrap(), "locks with different names are independent");
+    assert!(!lock.renew("k", b, TTL).await.unwrap());
+    lock.release("k", b).await.unwrap();
+    assert!(lock.renew("k", a, SHORT).await.unwrap(), "a release by another token changes nothing");
+    eventually(async || lock.acquire("k", b, TTL).await.unwrap().then_some(())).await;
+    assert!(!lock.renew("k", a, TTL).await.unwrap(), "the lock expired, and another owner has it");
+    lock.release("k", b).await.unwrap();
+    lock.release("other", b).await.unwrap();
+    assert!(redis.names().is_empty());
+}
+
+struct Nothing;
+
+impl Storage for Nothing {
+    async fn get(&self, _: &str) -> Result<Option<Bytes>, StoreError> {
+        Ok(None)
+    }
+    async fn put(&self, _: &str, _: Bytes, _: Duration) -> Result<(), StoreError> {
+        Ok(())
+    }
+    async fn remove(&self, _: &str) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+}
+
+#[actix_web::test]
+async fn lock_class_redis_serves_custom_storages() {
+    let redis = Redis::start();
+    let mut settings = Settings::default();
+    settings.storage.class = "nothing".into();
+    settings.lock.class = "redis".into();
+    settings.lock.location = redis.url().into();
+    settings.lock.name = "TheirLock".into();
+    let idempotency = Idempotency::builder().settings(settings).storage("nothing", Nothing).build().unwrap();
+    let lock = RedisLock::new(redis.url(), Duration::from_secs(10)).unwrap();
+    let id = ask(1).id;
+    let name = format!("TheirLock:{id}");
+    assert!(lock.acquire(&name, OwnerToken::random(), TTL).await.unwrap());
+    assert_eq!(
+        idempotency.forget("default", &id).await.unwrap(),
+        Forgotten::InFlight,
+        "another process holds the lock"
+    );
+}
+
+/// An ACL may deny the commands that only keep figures for operators. Once, `begin` failed half way then and left a
+/// claim that never expired.
+#[actix_web::test]
+async fn a_claim_expires_although_an_acl_denies_commands() {
+    let redis = Redis::start();
+    let mut connection = redis.connect();
+    redis::cmd("ACL").arg(&["SETUSER", "default", "-hsetnx", "-hincrby"]).exec(&mut connection).unwrap();
+    let store = store(&redis);
+    let claim = claim(&store, &ask(1)).await;
+    let name = redis.names().pop().unwrap();
+    let left: i64 = redis::cmd("TTL").arg(&name).query(&mut connection).unwrap();
+    assert!(left > 0, "{left}");
+    store.complete(&claim, &record(1), TTL).await.unwrap();
+    assert!(matches!(store.begin(&ask(1)).await.unwrap(), Begin::Completed(_)));
+}
