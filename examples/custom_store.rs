@@ -16,8 +16,9 @@ use actix_idempotency::{
     key::RecordId,
     record::Record,
     store::{
-        Begin, BeginRequest, Claim, Clock, Completion, Forgotten, Inspection, ReleaseAs, Renewal, Store, StoreFuture,
-        lifecycle::{Fences, Slot},
+        Begin, BeginRequest, Claim, Clock, Completion, Forgotten, Inspection, ReleaseAs, Renewal, Restore, Saved, Step,
+        Store, StoreFuture,
+        lifecycle::{FenceCounter, Slot},
     },
 };
 use actix_web::{App, HttpResponse, HttpServer, web};
@@ -32,7 +33,7 @@ struct TableStore {
 #[derive(Debug, Default)]
 struct Table {
     slots: BTreeMap<RecordId, Slot>,
-    fences: Fences,
+    fences: FenceCounter,
 }
 
 impl TableStore {
@@ -42,7 +43,7 @@ impl TableStore {
     }
 
     /// One transaction: reads a slot, lets `change` change it, and writes it back.
-    fn transaction<T>(&self, id: &RecordId, change: impl FnOnce(&mut Slot, &mut Fences, u64) -> T) -> T {
+    fn transaction<T>(&self, id: &RecordId, change: impl FnOnce(&mut Slot, &mut FenceCounter, u64) -> T) -> T {
         let now = self.clock.now();
         let Table { slots, fences } = &mut *self.lock();
         let mut slot = slots.remove(id).unwrap_or_default();
@@ -61,6 +62,14 @@ impl Store for TableStore {
 
     fn renew<'a>(&'a self, claim: &'a Claim, lease: Duration) -> StoreFuture<'a, Renewal> {
         StoreFuture::ready(Ok(self.transaction(&claim.id, |slot, _, now| slot.renew(claim, lease, now))))
+    }
+
+    fn restore<'a>(&'a self, claim: &'a Claim, restore: &'a Restore) -> StoreFuture<'a, Renewal> {
+        StoreFuture::ready(Ok(self.transaction(&claim.id, |slot, _, now| slot.restore(claim, restore, now))))
+    }
+
+    fn save_step<'a>(&'a self, claim: &'a Claim, step: &'a Step) -> StoreFuture<'a, Saved> {
+        StoreFuture::ready(Ok(self.transaction(&claim.id, |slot, _, now| slot.save_step(claim, step, now))))
     }
 
     fn complete<'a>(&'a self, claim: &'a Claim, record: &'a Record, ttl: Duration) -> StoreFuture<'a, Completion> {
@@ -126,6 +135,6 @@ mod tests {
 
     #[test]
     fn the_store_does_what_the_model_does() {
-        compare_with_model(500, steered);
+        compare_with_model(500, async || steered());
     }
 }

@@ -16,6 +16,7 @@ use actix_idempotency::{
     record::Record,
     store::{Begin, BeginRequest, Claim, Completion, MemoryLimits, MemoryStore, OwnerToken, ReleaseAs, Store},
 };
+use actix_web::http::StatusCode;
 use futures_util::FutureExt as _;
 use shuttle::{future, thread};
 
@@ -23,11 +24,11 @@ const TTL: Duration = Duration::from_secs(3600);
 const ITERATIONS: usize = 5_000;
 
 fn ask() -> BeginRequest {
-    BeginRequest::new(RecordId::from_bytes([1; 32]), Fingerprint::from_bytes([1; 32]), OwnerToken::random())
+    BeginRequest::new(RecordId::from_bytes([1; 32]), Fingerprint::from_bytes([1; 42]), OwnerToken::random())
 }
 
 fn record(n: u8) -> Record {
-    Record::from_bytes(vec![1, 251, 201, 0, 0, 1, 1, n].into()).unwrap()
+    Record::new(StatusCode::CREATED, [], Some(&[n]))
 }
 
 async fn claim(store: &MemoryStore, request: &BeginRequest) -> Option<Claim> {

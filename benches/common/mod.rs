@@ -9,6 +9,7 @@ use actix_idempotency::{
     record::Record,
     store::{Begin, BeginRequest, MemoryStore, OwnerToken, Store},
 };
+use actix_web::http::StatusCode;
 use actix_web::{
     Error, HttpResponse,
     body::MessageBody,
@@ -84,13 +85,11 @@ pub(crate) fn id(n: u64) -> RecordId {
 }
 
 pub(crate) fn ask(n: u64) -> BeginRequest {
-    BeginRequest::new(id(n), Fingerprint::from_bytes([1; 32]), OwnerToken::random())
+    BeginRequest::new(id(n), Fingerprint::from_bytes([1; 42]), OwnerToken::random())
 }
 
 pub(crate) fn record() -> Record {
-    let mut bytes = vec![1, 251, 201, 0, 0, 1, 200];
-    bytes.extend([b'x'; 200]);
-    Record::from_bytes(bytes.into()).expect("a record")
+    Record::new(StatusCode::CREATED, [], Some(&[b'x'; 200]))
 }
 
 pub(crate) fn complete(store: &MemoryStore, n: u64, record: &Record) {

@@ -61,10 +61,9 @@ pub(crate) fn redis(table: &Table) {
         let mut options = RedisOptions::new(url);
         options.timeout = Duration::from_secs(10);
         let store = RedisStore::new(options).expect("a store");
-        let (begin, complete) = (
-            Script::new(include_str!("../../src/store/redis/begin.lua")),
-            Script::new(include_str!("../../src/store/redis/complete.lua")),
-        );
+        let prelude = include_str!("../../src/store/redis/scripts/prelude.lua").replace("@WRITES@", "2");
+        let begin = Script::new(&format!("{prelude}{}", include_str!("../../src/store/redis/scripts/begin.lua")));
+        let complete = Script::new(&format!("{prelude}{}", include_str!("../../src/store/redis/scripts/complete.lua")));
         let record = record();
         let [mut ratios, mut bare_rates, mut rates, mut tails, mut halves] = [const { Vec::new() }; 5];
         for round in 0..ROUNDS as u64 {
@@ -152,13 +151,16 @@ async fn pair_bare(
     let name = format!("idempotency::default:{}", request.id);
     let mut call = begin.key(&name);
     call.arg(request.token.as_bytes())
-        .arg(request.fingerprint.as_bytes())
+        .arg(&request.fingerprint.as_bytes()[..])
         .arg(30_000)
+        .arg(10_000)
         .arg(60_000)
-        .arg("once")
+        .arg(&[0_u8; 8][..])
+        .arg("replay")
         .arg("rerun");
     let _: Vec<Value> = call.invoke_async(connection).await.expect("begun");
     let mut call = complete.key(&name);
-    call.arg(request.token.as_bytes()).arg(request.fingerprint.as_bytes()).arg(1).arg(1).arg(60_000);
-    let _: Vec<Value> = call.arg(&record.as_bytes()[..]).invoke_async(connection).await.expect("stored");
+    call.arg(request.token.as_bytes()).arg(&request.fingerprint.as_bytes()[..]);
+    call.arg(1).arg(1).arg(0).arg(&[0_u8; 8][..]).arg(60_000);
+    let _: Vec<Value> = call.arg(&record.to_bytes()[..]).invoke_async(connection).await.expect("stored");
 }

@@ -70,7 +70,7 @@ fn filled(size: u64) -> (MemoryStore, f64) {
 pub(crate) fn fill(store: &MemoryStore, keys: Range<u64>) {
     let record = record();
     for n in keys {
-        complete(store, n, &Record::from_bytes(record.as_bytes().to_vec().into()).expect("a record"));
+        complete(store, n, &Record::from_bytes(record.to_bytes()).expect("a record"));
     }
 }
 

@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(record) = Record::from_bytes(Bytes::copy_from_slice(bytes)) {
-        assert_eq!(record.as_bytes(), bytes);
+        assert_eq!(record.to_bytes(), bytes);
         let response = record.response().expect("a record that was accepted has a response");
         assert!(response.body().is_none_or(|body| body.len() <= bytes.len()));
         let _ = response.to_response();

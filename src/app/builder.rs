@@ -13,7 +13,7 @@ use super::{
 #[cfg(feature = "redis")]
 use crate::store::{RedisLock, RedisOptions, RedisStore};
 use crate::{
-    claim::{InFlight, StoreHandle},
+    claim::{Caught, InFlight, StoreHandle},
     key::{BasicKeyEncoder, CanonicalJsonEncoder, DjangoKeyEncoder, KeyEncoder, Principal},
     observe::{Listener, Observers, metrics},
     settings::{ConfigError, Methods, OnError, Settings, StorageSettings},
@@ -144,11 +144,12 @@ impl Builder {
     #[cfg_attr(not(feature = "redis"), expect(unused_variables, reason = "only Redis uses the name of the cache"))]
     fn store_of(&self, cache: &str, settings: &StorageSettings) -> Result<Arc<dyn Store>, ConfigError> {
         if let Some(store) = self.stores.get(&settings.class) {
-            return Ok(store.clone());
+            return Ok(Arc::new(Caught(store.clone())));
         }
         if let Some(storage) = self.storages.get(&settings.class) {
             let lock = self.lock_of_settings()?;
-            return Ok(Arc::new(ComposedStore::of(storage.clone(), lock, self.settings.lock.name.clone())));
+            let store = ComposedStore::of(storage.clone(), lock, self.settings.lock.name.clone());
+            return Ok(Arc::new(Caught(Arc::new(store))));
         }
         match settings.class.as_str() {
             "memory" => Ok(Arc::new(MemoryStore::new(MemoryLimits {
@@ -156,6 +157,7 @@ impl Builder {
                 max_bytes: settings.max_bytes,
                 min_retention: settings.min_retention,
                 max_response_body: settings.max_response_body,
+                principal_share: self.settings.limits.principal_share,
                 on_full: settings.on_full,
             }))),
             #[cfg(feature = "redis")]

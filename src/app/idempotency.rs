@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::Builder;
 use crate::{
-    claim::{InFlight, StoreHandle, background},
+    claim::{Caught, InFlight, StoreHandle},
     key::{KeyEncoder, Principal},
     observe::Observers,
     settings::{ConfigError, Settings},
@@ -54,8 +54,11 @@ pub(crate) struct Shared {
     pub(crate) in_flight: Arc<InFlight>,
     pub(crate) observers: Arc<Observers>,
     /// The stores that wraps brought with them: one handle per store, whichever worker asks.
-    pub(crate) brought: Mutex<Vec<Arc<StoreHandle>>>,
+    pub(crate) brought: Mutex<Vec<Brought>>,
 }
+
+/// A store that a wrap brought with it.
+type Brought = (Arc<dyn Store>, Arc<StoreHandle>);
 
 impl Idempotency {
     /// Reads layered settings, builds, and checks the stores.
@@ -98,12 +101,13 @@ impl Idempotency {
             let made = Self::builder().settings(Settings::load()?).build()?;
             // A request has arrived already, so the check runs in the background.
             let checked = made.clone();
-            if checked.0.stores.values().any(|handle| !handle.store.answers_at_once()) {
-                background::spawn(async move {
+            if let Some(handle) = made.0.stores.values().find(|handle| !handle.store.answers_at_once()) {
+                let check = async move {
                     if let Err(error) = checked.check().await {
                         tracing::error!(%error, "a store did not pass its check");
                     }
-                });
+                };
+                handle.background.spawn(check);
             }
             Ok(made)
         };
@@ -139,12 +143,13 @@ impl Idempotency {
     /// The handle of a store that a wrap brought with it.
     pub(crate) fn handle_of(&self, name: &str, store: &Arc<dyn Store>) -> Arc<StoreHandle> {
         let mut brought = self.0.brought.lock();
-        let known = brought.iter().find(|handle| handle.name == name && Arc::ptr_eq(&handle.store, store));
-        if let Some(known) = known {
-            return known.clone();
+        let known = brought.iter().find(|(known, handle)| handle.name == name && Arc::ptr_eq(known, store));
+        if let Some((_, handle)) = known {
+            return handle.clone();
         }
-        let handle = StoreHandle::new(name.to_owned(), store.clone(), self.0.in_flight.clone());
-        brought.push(handle.clone());
+        let caught = Arc::new(Caught(store.clone()));
+        let handle = StoreHandle::new(name.to_owned(), caught, self.0.in_flight.clone());
+        brought.push((store.clone(), handle.clone()));
         handle
     }
 }

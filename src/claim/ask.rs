@@ -7,8 +7,8 @@ use super::{
     write_behind::BeginGuard,
 };
 use crate::{
-    key::{Fingerprint, RecordId},
-    observe::metrics::CallTimer,
+    key::{Fingerprint, Principal, RecordId},
+    observe::metrics::{self, CallTimer},
     record::Record,
     settings::Settings,
     store::{Begin, BeginRequest, Found, IfCompleted, OwnerToken, StoreError, StoreFuture},
@@ -22,10 +22,11 @@ pub(crate) struct Claims {
 }
 
 /// The request for a claim.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ClaimRequest {
     pub(crate) id: RecordId,
     pub(crate) fingerprint: Fingerprint,
+    pub(crate) principal: Principal,
     pub(crate) if_completed: IfCompleted,
 }
 
@@ -35,16 +36,16 @@ pub(crate) enum ClaimAnswer {
     Run { held: Box<HeldClaim>, previous: Option<Record> },
     /// The operation has run.
     Completed { record: Record, remaining: Duration },
-    /// Another request still runs.
-    InFlight,
+    /// Another request still runs. With the grace that is left when its lease is over.
+    InFlight(Option<Duration>),
     /// The key was used for another operation.
     Mismatch,
     /// The previous owner was lost.
     OwnerLost,
 }
 
-/// One poll of the store: an answer, or who holds the claim.
-pub(super) enum Poll {
+/// What the store says when it is asked once: an answer, or who holds the claim.
+pub(super) enum Asked {
     Answer(ClaimAnswer),
     InFlight(Holder),
 }
@@ -63,57 +64,42 @@ impl Claims {
         self: &Arc<Self>,
         request: ClaimRequest,
     ) -> impl Future<Output = (Result<ClaimAnswer, StoreError>, Duration)> {
-        let begin = request.begin(OwnerToken::random(), &self.config);
+        let begin = request.begin(self.handle.new_token(), &self.config);
         async move {
             if !self.config.exclusive {
-                return (Box::pin(self.claim_unlocked(request, &begin)).await, Duration::ZERO);
+                return (Box::pin(self.look(begin)).await, Duration::ZERO);
             }
-            match self.poll(&begin).await {
-                Ok(Poll::Answer(answer)) => (Ok(answer), Duration::ZERO),
-                Ok(Poll::InFlight(holder)) => Box::pin(self.wait_for_claim(&begin, holder)).await,
+            match self.ask(&begin).await {
+                Ok(Asked::Answer(answer)) => (Ok(answer), Duration::ZERO),
+                Ok(Asked::InFlight(holder)) => Box::pin(self.wait_for_claim(&begin, holder)).await,
                 Err(error) => (Err(error), Duration::ZERO),
             }
         }
     }
 
     /// Looks into the table of this process's own claims, then asks the store.
-    pub(super) async fn poll(self: &Arc<Self>, begin: &BeginRequest) -> Result<Poll, StoreError> {
+    pub(super) async fn ask(self: &Arc<Self>, begin: &BeginRequest) -> Result<Asked, StoreError> {
         if !self.handle.store.answers_at_once() {
             match self.handle.local.state(begin) {
                 LocalState::Nothing => {}
-                LocalState::Mismatch => return Ok(Poll::Answer(ClaimAnswer::Mismatch)),
-                LocalState::InFlight(ended) => return Ok(Poll::InFlight(Holder::Here(ended))),
+                LocalState::Mismatch => return Ok(Asked::Answer(ClaimAnswer::Mismatch)),
+                LocalState::InFlight(ended) => return Ok(Asked::InFlight(Holder::Here(ended))),
             }
         }
         Ok(match self.begin(begin).await? {
             Begin::Acquired(acquired) => {
+                count_other_scheme(acquired.other_scheme);
                 let held = HeldClaim::new(self.clone(), acquired.claim);
-                Poll::Answer(ClaimAnswer::Run { held, previous: acquired.previous })
+                Asked::Answer(ClaimAnswer::Run { held, previous: acquired.previous })
             }
-            Begin::Completed(Found { record, remaining }) => Poll::Answer(ClaimAnswer::Completed { record, remaining }),
-            Begin::Mismatch => Poll::Answer(ClaimAnswer::Mismatch),
-            Begin::OwnerLost => Poll::Answer(ClaimAnswer::OwnerLost),
-            Begin::InFlight(wait) => Poll::InFlight(Holder::Elsewhere(wait.retry_after)),
+            Begin::Completed(Found { record, remaining, other_scheme }) => {
+                count_other_scheme(other_scheme);
+                Asked::Answer(ClaimAnswer::Completed { record, remaining })
+            }
+            Begin::Mismatch => Asked::Answer(ClaimAnswer::Mismatch),
+            Begin::OwnerLost => Asked::Answer(ClaimAnswer::OwnerLost),
+            Begin::InFlight(wait) => Asked::InFlight(Holder::Elsewhere(wait)),
         })
-    }
-
-    /// With `lock.enable = false` nothing is claimed before the run, and only a completed record stops it.
-    async fn claim_unlocked(
-        self: &Arc<Self>,
-        request: ClaimRequest,
-        begin: &BeginRequest,
-    ) -> Result<ClaimAnswer, StoreError> {
-        let previous = match self.begin(begin).await? {
-            Begin::Acquired(acquired) => {
-                HeldClaim::new(self.clone(), acquired.claim).release().await;
-                acquired.previous
-            }
-            Begin::Completed(Found { record, remaining }) => return Ok(ClaimAnswer::Completed { record, remaining }),
-            Begin::Mismatch => return Ok(ClaimAnswer::Mismatch),
-            Begin::OwnerLost => return Ok(ClaimAnswer::OwnerLost),
-            Begin::InFlight(_) => None,
-        };
-        Ok(ClaimAnswer::Run { held: HeldClaim::unlocked(self.clone(), request), previous })
     }
 
     /// Calls `begin`, repeated with the same token while `storage.timeout` lasts. A caller that leaves before the
@@ -124,12 +110,14 @@ impl Claims {
             Ok(Err(StoreError::Unavailable(_))) => self.handle.store.begin(begin),
             Ok(answer) => {
                 timer.ends(&answer);
+                self.handle.health.heard(&answer);
                 return answer;
             }
             Err(call) => call,
         };
         let answer = Box::pin(self.begin_in_time(call, begin)).await;
         timer.ends(&answer);
+        self.handle.health.heard(&answer);
         answer
     }
 
@@ -162,13 +150,21 @@ impl Claims {
 }
 
 impl ClaimRequest {
-    pub(super) fn begin(self, token: OwnerToken, config: &ClaimConfig) -> BeginRequest {
+    fn begin(self, token: OwnerToken, config: &ClaimConfig) -> BeginRequest {
         BeginRequest {
+            principal: self.principal,
             lease: config.lease,
+            grace: config.grace,
             keep: config.ttl,
             if_completed: self.if_completed,
             on_unknown: config.on_unknown,
             ..BeginRequest::new(self.id, self.fingerprint, token)
         }
+    }
+}
+
+fn count_other_scheme(other_scheme: bool) {
+    if other_scheme {
+        metrics::other_scheme();
     }
 }

@@ -10,15 +10,14 @@ use futures_util::{
 use tokio::time::Instant;
 
 use super::{
-    ask::{ClaimRequest, Claims},
+    ask::Claims,
     call::StoreCall,
     local::LocalEntry,
-    renewal::RenewalGuard,
+    renewal::{RenewalGuard, Restoring},
 };
 use crate::{
-    observe::metrics,
     record::Record,
-    store::{Begin, Claim, Completion, OnUnknown, OwnerToken, ReleaseAs, StoreError},
+    store::{BeginRequest, Claim, Completion, IfCompleted, OnUnknown, ReleaseAs, StoreError},
 };
 
 /// The claim of a running operation. Dropping it frees the key, or marks the record as *owner lost* with
@@ -26,6 +25,8 @@ use crate::{
 pub(crate) struct HeldClaim {
     pub(super) claims: Arc<Claims>,
     state: State,
+    /// Whether the operation ran without a claim. Then another response may be first, and nobody took over.
+    is_unlocked: bool,
     /// With `lock.ttl`: when the claim is freed by force.
     ceiling: Option<Instant>,
     /// With a store that other processes share, or whose leases have to be renewed.
@@ -43,7 +44,7 @@ pub(crate) enum Written {
     Behind,
     /// Another owner took over, or was first where nothing is locked. Its response, if it is known.
     Superseded(Option<Record>),
-    /// The operation ran without a claim, and the store could not be asked for one after the run.
+    /// There was nothing to store.
     Lost,
 }
 
@@ -51,9 +52,9 @@ enum State {
     /// The operation runs under a claim.
     Claimed(Claim),
     /// The operation runs without a claim (`lock.enable = false`).
-    Unlocked(ClaimRequest),
-    /// As `Unlocked`, and the response is known.
-    CompletingUnlocked(ClaimRequest, Record),
+    Unlocked(BeginRequest),
+    /// As `Unlocked`, and the response is to replace a completed record (policy manual).
+    Replacing(BeginRequest, Record),
     /// The key is to be free, whatever happens to this value.
     Releasing(Claim),
     /// The response must reach the store, whatever happens to this value.
@@ -71,18 +72,18 @@ impl HeldClaim {
             (handle.renewals.start(&claim, config, entry.end()), entry)
         });
         let ceiling = config.renewed_for.is_none().then(|| Instant::now() + config.lease);
-        Box::new(Self { claims, state: State::Claimed(claim), ceiling, upkeep })
+        Box::new(Self { claims, state: State::Claimed(claim), is_unlocked: false, ceiling, upkeep })
     }
 
-    pub(super) fn unlocked(claims: Arc<Claims>, request: ClaimRequest) -> Box<Self> {
-        Box::new(Self { claims, state: State::Unlocked(request), ceiling: None, upkeep: None })
+    pub(super) fn unlocked(claims: Arc<Claims>, begin: BeginRequest) -> Box<Self> {
+        Box::new(Self { claims, state: State::Unlocked(begin), is_unlocked: true, ceiling: None, upkeep: None })
     }
 
     /// The claim, unless the operation runs without one.
     pub(crate) fn claim(&self) -> Option<&Claim> {
         match &self.state {
             State::Claimed(claim) | State::Completing(claim, _) | State::Releasing(claim) => Some(claim),
-            State::Unlocked(_) | State::CompletingUnlocked(..) | State::Ended => None,
+            State::Unlocked(_) | State::Replacing(..) | State::Ended => None,
         }
     }
 
@@ -92,9 +93,16 @@ impl HeldClaim {
     /// From this call on (not from the first poll) the response is stored even if the returned future is dropped.
     pub(crate) fn complete(mut self: Box<Self>, record: Record) -> Either<Ready<Written>, BoxFuture<'static, Written>> {
         self.warn_of_ceiling();
+        if let Some((Some(renewals), _)) = &self.upkeep {
+            renewals.completing();
+        }
         self.state = match mem::replace(&mut self.state, State::Ended) {
             State::Claimed(claim) => State::Completing(claim, record),
-            State::Unlocked(request) => State::CompletingUnlocked(request, record),
+            // A store takes a response for which nobody holds a claim. The first response stays.
+            State::Unlocked(begin) if begin.if_completed == IfCompleted::Replay => {
+                State::Completing(Claim::new(&begin, 1, 0), record)
+            }
+            State::Unlocked(begin) => State::Replacing(begin, record),
             state => state,
         };
         // If the store is not ready at once after all, `write` calls `complete` again; the call is idempotent per
@@ -109,16 +117,12 @@ impl HeldClaim {
     }
 
     async fn write(mut self: Box<Self>) -> Written {
-        if let State::CompletingUnlocked(request, record) = &self.state {
-            let (request, record) = (*request, record.clone());
-            let late = self.claim_late(request).await;
-            self.state = match late {
-                Ok(claim) => State::Completing(claim, record),
-                Err(written) => {
-                    self.state = State::Ended;
-                    return written;
-                }
-            };
+        if let State::Replacing(begin, record) = &self.state {
+            let written = self.claims.replace(begin, record, self.claims.config.timeout).await;
+            if !matches!(written, Written::Behind) {
+                self.state = State::Ended;
+            }
+            return written;
         }
         let State::Completing(claim, record) = &self.state else { return Written::Lost };
         let answer = self.claims.call_complete(claim, record).within(self.claims.config.timeout).await;
@@ -129,7 +133,10 @@ impl HeldClaim {
         let State::Completing(claim, _) = &self.state else { return Written::Lost };
         match answer {
             Ok(completion) => {
-                let written = Written::of(claim, completion);
+                let written = match completion {
+                    Completion::Superseded(_) if self.is_unlocked => Written::Superseded(None),
+                    completion => Written::of(claim, completion),
+                };
                 self.state = State::Ended;
                 written
             }
@@ -156,9 +163,17 @@ impl HeldClaim {
         self.warn_of_ceiling();
         let State::Claimed(claim) = mem::replace(&mut self.state, State::Ended) else { return };
         self.state = State::Releasing(claim.clone());
+        let timeout = self.claims.config.timeout;
+        if let Some((Some(renewals), local)) = self.upkeep.take() {
+            let restoring = renewals.stop();
+            self.upkeep = Some((None, local));
+            if tokio::time::timeout(timeout, restoring.ended()).await.is_err() {
+                return;
+            }
+        }
         let handle = &self.claims.handle;
         let call = handle.call("release", handle.store.release(&claim, ReleaseAs::Free));
-        if call.within(self.claims.config.timeout).await.is_ok() {
+        if call.within(timeout).await.is_ok() {
             self.state = State::Ended;
         }
     }
@@ -177,31 +192,22 @@ impl HeldClaim {
                 let released =
                     store.answers_at_once() && matches!(store.release(&claim, release_as).try_ready(), Ok(Ok(_)));
                 if !released {
-                    self.claims.release_in_background(claim, release_as);
+                    let restoring = self.stop_renewals();
+                    self.claims.release_in_background(claim, release_as, restoring);
                 }
             }
-            State::Releasing(claim) => self.claims.release_in_background(claim, ReleaseAs::Free),
-            State::Completing(claim, record) => self.write_behind(claim, record),
-            State::CompletingUnlocked(request, record) => {
-                Self::unlocked(self.claims.clone(), request).complete_in_background(record);
+            State::Releasing(claim) => {
+                let restoring = self.stop_renewals();
+                self.claims.release_in_background(claim, ReleaseAs::Free, restoring);
             }
+            State::Completing(claim, record) => self.write_behind(claim, record),
+            State::Replacing(begin, record) => self.claims.replace_in_background(begin, record),
             State::Unlocked(_) | State::Ended => {}
         }
     }
 
-    /// Claims the record after the run, where nothing was claimed before it. The claim lasts only as long as storing
-    /// takes; an owner that was first stays.
-    async fn claim_late(&self, request: ClaimRequest) -> Result<Claim, Written> {
-        let begin = request.begin(OwnerToken::random(), &self.claims.config);
-        match self.claims.begin(&begin).await {
-            Ok(Begin::Acquired(acquired)) => Ok(acquired.claim),
-            Ok(_) => Err(Written::Superseded(None)),
-            Err(error) => {
-                metrics::write_lost();
-                tracing::warn!(%error, record = ?request.id, "the response of an operation without a lock is not stored");
-                Err(Written::Lost)
-            }
-        }
+    fn stop_renewals(&mut self) -> Option<Arc<Restoring>> {
+        Some(self.upkeep.take()?.0?.stop())
     }
 
     fn warn_of_ceiling(&self) {

@@ -66,7 +66,11 @@ impl LocalClaims {
         if local.end.lost.load(SeqCst) || Instant::now() >= local.until {
             return LocalState::Nothing;
         }
-        if local.fingerprint == request.fingerprint { LocalState::InFlight(ended) } else { LocalState::Mismatch }
+        if local.fingerprint.compare(&request.fingerprint).is_same() {
+            LocalState::InFlight(ended)
+        } else {
+            LocalState::Mismatch
+        }
     }
 
     pub(super) fn enter(&self, claim: &Claim, until: Instant) -> LocalEntry {

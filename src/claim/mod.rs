@@ -5,20 +5,23 @@
 //! finishes the writes that the store could not take in time. Stores need not limit or repeat calls: [`call`] does.
 
 mod ask;
-pub(crate) mod background;
+mod background;
 mod call;
+mod caught;
 mod config;
 mod hold;
 mod in_flight;
 mod local;
 mod renewal;
 mod store_handle;
+mod unlocked;
 mod wait;
 mod waiting_room;
 mod write_behind;
 
 pub(crate) use self::{
     ask::{ClaimAnswer, ClaimRequest, Claims},
+    caught::Caught,
     config::at_most_a_century,
     hold::{HeldClaim, Written},
     in_flight::{InFlight, InFlightGuard, Refused},

@@ -3,7 +3,10 @@
 use std::{
     collections::HashMap,
     panic::AssertUnwindSafe,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
     time::Duration,
 };
 
@@ -11,21 +14,23 @@ use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
-use super::{background, call::StoreCall, config::ClaimConfig, local::ClaimEnd};
+use super::{background::Background, call::StoreCall, config::ClaimConfig, local::ClaimEnd, store_handle::Health};
 use crate::{
     observe::metrics,
-    store::{Claim, OwnerToken, Renewal, Store, StoreError},
+    store::{Claim, Moment, OwnerToken, Renewal, Restore, Store, StoreError, StoreFuture},
 };
 
 /// The renewals of the claims that this process holds in one store.
 pub(super) struct Renewals {
-    store: Arc<dyn Store>,
+    background: Arc<Background>,
     shared: Arc<Shared>,
 }
 
 struct Shared {
     /// The name of the cache.
     cache: String,
+    store: Arc<dyn Store>,
+    health: Arc<Health>,
     leases: Mutex<Leases>,
     /// Notified when a lease is due before the next round.
     sooner: Notify,
@@ -46,41 +51,82 @@ struct Lease {
     due: Instant,
     until: Instant,
     end: ClaimEnd,
+    /// The operation has run, and its response is on the way to the store.
+    is_completing: bool,
+    restoring: Arc<Restoring>,
+}
+
+/// Whether a lost claim is being restored. A release must not overtake the restoration: that would lock a freed key.
+#[derive(Default)]
+pub(super) struct Restoring {
+    is_under_way: AtomicBool,
+    ended: Notify,
 }
 
 /// The lease of a claim is renewed until this guard is dropped.
 pub(super) struct RenewalGuard {
     shared: Arc<Shared>,
     token: OwnerToken,
+    restoring: Arc<Restoring>,
 }
 
 impl Renewals {
-    pub(super) fn new(cache: &str, store: Arc<dyn Store>) -> Self {
-        let shared = Shared { cache: cache.to_owned(), leases: Mutex::default(), sooner: Notify::new() };
-        Self { store, shared: Arc::new(shared) }
+    pub(super) fn new(cache: &str, store: Arc<dyn Store>, background: Arc<Background>, health: Arc<Health>) -> Self {
+        let (cache, leases, sooner) = (cache.to_owned(), Mutex::default(), Notify::new());
+        Self { background, shared: Arc::new(Shared { cache, store, health, leases, sooner }) }
     }
 
     /// Renews the lease of `claim` from now on. `None` when nothing has to be renewed: the store keeps claims alive by
     /// itself, or the lease is a hard ceiling.
     pub(super) fn start(&self, claim: &Claim, config: &ClaimConfig, end: ClaimEnd) -> Option<RenewalGuard> {
-        let renewed_for = config.renewed_for.filter(|_| self.store.needs_renewal())?;
+        let renewed_for = config.renewed_for.filter(|_| self.shared.store.needs_renewal())?;
         let now = Instant::now();
         // After a third of the lease, so that two renewals may fail.
         let due = now + config.lease / 3;
         let (claim, length, timeout, until) = (claim.clone(), config.lease, config.timeout, now + renewed_for);
         let token = claim.token;
-        let lease = Lease { claim, length, timeout, due, until, end };
+        let restoring = Arc::<Restoring>::default();
+        let lease =
+            Lease { claim, length, timeout, due, until, end, is_completing: false, restoring: restoring.clone() };
         let mut leases = self.shared.leases.lock();
         leases.by_token.insert(token, lease);
         match leases.next_round {
             None => {
                 leases.next_round = Some(due);
-                background::spawn(go_round(self.store.clone(), Arc::downgrade(&self.shared)));
+                self.background.spawn(go_round(Arc::downgrade(&self.shared)));
             }
             Some(next) if due < next => self.shared.sooner.notify_one(),
             Some(_) => {}
         }
-        Some(RenewalGuard { shared: self.shared.clone(), token })
+        Some(RenewalGuard { shared: self.shared.clone(), token, restoring })
+    }
+}
+
+impl RenewalGuard {
+    /// The response is on the way to the store. From now on a renewal that finds the claim gone says nothing: the store
+    /// may have completed the record already.
+    pub(super) fn completing(&self) {
+        if let Some(lease) = self.shared.leases.lock().by_token.get_mut(&self.token) {
+            lease.is_completing = true;
+        }
+    }
+
+    /// Ends the renewals. A restoration may still be under way.
+    pub(super) fn stop(self) -> Arc<Restoring> {
+        self.restoring.clone()
+    }
+}
+
+impl Restoring {
+    /// Waits until no restoration is under way. That takes no longer than one call to the store.
+    pub(super) async fn ended(&self) {
+        loop {
+            let ended = self.ended.notified();
+            if !self.is_under_way.load(SeqCst) {
+                return;
+            }
+            ended.await;
+        }
     }
 }
 
@@ -91,7 +137,7 @@ impl Drop for RenewalGuard {
 }
 
 /// Renews the leases that are due, as long as there are any.
-async fn go_round(store: Arc<dyn Store>, shared: Weak<Shared>) {
+async fn go_round(shared: Weak<Shared>) {
     while let Some(shared) = shared.upgrade() {
         let Some(next) = shared.leases.lock().plan_round() else { return };
         tokio::select! {
@@ -100,7 +146,7 @@ async fn go_round(store: Arc<dyn Store>, shared: Weak<Shared>) {
         }
         // Each renewal is a task: one slow answer must not delay the others.
         for lease in shared.leases.lock().take_due(Instant::now()) {
-            tokio::spawn(renew(store.clone(), shared.clone(), lease));
+            tokio::spawn(renew(shared.clone(), lease));
         }
     }
 }
@@ -129,26 +175,31 @@ impl Leases {
     }
 }
 
-async fn renew(store: Arc<dyn Store>, shared: Arc<Shared>, lease: Lease) {
-    let call = async {
-        StoreCall::new(&shared.cache, "renew", store.renew(&lease.claim, lease.length)).within(lease.timeout).await
-    };
-    // A store that panics must not end the renewals of all other claims.
-    let renewal = AssertUnwindSafe(call).catch_unwind().await;
-    let renewal = renewal.unwrap_or_else(|_| Err(StoreError::unavailable("the store panicked")));
-    let pause = match renewal {
-        Ok(Renewal::Extended) => lease.length / 3,
-        Ok(Renewal::Lost) => {
-            tracing::warn!(record = ?lease.claim.id, "a lease was lost while the operation runs: its response will be refused");
-            metrics::lease_lost();
-            lease.end.lose();
-            shared.leases.lock().by_token.remove(&lease.claim.token);
-            return;
+async fn renew(shared: Arc<Shared>, lease: Lease) {
+    let renewed = async {
+        let call = shared.store.renew(&lease.claim, lease.length);
+        match shared.limited("renew", call, lease.timeout).await {
+            Ok(Renewal::Gone(moment)) => restore(&shared, &lease, moment).await,
+            answer => answer,
         }
-        // Nobody else owns the record. The owner's completion restores it.
-        Ok(Renewal::Gone) => {
-            tracing::warn!(record = ?lease.claim.id, "the store lost the record of a running operation");
-            lease.length / 3
+    };
+    // A panic must not end the renewals of this claim, nor keep its release waiting.
+    let renewed = AssertUnwindSafe(renewed).catch_unwind().await;
+    let pause = match renewed.unwrap_or_else(|_| Err(StoreError::unavailable("the store panicked"))) {
+        // A record that is gone belongs to nobody else. The owner's completion stores it all the same.
+        Ok(Renewal::Extended | Renewal::Gone(_)) => lease.length / 3,
+        Ok(Renewal::Lost) => {
+            // The end of an operation crosses its renewals. Then nothing was lost.
+            let held = shared.leases.lock().by_token.remove(&lease.claim.token);
+            if held.is_some_and(|held| !held.is_completing) {
+                tracing::warn!(
+                    record = ?lease.claim.id,
+                    "a lease was lost while the operation runs: its response will be refused"
+                );
+                metrics::lease_lost();
+                lease.end.lose();
+            }
+            return;
         }
         Err(error) => {
             tracing::warn!(%error, record = ?lease.claim.id, "a lease could not be renewed; it is tried again");
@@ -163,5 +214,54 @@ async fn renew(store: Arc<dyn Store>, shared: Arc<Shared>, lease: Lease) {
         if leases.next_round.is_some_and(|next| due < next) {
             shared.sooner.notify_one();
         }
+    }
+}
+
+/// Claims a record again that the store has lost, unless the operation has ended meanwhile.
+async fn restore(shared: &Shared, lease: &Lease, gone: Moment) -> Result<Renewal, StoreError> {
+    let record = lease.claim.id;
+    {
+        // Under the lock under which renewals end: a release that comes after them sees the restoration.
+        let leases = shared.leases.lock();
+        if leases.by_token.get(&lease.claim.token).is_none_or(|held| held.is_completing) {
+            return Ok(Renewal::Gone(gone));
+        }
+        lease.restoring.is_under_way.store(true, SeqCst);
+    }
+    let _ended = EndOfRestoring(&lease.restoring);
+    let restored = Restore::new(lease.length, gone, lease.timeout);
+    let answer = shared.limited("restore", shared.store.restore(&lease.claim, &restored), lease.timeout).await;
+    match &answer {
+        Ok(Renewal::Extended) => {
+            metrics::claim_restored();
+            tracing::warn!(?record, "the store had lost the record of a running operation; it is claimed again");
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, ?record, "the store has lost the record of a running operation"),
+    }
+    match answer {
+        Err(StoreError::Unsupported(_)) => Ok(Renewal::Gone(gone)),
+        answer => answer,
+    }
+}
+
+/// Tells at its drop that a restoration has ended.
+struct EndOfRestoring<'a>(&'a Restoring);
+
+impl Drop for EndOfRestoring<'_> {
+    fn drop(&mut self) {
+        self.0.is_under_way.store(false, SeqCst);
+        self.0.ended.notify_waiters();
+    }
+}
+
+impl Shared {
+    async fn limited(
+        &self,
+        name: &'static str,
+        call: StoreFuture<'_, Renewal>,
+        timeout: Duration,
+    ) -> Result<Renewal, StoreError> {
+        StoreCall::new(&self.cache, name, &self.health, call).within(timeout).await
     }
 }

@@ -1,15 +1,28 @@
 //! A store under the name of its cache, with this process's bookkeeping about it.
 
-use std::sync::{Arc, atomic::AtomicUsize};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
-use super::{call::StoreCall, in_flight::InFlight, local::LocalClaims, renewal::Renewals, waiting_room::WaitingRoom};
-use crate::store::{Store, StoreFuture};
+use tokio::sync::Notify;
+
+use super::{
+    background::Background, call::StoreCall, in_flight::InFlight, local::LocalClaims, renewal::Renewals,
+    waiting_room::WaitingRoom,
+};
+use crate::store::{OwnerToken, Store, StoreError, StoreFuture};
 
 /// A store, with the requests of this process that wait for it and the claims that this process holds in it.
 pub(crate) struct StoreHandle {
     /// The name of the cache.
     pub(crate) name: String,
     pub(crate) store: Arc<dyn Store>,
+    pub(crate) background: Arc<Background>,
+    pub(super) health: Arc<Health>,
     pub(super) waiting: WaitingRoom,
     pub(super) renewals: Renewals,
     pub(super) local: LocalClaims,
@@ -18,12 +31,41 @@ pub(crate) struct StoreHandle {
     pub(super) releases: AtomicUsize,
 }
 
+/// Whether the last call to a store failed.
+#[derive(Default)]
+pub(super) struct Health {
+    is_down: AtomicBool,
+    is_back: Notify,
+}
+
+impl Health {
+    /// A call was answered.
+    #[inline]
+    pub(super) fn heard<T>(&self, answer: &Result<T, StoreError>) {
+        let failed = matches!(answer, Err(StoreError::Unavailable(_) | StoreError::TimedOut(_)));
+        if failed {
+            self.is_down.store(true, Relaxed);
+        } else if self.is_down.load(Relaxed) {
+            self.is_down.store(false, Relaxed);
+            self.is_back.notify_waiters();
+        }
+    }
+
+    /// Waits until the store answers again, for at most `limit`.
+    pub(super) async fn pause(&self, limit: Duration) {
+        let _ = tokio::time::timeout(limit, self.is_back.notified()).await;
+    }
+}
+
 impl StoreHandle {
     pub(crate) fn new(name: String, store: Arc<dyn Store>, in_flight: Arc<InFlight>) -> Arc<Self> {
-        let renewals = Renewals::new(&name, store.clone());
+        let (background, health) = (Arc::<Background>::default(), Arc::<Health>::default());
+        let renewals = Renewals::new(&name, store.clone(), background.clone(), health.clone());
         Arc::new(Self {
             name,
             store,
+            background,
+            health,
             waiting: WaitingRoom::default(),
             renewals,
             local: LocalClaims::default(),
@@ -32,9 +74,18 @@ impl StoreHandle {
         })
     }
 
+    /// A new owner token. Where claims live and die with this process, tokens need only differ within it.
+    pub(super) fn new_token(&self) -> OwnerToken {
+        if self.store.answers_at_once() && !self.store.needs_renewal() {
+            OwnerToken::within_this_process()
+        } else {
+            OwnerToken::random()
+        }
+    }
+
     /// Times a call that has just been made to the store.
     pub(super) fn call<'a, T: Unpin>(&'a self, name: &'static str, future: StoreFuture<'a, T>) -> StoreCall<'a, T> {
-        StoreCall::new(&self.name, name, future)
+        StoreCall::new(&self.name, name, &self.health, future)
     }
 }
 

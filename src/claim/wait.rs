@@ -5,20 +5,20 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::futures::OwnedNotified, time::Instant};
 
 use super::{
-    ask::{ClaimAnswer, Claims, Poll},
+    ask::{Asked, ClaimAnswer, Claims},
     store_handle::StoreHandle,
 };
 use crate::{
     key::RecordId,
-    store::{BeginRequest, StoreError},
+    store::{BeginRequest, StoreError, Wait},
 };
 
 /// Where the request runs that holds the claim.
 pub(super) enum Holder {
     /// In this process. Resolves when it has ended.
     Here(OwnedNotified),
-    /// In another process, or in this one without a local entry. Its lease ends after this time, if it is not renewed.
-    Elsewhere(Duration),
+    /// In another process, or in this one without a local entry.
+    Elsewhere(Wait),
 }
 
 impl Claims {
@@ -46,29 +46,36 @@ impl Claims {
             let now = Instant::now();
             self.handle.wait(&begin.id, holder, round, left).await;
             waited += now.elapsed();
-            holder = match self.poll(begin).await {
-                Ok(Poll::Answer(answer)) => return (Ok(answer), waited),
-                Ok(Poll::InFlight(holder)) => holder,
+            let asked = self.ask(begin).await;
+            holder = match asked {
+                Ok(Asked::Answer(answer)) => return (Ok(answer), waited),
+                Ok(Asked::InFlight(holder)) => holder,
                 // Another request ran a moment ago. A store that has gone silent since does not allow to run beside it.
-                Err(StoreError::Unavailable(_) | StoreError::TimedOut(_)) => break,
+                Err(StoreError::Unavailable(_) | StoreError::TimedOut(_)) => {
+                    return (Ok(ClaimAnswer::InFlight(None)), waited);
+                }
                 Err(error) => return (Err(error), waited),
             };
         }
-        (Ok(ClaimAnswer::InFlight), waited)
+        let grace = match holder {
+            Holder::Elsewhere(wait) if wait.lapsed => Some(wait.left),
+            Holder::Elsewhere(_) | Holder::Here(_) => None,
+        };
+        (Ok(ClaimAnswer::InFlight(grace)), waited)
     }
 }
 
 impl StoreHandle {
     /// Waits until it is worth asking again, for `at_most`.
     async fn wait(&self, id: &RecordId, holder: Holder, round: u32, at_most: Duration) {
-        let lease_left = match holder {
+        let left = match holder {
             Holder::Here(ended) => {
                 let _ = tokio::time::timeout(at_most, ended).await;
                 return;
             }
-            Holder::Elsewhere(lease_left) => lease_left,
+            Holder::Elsewhere(wait) => wait.left,
         };
-        let at_most = at_most.min(lease_left);
+        let at_most = at_most.min(left);
         let changed = tokio::time::timeout(at_most, self.store.wait_for_change(id, round, at_most)).await;
         if let Ok(Err(error)) = changed {
             // The next `begin` will meet the same error; a pause keeps this from becoming a busy loop.

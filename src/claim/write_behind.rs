@@ -10,9 +10,9 @@ use tokio::time::Instant;
 
 use super::{
     ask::Claims,
-    background,
     call::retry,
     hold::{HeldClaim, Written},
+    renewal::Restoring,
     store_handle::StoreHandle,
 };
 use crate::{
@@ -29,8 +29,9 @@ const PATIENT: Duration = Duration::from_secs(10);
 
 impl HeldClaim {
     pub(super) fn complete_in_background(self: Box<Self>, record: Record) {
-        let running = self.claims.handle.in_flight.track();
-        background::spawn(async move {
+        let handle = self.claims.handle.clone();
+        let running = handle.in_flight.track();
+        handle.background.spawn(async move {
             drop(self.complete(record).await);
             drop(running);
         });
@@ -41,10 +42,10 @@ impl HeldClaim {
         let (claims, upkeep) = (self.claims.clone(), self.upkeep.take());
         let running = claims.handle.in_flight.track();
         let counted = metrics::WriteBehind::starts();
-        background::spawn(async move {
+        self.claims.handle.background.spawn(async move {
             let patient = claims.config.timeout.max(PATIENT);
             let write = || claims.call_complete(&claim, &record).within(patient);
-            match retry(claims.config.retry_for, write).await {
+            match retry(&claims.handle.health, claims.config.retry_for, write).await {
                 Ok(completion) => drop(Written::of(&claim, completion)),
                 Err(error) => {
                     metrics::write_lost();
@@ -62,15 +63,18 @@ impl HeldClaim {
 
 impl Claims {
     /// Releases a claim, retried until its lease would have ended.
-    pub(super) fn release_in_background(&self, claim: Claim, release_as: ReleaseAs) {
+    pub(super) fn release_in_background(&self, claim: Claim, release_as: ReleaseAs, restoring: Option<Arc<Restoring>>) {
         let Some(permit) = ReleasePermit::take(&self.handle, &claim) else { return };
         let (timeout, limit) = (self.config.timeout, self.config.lease.min(self.config.retry_for));
         // Shutdown waits for the release: nobody else frees this claim.
         let running = self.handle.in_flight.track();
-        background::spawn(async move {
+        self.handle.background.spawn(async move {
+            if let Some(restoring) = restoring {
+                restoring.ended().await;
+            }
             let release =
                 || permit.handle.call("release", permit.handle.store.release(&claim, release_as)).within(timeout);
-            if let Err(error) = retry(limit, release).await {
+            if let Err(error) = retry(&permit.handle.health, limit, release).await {
                 tracing::warn!(error = %error, record = ?claim.id, "a claim could not be released; it ends with its lease");
             }
             drop(running);
@@ -84,7 +88,7 @@ impl Claims {
         let claim = Claim::new(begin, 0, 0);
         let Some(permit) = ReleasePermit::take(&self.handle, &claim) else { return };
         let (timeout, lease) = (self.config.timeout, self.config.lease);
-        background::spawn(async move {
+        self.handle.background.spawn(async move {
             let start = Instant::now();
             for pause in [Duration::ZERO, Duration::from_millis(300), Duration::from_secs(1), Duration::from_secs(4)] {
                 tokio::time::sleep(pause).await;
@@ -92,7 +96,7 @@ impl Claims {
                 let release = || {
                     permit.handle.call("release", permit.handle.store.release(&claim, ReleaseAs::Free)).within(timeout)
                 };
-                if !matches!(retry(left, release).await, Ok(false)) {
+                if !matches!(retry(&permit.handle.health, left, release).await, Ok(false)) {
                     return;
                 }
             }

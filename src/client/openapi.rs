@@ -167,7 +167,7 @@ fn refusals(settings: &Settings, policy: Policy) -> BTreeMap<u16, Vec<Problem>> 
     let mut problems = vec![
         Problem::InvalidKey(crate::key::InvalidKey::Blank),
         Problem::KeyReused,
-        Problem::InFlight,
+        Problem::InFlight { grace: None },
         Problem::BodyTooLarge { limit: settings.max_request_body },
         Problem::StoreUnavailable,
         Problem::ShuttingDown,

@@ -38,7 +38,10 @@ pub(crate) enum Problem {
     MissingKey,
     InvalidKey(InvalidKey),
     KeyReused,
-    InFlight,
+    InFlight {
+        /// The lease of the first request is over, and its grace lasts so long.
+        grace: Option<Duration>,
+    },
     BodyTooLarge {
         limit: usize,
     },
@@ -103,7 +106,7 @@ impl Problem {
             Self::MissingKey => "missing-key",
             Self::InvalidKey(_) => "invalid-key",
             Self::KeyReused => "key-reused",
-            Self::InFlight => "in-flight",
+            Self::InFlight { .. } => "in-flight",
             Self::BodyTooLarge { .. } => "body-too-large",
             Self::StoreUnavailable | Self::Overloaded => "store-unavailable",
             Self::OutcomeUnknown => "outcome-unknown",
@@ -118,7 +121,7 @@ impl Problem {
             Self::MissingKey => Outcome::MissingKey,
             Self::InvalidKey(_) => Outcome::InvalidKey,
             Self::KeyReused => Outcome::KeyReused,
-            Self::InFlight => Outcome::InFlight,
+            Self::InFlight { .. } => Outcome::InFlight,
             Self::BodyTooLarge { .. } => Outcome::BodyTooLarge,
             Self::UnreadableBody => Outcome::UnreadableBody,
             Self::StoreUnavailable => Outcome::StoreUnavailable,
@@ -134,7 +137,7 @@ impl Problem {
             Self::MissingKey => "Idempotency key missing",
             Self::InvalidKey(_) => "Idempotency key invalid",
             Self::KeyReused => "Idempotency key reused for another request",
-            Self::InFlight => "A request with this idempotency key is still running",
+            Self::InFlight { .. } => "A request with this idempotency key is still running",
             Self::BodyTooLarge { .. } => "Request body too large",
             Self::StoreUnavailable | Self::Overloaded => "Idempotency store unavailable",
             Self::OutcomeUnknown => "Outcome of the first request unknown",
@@ -152,7 +155,7 @@ impl Problem {
                 "The key was used with another method, path, query or payload. Use a new key for a new operation."
                     .into()
             }
-            Self::InFlight => "Retry later with the same key.".into(),
+            Self::InFlight { .. } => "Retry later with the same key.".into(),
             Self::BodyTooLarge { limit } => format!("At most {limit} bytes are accepted here."),
             Self::UnreadableBody => "The request body could not be read to its end.".into(),
             Self::StoreUnavailable => "The operation was not run. Retry later with the same key.".into(),
@@ -174,7 +177,7 @@ impl Problem {
         match self {
             Self::MissingKey | Self::InvalidKey(_) | Self::UnreadableBody => StatusCode::BAD_REQUEST,
             Self::KeyReused => style.mismatch_status,
-            Self::InFlight => style.in_flight_status,
+            Self::InFlight { .. } => style.in_flight_status,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::StoreUnavailable | Self::Overloaded | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
             Self::OutcomeUnknown => StatusCode::CONFLICT,
@@ -185,7 +188,8 @@ impl Problem {
     /// How long a client should wait. `None`: the same request would be refused again.
     pub(crate) const fn retry_after(self) -> Option<Duration> {
         match self {
-            Self::InFlight | Self::StoreUnavailable | Self::Overloaded => Some(Duration::from_secs(1)),
+            Self::InFlight { grace: Some(left) } => Some(left),
+            Self::InFlight { grace: None } | Self::StoreUnavailable | Self::Overloaded => Some(Duration::from_secs(1)),
             Self::ShuttingDown => Some(Duration::from_secs(2)),
             // An operator has to look first.
             Self::OutcomeUnknown => Some(Duration::from_secs(60)),
@@ -198,7 +202,7 @@ impl Problem {
         let mut response = HttpResponse::build(status);
         response.insert_header((header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json")));
         if let Some(wait) = self.retry_after() {
-            response.insert_header((header::RETRY_AFTER, wait.as_secs().max(1)));
+            response.insert_header((header::RETRY_AFTER, whole_seconds(wait)));
         }
         if let Some(link) = &style.link {
             response.append_header((header::LINK, link.clone()));
@@ -214,6 +218,11 @@ impl Problem {
     }
 }
 
+/// Rounded up, and at least one.
+fn whole_seconds(wait: Duration) -> u64 {
+    (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -226,7 +235,7 @@ mod tests {
             Problem::MissingKey,
             Problem::InvalidKey(key),
             Problem::KeyReused,
-            Problem::InFlight,
+            Problem::InFlight { grace: None },
             Problem::BodyTooLarge { limit: 7 },
             Problem::UnreadableBody,
             Problem::StoreUnavailable,

@@ -130,8 +130,9 @@ impl IdempotencyInfo {
     /// ```
     #[must_use]
     pub fn derive(&self, service: &str, call: &str) -> Option<Key> {
-        let digest = Digest::new(b"derived").part(self.view()?.id.as_bytes());
-        Some(Key::derived(digest.part(service.as_bytes()).part(call.as_bytes()).finish()))
+        let mut digest = Digest::new(b"derived");
+        digest.part(self.view()?.id.as_bytes()).part(service.as_bytes()).part(call.as_bytes());
+        Some(Key::derived(digest.finish()))
     }
 
     fn claim(&self) -> Option<ClaimView> {

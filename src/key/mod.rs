@@ -6,7 +6,7 @@
 
 mod client_key;
 pub(crate) mod digest;
-pub(crate) mod encoder;
+mod encoder;
 mod fingerprint;
 mod principal;
 pub(crate) mod record_id;
@@ -15,7 +15,7 @@ mod structured_field;
 pub use self::{
     client_key::{InvalidKey, Key, Syntax},
     encoder::{BasicKeyEncoder, CanonicalJsonEncoder, DjangoKeyEncoder, KeyEncoder, KeyRequest, RequestHeaders},
-    fingerprint::Fingerprint,
-    principal::Principal,
+    fingerprint::{Fingerprint, Match},
+    principal::{Principal, PrincipalTag},
     record_id::{ParseRecordIdError, RecordId},
 };

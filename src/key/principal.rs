@@ -1,10 +1,15 @@
 //! The subject on whose behalf a request runs. Equal keys of different principals are different operations.
 
-use std::fmt;
+use std::{
+    fmt,
+    hash::{BuildHasher as _, RandomState},
+    num::NonZeroU64,
+    sync::LazyLock,
+};
 
 use actix_web::http::header::{self, HeaderMap};
 
-use super::digest::Digest;
+use super::{RecordId, digest::Digest};
 
 /// The subject on whose behalf a request runs: an account or user id, stable over token rotation.
 ///
@@ -49,7 +54,10 @@ impl Principal {
         if lines.peek().is_none() {
             return Self::anonymous();
         }
-        let digest = lines.fold(Digest::new(b"credentials"), |digest, line| digest.part(line.as_bytes()));
+        let mut digest = Digest::new(b"credentials");
+        for line in lines {
+            digest.part(line.as_bytes());
+        }
         Self(Kind::Credentials(digest.finish()))
     }
 
@@ -68,14 +76,55 @@ impl Principal {
         }
     }
 
+    /// The tag of this principal's record `id`. It differs for every record, so that a store's reader can't tell whose
+    /// records belong together, and it shows to the same principal only.
+    ///
+    /// Anonymous requests have a tag of zeros: nothing tells them apart.
+    pub(crate) fn tag(&self, id: &RecordId) -> PrincipalTag {
+        if self.is_anonymous() {
+            return PrincipalTag::default();
+        }
+        let mut digest = Digest::new(b"principal tag");
+        self.add_to(&mut digest);
+        PrincipalTag(*digest.part(id.as_bytes()).finish().first_chunk().expect("a hash has 32 bytes"))
+    }
+
+    /// A number by which a process counts what this principal uses. `None` for anonymous requests, which are not one
+    /// principal. Random per process, so that nobody can choose a subject that shares the number of another.
+    pub(crate) fn share(&self) -> Option<NonZeroU64> {
+        static STATE: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        if self.is_anonymous() {
+            return None;
+        }
+        Some(NonZeroU64::new(STATE.hash_one(self)).unwrap_or(NonZeroU64::MIN))
+    }
+
     /// Adds a tag for the kind, so that kinds can't collide, and the subject. The tags are short: with a UUID as key a
     /// record id is then one block of SHA-256.
-    pub(crate) fn add_to(&self, digest: Digest) -> Digest {
+    pub(crate) fn add_to(&self, digest: &mut Digest) {
         match &self.0 {
             Kind::Anonymous => digest.part(b"a").part(b""),
             Kind::Named(subject) => digest.part(b"n").part(subject.as_bytes()),
             Kind::Credentials(hash) => digest.part(b"c").part(hash),
-        }
+        };
+    }
+}
+
+/// Tells whether a record belongs to a principal: the first 8 bytes of SHA-256 over the principal and the record id.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PrincipalTag([u8; 8]);
+
+impl PrincipalTag {
+    /// The tag whose bytes a store has kept.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 8]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes of the tag.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 8] {
+        &self.0
     }
 }
 
@@ -86,5 +135,22 @@ impl fmt::Debug for Principal {
             Kind::Named(_) => "Principal(named)",
             Kind::Credentials(_) => "Principal(credentials)",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::{digest::Hex, record_id::RecordIds};
+
+    /// A changed byte would lose the records of every principal.
+    #[test]
+    fn principals_stay_as_they_are() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, header::HeaderValue::from_static("Bearer x"));
+        let id = RecordIds::new("", "default").of(&Principal::of_credentials(&headers), "k1", None);
+        assert_eq!(id.to_string(), "a3cb7da28414981a6d04f2eb8f0cf449988dc51cc1a197fbe41fac39d2cc3411");
+        let tag = Principal::new("alice").tag(&RecordId::from_bytes([7; 32]));
+        assert_eq!(Hex(tag.as_bytes()).to_string(), "486d3c150e044562");
     }
 }

@@ -16,14 +16,18 @@ pub(crate) struct RecordIds(Digest);
 
 impl RecordIds {
     pub(crate) fn new(namespace: &str, cache: &str) -> Self {
-        Self(Digest::new(b"id").part(namespace.as_bytes()).part(cache.as_bytes()))
+        let mut digest = Digest::new(b"id");
+        digest.part(namespace.as_bytes()).part(cache.as_bytes());
+        Self(digest)
     }
 
     /// The id of a record. `endpoint`: method and path, with `scope = endpoint`.
     pub(crate) fn of(&self, principal: &Principal, encoded: &str, endpoint: Option<(&str, &str)>) -> RecordId {
-        let mut digest = principal.add_to(self.0.clone()).part(encoded.as_bytes());
+        let mut digest = self.0.clone();
+        principal.add_to(&mut digest);
+        digest.part(encoded.as_bytes());
         if let Some((method, path)) = endpoint {
-            digest = digest.part(method.as_bytes()).part(path.as_bytes());
+            digest.part(method.as_bytes()).part(path.as_bytes());
         }
         RecordId::from_bytes(digest.finish())
     }
@@ -69,5 +73,21 @@ mod tests {
         assert_eq!(id.to_string().parse(), Ok(id));
         assert!("xyz".parse::<RecordId>().is_err());
         assert!("é".repeat(32).parse::<RecordId>().is_err());
+    }
+
+    /// A changed byte would lose every record of a shared store, and run its operations again.
+    #[test]
+    fn record_ids_stay_as_they_are() {
+        let (anonymous, alice) = (Principal::anonymous(), Principal::new("alice"));
+        let default = RecordIds::new("", "default").of(&anonymous, "k1", None);
+        assert_eq!(default.to_string(), "52aa7a311635fe4325e802de66ddfbb890f7ec222bfe4cb2216fda54fc2f5121");
+        assert_eq!(default.observed().to_string(), "e421c6851c7270978d2f53dbfd915e395aabd816f343600fe3387f46bd737c08");
+        let shop = RecordIds::new("shop", "default");
+        assert_eq!(
+            shop.of(&alice, "k1", None).to_string(),
+            "686bd2f58ab421fd4f9d21ceaddd6d78801b54e5ae6103a748effc665fe632ac"
+        );
+        let endpoint = shop.of(&alice, "k1", Some(("POST", "/payments")));
+        assert_eq!(endpoint.to_string(), "283a8779ca1cf5c073e99364cab05e6f074ec2fc9e9efac645fdd76be4d405d3");
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     app::{Idempotency, PrincipalFn},
     claim::{ClaimRequest, Claims, InFlight, at_most_a_century},
     client::problem::ProblemStyle,
-    key::{Key, KeyEncoder, KeyRequest, Principal, RecordId, record_id::RecordIds},
+    key::{Fingerprint, Key, KeyEncoder, KeyRequest, Principal, RecordId, record_id::RecordIds},
     observe::Observers,
     policy::{MatchedPath, PatternError, Policy, Rules},
     settings::{ConfigError, Scope, Settings, StorageSettings},
@@ -74,6 +74,8 @@ pub(super) struct WrapConfig {
     /// Rules from settings apply at the outermost instance of a request only.
     settings_rules: Rules,
     encoder: Arc<dyn KeyEncoder>,
+    /// The scheme of its fingerprints.
+    scheme: [u8; 2],
     principal: Option<PrincipalFn>,
 }
 
@@ -102,6 +104,7 @@ impl WrapConfig {
             Some(store) => idempotency.handle_of(&declared.name, store),
             None => declared.clone(),
         };
+        let encoder = plan.encoder.clone().unwrap_or_else(|| shared.encoder.clone());
         Ok(Self {
             style: ProblemStyle::of(&settings),
             in_flight: shared.in_flight.clone(),
@@ -111,7 +114,8 @@ impl WrapConfig {
             policy: plan.policy,
             own_rules: plan.rules()?,
             settings_rules: settings.rules()?,
-            encoder: plan.encoder.clone().unwrap_or_else(|| shared.encoder.clone()),
+            scheme: Fingerprint::scheme_of(&encoder.scheme()),
+            encoder,
             principal: plan.principal.clone().or_else(|| shared.principal.clone()),
             claims: Claims::new(handle, &settings),
             settings,
@@ -150,13 +154,13 @@ impl WrapConfig {
         &self,
         head: &HeadRef<'_>,
         key: &Key,
-        principal: &Principal,
+        principal: Principal,
         body: &[Bytes],
         if_completed: IfCompleted,
     ) -> (RecordId, ClaimRequest) {
         let request = KeyRequest {
             key,
-            principal,
+            principal: &principal,
             method: head.method,
             path: head.uri.path(),
             query: head.uri.query().unwrap_or_default(),
@@ -165,9 +169,11 @@ impl WrapConfig {
         };
         let endpoint = (self.settings.scope == Scope::Endpoint).then_some((request.method.as_str(), request.path));
         let encoded = self.encoder.encode(&request);
-        let id = self.record_ids.of(principal, &encoded, endpoint);
-        let fingerprint = self.encoder.fingerprint(&request);
-        (id, ClaimRequest { id: self.settings.mode.record_id(id), fingerprint, if_completed })
+        let id = self.record_ids.of(&principal, &encoded, endpoint);
+        let target = Fingerprint::target_of(head.method.as_str(), request.path);
+        let fingerprint = Fingerprint::new(self.scheme, target, self.encoder.fingerprint(&request));
+        let claim_request = ClaimRequest { id: self.settings.mode.record_id(id), fingerprint, principal, if_completed };
+        (id, claim_request)
     }
 }
 

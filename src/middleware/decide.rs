@@ -18,7 +18,7 @@ use crate::{
     claim::{ClaimAnswer, ClaimRequest, HeldClaim, Refused},
     client::problem::Problem,
     handler::Stage,
-    key::{Key, RecordId, RequestHeaders},
+    key::{Key, Principal, RecordId, RequestHeaders},
     observe::Outcome,
     record::StoredResponse,
     settings::{OnError, Settings},
@@ -97,7 +97,7 @@ where
                 Ok(response) => Decision::Replay(response),
                 Err(unreadable) => self.without_an_answer(&unreadable.into()),
             },
-            Ok(ClaimAnswer::InFlight) => Decision::Refuse(Problem::InFlight),
+            Ok(ClaimAnswer::InFlight(grace)) => Decision::Refuse(Problem::InFlight { grace }),
             Ok(ClaimAnswer::Mismatch) => Decision::Refuse(Problem::KeyReused),
             Ok(ClaimAnswer::OwnerLost) => Decision::Refuse(Problem::OutcomeUnknown),
             Err(error) => self.without_an_answer(&error),
@@ -127,9 +127,10 @@ where
         if self.principal.is_anonymous() {
             warn_of_anonymous_cookie(self.pending.head().headers);
         }
+        let principal = mem::replace(&mut self.principal, Principal::anonymous());
         let if_completed = if self.policy.is_manual() { IfCompleted::Rerun } else { IfCompleted::Replay };
         let (id, request) =
-            self.config.claim_request(&self.pending.head(), &key, &self.principal, self.body.pieces(), if_completed);
+            self.config.claim_request(&self.pending.head(), &key, principal, self.body.pieces(), if_completed);
         self.operation.recorder.asks_for(request.id);
         self.asked = Some((key, id));
         request

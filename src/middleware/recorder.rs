@@ -101,7 +101,7 @@ impl OutcomeRecorder {
     /// A record is on its way to the store, and arrives there whatever happens to the request.
     pub(super) fn writes(&mut self, record: &Record) {
         if let Some(draft) = &mut self.0 {
-            draft.stored_bytes = Some(record.as_bytes().len());
+            draft.stored_bytes = Some(record.len());
             draft.outcome = Outcome::WrittenBehind;
         }
     }

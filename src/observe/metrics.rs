@@ -9,11 +9,12 @@ pub(crate) use self::facade::*;
 #[cfg(not(feature = "metrics"))]
 pub(crate) use self::nothing::*;
 
-/// The part of a completed record that a full memory store gave up.
+/// What a full memory store gave up: the body of a completed record, all of it, or a record without a response.
 #[derive(Clone, Copy)]
 pub(crate) enum Evicted {
     Body,
     Record,
+    Unfinished,
 }
 
 /// One write-behind under way: of a response, or of the release of a claim.
@@ -48,21 +49,28 @@ mod facade {
     const STORED_BYTES: &str = "idempotency_stored_bytes";
     const EVICTIONS: &str = "idempotency_evictions_total";
     const LEASES_LOST: &str = "idempotency_leases_lost_total";
+    const CLAIMS_RESTORED: &str = "idempotency_claims_restored_total";
+    const OTHER_SCHEMES: &str = "idempotency_other_schemes_total";
     const TAKE_OVERS: &str = "idempotency_take_overs_total";
     const WRITES_BEHIND: &str = "idempotency_writes_behind";
     const WRITES_LOST: &str = "idempotency_writes_lost_total";
 
     /// Describes every metric to the recorder, which must be installed before.
     pub(crate) fn describe() {
-        describe_counter!(REQUESTS, "Requests that an instance governed, by outcome");
+        describe_counter!(REQUESTS, "Requests under a wrap that named an outcome, by outcome");
         describe_gauge!(IN_FLIGHT, "Protected operations from the question for their claim on, writes behind included");
         describe_histogram!(WAITED, Unit::Seconds, "How long duplicates waited for the first request");
         describe_histogram!(STORE_CALLS, Unit::Seconds, "How long a call to the store took");
         describe_counter!(STORE_ERRORS, "Calls to the store that failed or were not answered in time");
         describe_histogram!(STORED_BYTES, Unit::Bytes, "The size of records that were written");
-        describe_counter!(EVICTIONS, "What a full memory store gave up: bodies or whole records");
-        describe_counter!(LEASES_LOST, "Leases that somebody else had taken when they were to be renewed");
-        describe_counter!(TAKE_OVERS, "Operations that ran because their owner before was lost");
+        describe_counter!(EVICTIONS, "What a full memory store gave up: bodies, completed records, or unfinished ones");
+        describe_counter!(LEASES_LOST, "Leases that another owner had taken when they were to be renewed");
+        describe_counter!(CLAIMS_RESTORED, "Claims of running operations that the store lost and took back");
+        describe_counter!(
+            OTHER_SCHEMES,
+            "Keys that were compared by method and path only, since settings have changed"
+        );
+        describe_counter!(TAKE_OVERS, "Operations that ran because an earlier owner was lost");
         describe_gauge!(WRITES_BEHIND, "Writes that the store could not take in time and that are tried again");
         describe_counter!(WRITES_LOST, "Responses of finished operations that could not be stored at all");
     }
@@ -96,12 +104,21 @@ mod facade {
         let what = match what {
             Evicted::Body => "body",
             Evicted::Record => "record",
+            Evicted::Unfinished => "unfinished",
         };
         counter!(EVICTIONS, "what" => what).increment(1);
     }
 
     pub(crate) fn lease_lost() {
         counter!(LEASES_LOST).increment(1);
+    }
+
+    pub(crate) fn claim_restored() {
+        counter!(CLAIMS_RESTORED).increment(1);
+    }
+
+    pub(crate) fn other_scheme() {
+        counter!(OTHER_SCHEMES).increment(1);
     }
 
     pub(crate) fn write_lost() {
@@ -157,6 +174,8 @@ mod nothing {
     pub(crate) const fn operation_ends() {}
     pub(crate) const fn evicted(_: Evicted) {}
     pub(crate) const fn lease_lost() {}
+    pub(crate) const fn claim_restored() {}
+    pub(crate) const fn other_scheme() {}
     pub(crate) const fn write_lost() {}
 
     impl WriteBehind {

@@ -175,6 +175,9 @@ pub struct Limits {
     pub max_run: Duration,
     /// `max_in_flight`: how many protected operations may run at a time; beyond: 503.
     pub max_in_flight: usize,
+    /// `principal_share`: the part of `storage.max_entries`, `storage.max_bytes` and `max_in_flight` that one principal
+    /// may use, between 0 and 1.
+    pub principal_share: f64,
     /// `drain_timeout`: how long shutdown waits for operations, and how long a stream whose client left is read on.
     pub drain_timeout: Duration,
 }
@@ -279,7 +282,12 @@ impl Settings {
                 timeout: if django { Duration::from_millis(100) } else { Duration::ZERO },
                 max_waiters: 32,
             },
-            limits: Limits { max_run: seconds(15 * 60), max_in_flight: 10_000, drain_timeout: seconds(30) },
+            limits: Limits {
+                max_run: seconds(15 * 60),
+                max_in_flight: 10_000,
+                principal_share: 0.5,
+                drain_timeout: seconds(30),
+            },
         }
     }
 

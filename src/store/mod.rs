@@ -16,8 +16,8 @@ pub use self::{
     clock::Clock,
     contract::{
         Acquired, Begin, BeginRequest, Claim, Completion, Forgotten, Found, IfCompleted, Inspection, Location,
-        LocationError, OnFull, OnUnknown, OwnerToken, RecordState, ReleaseAs, Renewal, StartupCheck, Store, StoreError,
-        StoreFuture, Wait,
+        LocationError, Moment, OnFull, OnUnknown, OwnerToken, RecordState, ReleaseAs, Renewal, Restore, Saved,
+        StartupCheck, Step, Store, StoreError, StoreFuture, Wait,
     },
     key_value::{ComposedStore, Lock, Storage, ThreadLock},
     memory::{MemoryLimits, MemoryStore},

@@ -12,8 +12,8 @@ use crate::{
     key::RecordId,
     record::Record,
     store::{
-        Begin, BeginRequest, Claim, Completion, Forgotten, Inspection, ReleaseAs, Renewal, Store, StoreError,
-        StoreFuture,
+        Begin, BeginRequest, Claim, Completion, Forgotten, Inspection, ReleaseAs, Renewal, Restore, Saved, Step, Store,
+        StoreError, StoreFuture,
     },
 };
 
@@ -25,6 +25,10 @@ pub enum Call {
     Begin,
     /// [`Store::renew`].
     Renew,
+    /// [`Store::restore`].
+    Restore,
+    /// [`Store::save_step`].
+    SaveStep,
     /// [`Store::complete`].
     Complete,
     /// [`Store::release`].
@@ -125,6 +129,14 @@ impl<S: Store> Store for FaultyStore<S> {
 
     fn renew<'a>(&'a self, claim: &'a Claim, lease: Duration) -> StoreFuture<'a, Renewal> {
         self.call(Call::Renew, move || self.store.renew(claim, lease))
+    }
+
+    fn restore<'a>(&'a self, claim: &'a Claim, restore: &'a Restore) -> StoreFuture<'a, Renewal> {
+        self.call(Call::Restore, move || self.store.restore(claim, restore))
+    }
+
+    fn save_step<'a>(&'a self, claim: &'a Claim, step: &'a Step) -> StoreFuture<'a, Saved> {
+        self.call(Call::SaveStep, move || self.store.save_step(claim, step))
     }
 
     fn complete<'a>(&'a self, claim: &'a Claim, record: &'a Record, ttl: Duration) -> StoreFuture<'a, Completion> {

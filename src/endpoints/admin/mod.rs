@@ -53,7 +53,7 @@ impl Idempotency {
     /// |---|---|
     /// | `GET` the scope itself | the page |
     /// | `GET status` | what runs, the mode, the caches |
-    /// | `GET records?cache=&limit=&after=&id=&state=&status=&replayed=` | a page of records; `id`: how it begins, as the log shows it; `state`: `in-flight`, `owner-lost`, `completed`; `status`: a list such as `2xx,!204`; `next` goes on |
+    /// | `GET records?cache=&limit=&after=&id=&state=&status=&replayed=` | a page of records; `id`: how it begins, as the log shows it; `state`: `in-flight`, `lapsed`, `lost`, `free`, `completed`, or `unfinished` for all but the last; `status`: a list such as `2xx,!204`; `next` goes on |
     /// | `GET records/{cache}/{id}?body=true` | one record; its body only when asked for |
     /// | `POST find` with `cache`, `key`, and `principal` or `authorization`, `method` and `path` with `scope = endpoint` | the record of a key |
     /// | `POST records/{cache}/{id}/forget` with a `reason` | frees the key; the log says why |

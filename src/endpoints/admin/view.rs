@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::{
     app::Idempotency,
     key::digest::hex,
-    record::{OBSERVED, StoredResponse},
+    record::{OBSERVED, Record, StoredResponse},
     store::Inspection,
 };
 
@@ -52,6 +52,13 @@ pub(super) struct Row<'a> {
     state: &'static str,
     owner: Option<String>,
     attempt: u32,
+    /// Whether an owner was lost while it ran, and no response was stored since.
+    lost_owner: Option<bool>,
+    /// The status of a response that was not stored, where a client was promised an answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_stored: Option<u16>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    steps: Vec<StepRow>,
     replays: Option<u64>,
     first_seen: Option<String>,
     last_seen: Option<String>,
@@ -59,6 +66,13 @@ pub(super) struct Row<'a> {
     /// Whether the record was only observed (`mode = observe`). Known once it has a response.
     observed: bool,
     response: Option<Response>,
+}
+
+#[derive(Serialize)]
+struct StepRow {
+    name: String,
+    /// The size of the result. `None`: the step was started, and its result is not known.
+    result_bytes: Option<usize>,
 }
 
 #[derive(Serialize)]
@@ -97,7 +111,7 @@ impl<'a> Status<'a> {
 
 impl<'a> Row<'a> {
     pub(super) fn of(cache: &'a str, record: &Inspection) -> Self {
-        let bytes = record.record.as_ref().map_or(0, |record| record.as_bytes().len());
+        let bytes = record.record.as_ref().map_or(0, Record::len);
         let response = record.record.as_ref().and_then(|record| record.response().ok());
         Self {
             cache,
@@ -105,6 +119,9 @@ impl<'a> Row<'a> {
             state: record.state.name(),
             owner: record.owner.map(|owner| hex(&owner.as_bytes()[..4])),
             attempt: record.attempt,
+            lost_owner: record.lost_owner,
+            not_stored: record.not_stored,
+            steps: record.steps.iter().map(StepRow::of).collect(),
             replays: record.replays,
             first_seen: record.first_seen.map(date),
             last_seen: record.last_seen.map(date),
@@ -118,6 +135,12 @@ impl<'a> Row<'a> {
                 body: None,
             }),
         }
+    }
+}
+
+impl StepRow {
+    fn of((name, result_bytes): &(Box<str>, Option<usize>)) -> Self {
+        Self { name: name.to_string(), result_bytes: *result_bytes }
     }
 }
 

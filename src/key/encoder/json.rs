@@ -1,19 +1,18 @@
 //! Compares JSON bodies by their values instead of their bytes.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt};
+use std::{borrow::Cow, collections::HashSet, fmt, ops::Range};
 
-use actix_web::http::header;
+use actix_web::http::header::{self, HeaderValue};
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 use super::{KeyEncoder, KeyRequest, head_digest, raw_fingerprint};
-use crate::key::{Fingerprint, digest::Digest};
 
 /// As [`BasicKeyEncoder`](super::BasicKeyEncoder), but two JSON bodies are the same payload when their values are equal
 /// (`encoder = canonical-json`): white space, the order of members and the spelling of strings don't count.
 ///
-/// Integers of up to 64 bits are compared exactly, other numbers as doubles, as RFC 8785 has it; `1` and `1.0` differ.
-/// A body that is no JSON, is compressed, has a member twice or a number too large for a double's precision is compared
-/// byte by byte.
+/// Integers of up to 64 bits are compared exactly, other numbers as doubles; `1` and `1.0` differ, `0` and `-0` don't.
+/// A body is compared byte by byte when it is no JSON, is compressed, has a member twice, or has a number with more
+/// digits than a double can tell apart.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CanonicalJsonEncoder;
 
@@ -26,10 +25,13 @@ impl KeyEncoder for CanonicalJsonEncoder {
         true
     }
 
-    fn fingerprint(&self, request: &KeyRequest<'_>) -> Fingerprint {
+    fn fingerprint(&self, request: &KeyRequest<'_>) -> [u8; 32] {
         let canonical = is_plain_json(request).then(|| canonical(&whole(request))).flatten();
         match canonical {
-            Some(value) => Fingerprint::from_bytes(head_digest(b"json request", request).part(&value).finish()),
+            Some(value) => {
+                let kind = request.headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+                head_digest(b"json request", request).part(kind).rest([&value[..]]).finish()
+            }
             None => raw_fingerprint(request),
         }
     }
@@ -50,84 +52,161 @@ fn is_plain_json(request: &KeyRequest<'_>) -> bool {
         && field(header::CONTENT_ENCODING).is_none_or(|coding| coding.eq_ignore_ascii_case("identity"))
 }
 
-/// A hash of the value that a JSON text denotes. `None`: the text is no JSON, or can't be compared safely.
-pub(crate) fn canonical(text: &[u8]) -> Option<[u8; 32]> {
+/// The value that a JSON text denotes, written in one way only. `None`: the text is no JSON, or can't be compared
+/// safely.
+pub(crate) fn canonical(text: &[u8]) -> Option<Vec<u8>> {
+    if !doubles_tell_numbers_apart(text) {
+        return None;
+    }
     let mut reader = serde_json::Deserializer::from_slice(text);
-    let value = Canonical.deserialize(&mut reader).ok()?;
+    let mut value = Vec::with_capacity(text.len());
+    Canonical(&mut value).deserialize(&mut reader).ok()?;
     reader.end().is_ok().then_some(value)
 }
 
-/// Reads one value into its hash. serde_json bounds the depth.
-#[derive(Clone, Copy)]
-struct Canonical;
+/// Whether each number with a fraction or an exponent has at most 15 significant digits, which a double keeps apart.
+/// `text` need not be JSON: then this may be wrong, and the reader refuses the text.
+fn doubles_tell_numbers_apart(text: &[u8]) -> bool {
+    let mut rest = text;
+    while let Some((&first, after)) = rest.split_first() {
+        match first {
+            b'"' => {
+                rest = after;
+                while let Some((&byte, after)) = rest.split_first() {
+                    rest = after;
+                    match byte {
+                        b'"' => break,
+                        b'\\' => rest = rest.get(1..).unwrap_or_default(),
+                        _ => {}
+                    }
+                }
+            }
+            b'-' | b'0'..=b'9' => {
+                let is_part = |byte: &&u8| byte.is_ascii_digit() || b"+-.eE".contains(byte);
+                let (number, after) = rest.split_at(rest.iter().take_while(is_part).count());
+                if !is_exact(number) {
+                    return false;
+                }
+                rest = after;
+            }
+            _ => rest = after,
+        }
+    }
+    true
+}
 
-impl<'de> DeserializeSeed<'de> for Canonical {
-    type Value = [u8; 32];
+/// Whether no other number of this form is the same double. Integers are compared as integers, if they have 64 bits.
+fn is_exact(number: &[u8]) -> bool {
+    let is_exponent = |byte: &u8| matches!(byte, b'e' | b'E');
+    let mantissa = number.split(is_exponent).next().unwrap_or_default();
+    if !number.iter().any(|byte| *byte == b'.' || is_exponent(byte)) {
+        return true;
+    }
+    let digits = mantissa.iter().filter(|byte| byte.is_ascii_digit());
+    let significant = digits.skip_while(|digit| **digit == b'0').count();
+    let exponent = std::str::from_utf8(&number[mantissa.len()..]).unwrap_or_default();
+    let exponent = exponent.get(1..).map_or(Some(0), |text| text.parse::<i32>().ok());
+    // Far from the ends of the range of doubles, where they lose precision.
+    significant <= 15 && exponent.is_some_and(|exponent| exponent.abs() <= 250) && mantissa.len() <= 40
+}
 
-    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<[u8; 32], D::Error> {
+/// Writes one value to the end of a buffer. serde_json bounds the depth.
+struct Canonical<'a>(&'a mut Vec<u8>);
+
+impl Canonical<'_> {
+    fn scalar(self, kind: u8, value: &[u8]) {
+        self.0.push(kind);
+        self.0.extend_from_slice(value);
+    }
+
+    fn sized(self, kind: u8, value: &[u8]) {
+        self.0.push(kind);
+        self.0.extend((value.len() as u64).to_le_bytes());
+        self.0.extend_from_slice(value);
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Canonical<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<(), D::Error> {
         reader.deserialize_any(self)
     }
 }
 
-fn scalar(kind: &[u8], value: &[u8]) -> [u8; 32] {
-    Digest::new(kind).part(value).finish()
-}
-
-impl<'de> Visitor<'de> for Canonical {
-    type Value = [u8; 32];
+impl<'de> Visitor<'de> for Canonical<'_> {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("JSON")
     }
 
-    fn visit_unit<E>(self) -> Result<[u8; 32], E> {
-        Ok(scalar(b"null", b""))
+    fn visit_unit<E>(self) -> Result<(), E> {
+        self.scalar(b'n', &[]);
+        Ok(())
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<[u8; 32], E> {
-        Ok(scalar(b"bool", &[u8::from(value)]))
+    fn visit_bool<E>(self, value: bool) -> Result<(), E> {
+        self.scalar(if value { b't' } else { b'f' }, &[]);
+        Ok(())
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<[u8; 32], E> {
-        Ok(scalar(b"integer", &i128::from(value).to_le_bytes()))
+    fn visit_u64<E>(self, value: u64) -> Result<(), E> {
+        self.scalar(b'i', &i128::from(value).to_le_bytes());
+        Ok(())
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<[u8; 32], E> {
-        Ok(scalar(b"integer", &i128::from(value).to_le_bytes()))
+    fn visit_i64<E>(self, value: i64) -> Result<(), E> {
+        self.scalar(b'i', &i128::from(value).to_le_bytes());
+        Ok(())
     }
 
-    fn visit_f64<E: Error>(self, value: f64) -> Result<[u8; 32], E> {
+    fn visit_f64<E: Error>(self, value: f64) -> Result<(), E> {
+        // `-0` is read as a double, and is equal to the integer (RFC 8785).
+        if value == 0.0 {
+            return self.visit_u64(0);
+        }
         // Beyond 2^53, different integers are the same double.
         if value.abs() >= 9_007_199_254_740_992.0 {
             return Err(E::custom("a number that a double can't tell from others"));
         }
-        Ok(scalar(b"double", &value.to_bits().to_le_bytes()))
+        self.scalar(b'd', &value.to_bits().to_le_bytes());
+        Ok(())
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<[u8; 32], E> {
-        Ok(scalar(b"string", value.as_bytes()))
+    fn visit_str<E>(self, value: &str) -> Result<(), E> {
+        self.sized(b's', value.as_bytes());
+        Ok(())
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<[u8; 32], A::Error> {
-        let mut digest = Digest::new(b"array");
-        while let Some(item) = items.next_element_seed(self)? {
-            digest = digest.part(&item);
-        }
-        Ok(digest.finish())
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        self.0.push(b'[');
+        while items.next_element_seed(Canonical(self.0))?.is_some() {}
+        self.0.push(b']');
+        Ok(())
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<[u8; 32], A::Error> {
-        let mut sorted = BTreeMap::new();
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
+        self.0.push(b'{');
+        let start = self.0.len();
+        let (mut names, mut seen): (Vec<(String, Range<usize>)>, HashSet<String>) = Default::default();
         while let Some(name) = members.next_key::<String>()? {
-            let value = members.next_value_seed(self)?;
-            if sorted.insert(name, value).is_some() {
+            let from = self.0.len();
+            Canonical(self.0).sized(b's', name.as_bytes());
+            members.next_value_seed(Canonical(self.0))?;
+            if !seen.insert(name.clone()) {
                 return Err(A::Error::custom("a member twice"));
             }
+            names.push((name, from..self.0.len()));
         }
-        let digest = sorted
-            .iter()
-            .fold(Digest::new(b"object"), |digest, (name, value)| digest.part(name.as_bytes()).part(value));
-        Ok(digest.finish())
+        if !names.is_sorted_by(|(a, _), (b, _)| a < b) {
+            names.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+            let sorted: Vec<u8> = names.iter().flat_map(|(_, range)| &self.0[range.clone()]).copied().collect();
+            self.0.truncate(start);
+            self.0.extend(sorted);
+        }
+        self.0.push(b'}');
+        Ok(())
     }
 }
 
@@ -146,6 +225,7 @@ mod tests {
     fn how_json_is_written_does_not_count() {
         assert!(same(r#"{"a":1,"b":[true,null,"x"]}"#, " { \"b\" : [ true , null , \"\\u0078\" ], \"a\":1 }\n"));
         assert!(same("1.50", "1.5"));
+        assert!(same("[0, -0]", "[-0, 0]"), "RFC 8785");
         assert!(same("[]", " [ ] "));
     }
 
@@ -171,9 +251,21 @@ mod tests {
     #[test]
     fn what_can_not_be_compared_safely_is_not() {
         let deep = "[".repeat(100_000);
-        for text in
-            ["", "{", "nul", "1 2", r#"{"a":1,"a":2}"#, "100000000000000000001", "1e300", "\"\\ud800\"", deep.as_str()]
-        {
+        for text in [
+            "",
+            "{",
+            "nul",
+            "1 2",
+            r#"{"a":1,"a":2}"#,
+            "100000000000000000001",
+            "1e300",
+            "\"\\ud800\"",
+            // Two amounts that are the same double.
+            "1.000000000000000001",
+            r#"{"amount":1234567890123456.78}"#,
+            "0.1e-300",
+            deep.as_str(),
+        ] {
             assert_eq!(canonical(text.as_bytes()), None, "{}", &text[..text.len().min(30)]);
         }
     }

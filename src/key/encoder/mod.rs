@@ -1,6 +1,7 @@
 //! Makes two things of a request: the text that finds its record, and the fingerprint that checks it.
 
 mod json;
+mod multipart;
 
 use std::borrow::Cow;
 
@@ -14,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 pub use self::json::CanonicalJsonEncoder;
 
 use super::{
-    Fingerprint, Key, Principal,
+    Key, Principal,
     digest::{Digest, hex},
 };
 
@@ -113,27 +114,43 @@ pub trait KeyEncoder: Send + Sync + 'static {
 
     /// The fingerprint: it must be equal when the key comes again, otherwise the answer is `mismatch_status_code`.
     ///
-    /// The default hashes method, path, query, `Content-Type`, `Content-Encoding` and the bytes of the body.
-    fn fingerprint(&self, request: &KeyRequest<'_>) -> Fingerprint {
+    /// The default hashes method, path, query, `Content-Type`, `Content-Encoding` and the bytes of the body. A
+    /// `multipart/form-data` is hashed by its parts, without the boundary, which clients make anew for each attempt.
+    fn fingerprint(&self, request: &KeyRequest<'_>) -> [u8; 32] {
         raw_fingerprint(request)
+    }
+
+    /// The name of the scheme by which this encoder makes fingerprints. Default: the name of its type.
+    ///
+    /// Fingerprints of two schemes can't be compared: of two processes that use different schemes, for example during a
+    /// deploy that changes the encoder, each takes the other's records for the same operation when method and path are
+    /// equal.
+    fn scheme(&self) -> Cow<'static, str> {
+        Cow::Borrowed(std::any::type_name::<Self>())
     }
 }
 
 /// The default fingerprint.
-fn raw_fingerprint(request: &KeyRequest<'_>) -> Fingerprint {
-    let digest = head_digest(b"request", request).rest(request.body.iter().map(|piece| &piece[..]));
-    Fingerprint::from_bytes(digest.finish())
+fn raw_fingerprint(request: &KeyRequest<'_>) -> [u8; 32] {
+    let content_type = request.headers.get(header::CONTENT_TYPE);
+    let mut digest = head_digest(b"request", request);
+    if multipart::add_parts(&mut digest, content_type, request.body) {
+        return digest.finish();
+    }
+    digest.part(content_type.map_or(&b""[..], HeaderValue::as_bytes));
+    digest.rest(request.body.iter().map(|piece| &piece[..])).finish()
 }
 
-/// The part of a fingerprint that does not depend on the body.
+/// The parts of a fingerprint that depend neither on the body nor on its type.
 fn head_digest(domain: &[u8], request: &KeyRequest<'_>) -> Digest {
-    let field = |name| request.headers.get(name).map_or(&b""[..], HeaderValue::as_bytes);
-    Digest::new(domain)
+    let coding = request.headers.get(header::CONTENT_ENCODING).map_or(&b""[..], HeaderValue::as_bytes);
+    let mut digest = Digest::new(domain);
+    digest
         .part(request.method.as_str().as_bytes())
         .part(request.path.as_bytes())
         .part(request.query.as_bytes())
-        .part(field(header::CONTENT_TYPE))
-        .part(field(header::CONTENT_ENCODING))
+        .part(coding);
+    digest
 }
 
 /// The default encoder (`encoder = basic`): the key finds the record, and the rest of the request is its fingerprint.
@@ -153,9 +170,10 @@ impl KeyEncoder for BasicKeyEncoder {
 /// Bit-compatible with django-idempotency-key 1.1.0 (`encoder = django`): lower-case hexadecimal SHA-256 of key, path,
 /// method and body, without separators.
 ///
-/// Another body, path or method under one key is then another record, not a mismatch. The hash is ambiguous by
-/// definition (key `a/api` with path `/orders` equals key `a` with path `/api/orders`); the fingerprint, which is not,
-/// turns such a collision into a mismatch.
+/// Another body, path or method under one key is then another record, not a mismatch. Query and content type are not
+/// part of the hash, so a request that differs in them only is a retry. The hash is ambiguous by definition: key
+/// `a/api` with path `/orders` equals key `a` with path `/api/orders`. The fingerprint covers the same parts with their
+/// lengths, and turns such a collision into a mismatch.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DjangoKeyEncoder;
 
@@ -163,16 +181,28 @@ impl KeyEncoder for DjangoKeyEncoder {
     fn encode<'a>(&self, request: &KeyRequest<'a>) -> Cow<'a, str> {
         let mut hash = Sha256::new();
         hash.update(request.key.as_str());
-        // Django hashes the decoded path.
-        for piece in percent_encoding::percent_decode_str(request.path) {
-            hash.update([piece]);
-        }
+        hash.update(decoded_path(request));
         hash.update(request.method.as_str());
         for piece in request.body {
             hash.update(piece);
         }
         Cow::Owned(hex(&hash.finalize()))
     }
+
+    fn fingerprint(&self, request: &KeyRequest<'_>) -> [u8; 32] {
+        let mut digest = Digest::new(b"django");
+        digest
+            .part(request.key.as_str().as_bytes())
+            .part(&decoded_path(request))
+            .part(request.method.as_str().as_bytes())
+            .rest(request.body.iter().map(|piece| &piece[..]));
+        digest.finish()
+    }
+}
+
+/// The path without percent-encoding, as Django hashes it.
+fn decoded_path(request: &KeyRequest<'_>) -> Vec<u8> {
+    percent_encoding::percent_decode_str(request.path).collect()
 }
 
 #[cfg(test)]

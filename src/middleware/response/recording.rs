@@ -180,7 +180,7 @@ impl<B: MessageBody + 'static> RecordedStream<B> {
     fn store(&mut self) {
         if let Some(held) = self.operation.held.take() {
             let record = match self.copy.take() {
-                Some(body) => self.without_body.with_body(Some(&body)),
+                Some(body) => self.without_body.with_body(&body),
                 None => self.without_body.clone(),
             };
             self.operation.recorder.writes(&record);

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Claim, OnUnknown, OwnerToken};
+use super::{Claim, OnUnknown, OwnerToken, Step};
 use crate::{
-    key::{Fingerprint, RecordId},
+    key::{Fingerprint, Principal, RecordId},
     record::Record,
 };
 
@@ -14,7 +14,7 @@ use crate::{
 /// use std::time::Duration;
 /// use actix_idempotency::{key::{Fingerprint, RecordId}, store::{BeginRequest, OwnerToken}};
 ///
-/// let (id, fingerprint) = (RecordId::from_bytes([1; 32]), Fingerprint::from_bytes([2; 32]));
+/// let (id, fingerprint) = (RecordId::from_bytes([1; 32]), Fingerprint::new([0; 2], [1; 8], [2; 32]));
 /// let request = BeginRequest::new(id, fingerprint, OwnerToken::random()).lease(Duration::from_secs(10));
 /// # let _ = request;
 /// ```
@@ -25,11 +25,16 @@ pub struct BeginRequest {
     pub id: RecordId,
     /// Which operation. Another fingerprint under the same id is a mismatch.
     pub fingerprint: Fingerprint,
+    /// On whose behalf. Default: anonymous.
+    pub principal: Principal,
     /// Who asks. Made before the first call, and the same when the call is repeated.
     pub token: OwnerToken,
     /// How long the claim lasts without renewal. Default: 30 s.
     pub lease: Duration,
-    /// How long a claim whose owner was lost stays visible after its lease. Default: 24 h.
+    /// For how long the record answers as in flight after its lapsed lease was noticed, so that an owner that was only
+    /// stalled can come back. Default: none.
+    pub grace: Duration,
+    /// How long a record without a response is kept, from its last change. Default: 24 h.
     pub keep: Duration,
     /// The reaction to a record that is completed already. Default: [`IfCompleted::Replay`].
     pub if_completed: IfCompleted,
@@ -44,12 +49,28 @@ impl BeginRequest {
         Self {
             id,
             fingerprint,
+            principal: Principal::anonymous(),
             token,
             lease: Duration::from_secs(30),
+            grace: Duration::ZERO,
             keep: Duration::from_secs(24 * 60 * 60),
             if_completed: IfCompleted::Replay,
             on_unknown: OnUnknown::Rerun,
         }
+    }
+
+    /// Sets [`principal`](Self::principal).
+    #[must_use]
+    pub fn principal(mut self, principal: Principal) -> Self {
+        self.principal = principal;
+        self
+    }
+
+    /// Sets [`grace`](Self::grace).
+    #[must_use]
+    pub const fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
     }
 
     /// Sets [`lease`](Self::lease).
@@ -114,13 +135,31 @@ pub struct Acquired {
     pub claim: Claim,
     /// With [`IfCompleted::Rerun`]: the completed record beneath the claim.
     pub previous: Option<Record>,
+    /// The steps that earlier attempts have saved.
+    pub steps: Vec<Step>,
+    /// Whether the record has a fingerprint of another scheme, which counts as equal.
+    pub other_scheme: bool,
 }
 
 impl Acquired {
     /// A claim on a record without a stored response.
     #[must_use]
     pub const fn new(claim: Claim) -> Self {
-        Self { claim, previous: None }
+        Self { claim, previous: None, steps: Vec::new(), other_scheme: false }
+    }
+
+    /// Sets [`steps`](Self::steps).
+    #[must_use]
+    pub fn steps(mut self, steps: Vec<Step>) -> Self {
+        self.steps = steps;
+        self
+    }
+
+    /// Sets [`other_scheme`](Self::other_scheme).
+    #[must_use]
+    pub const fn other_scheme(mut self, other_scheme: bool) -> Self {
+        self.other_scheme = other_scheme;
+        self
     }
 
     /// Sets [`previous`](Self::previous).
@@ -135,15 +174,23 @@ impl Acquired {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Wait {
-    /// How long the lease of the other request still lasts, if it is not renewed.
-    pub retry_after: Duration,
+    /// How long the lease, or the grace after it, still lasts. After that it makes sense to ask again.
+    pub left: Duration,
+    /// Whether the lease is over, and its owner may still come back within the grace.
+    pub lapsed: bool,
 }
 
 impl Wait {
-    /// The other request's lease lasts so long.
+    /// The other request's lease lasts so long, if it is not renewed.
     #[must_use]
-    pub const fn new(retry_after: Duration) -> Self {
-        Self { retry_after }
+    pub const fn lease(left: Duration) -> Self {
+        Self { left, lapsed: false }
+    }
+
+    /// The lease of the other request is over, and the grace lasts so long.
+    #[must_use]
+    pub const fn grace(left: Duration) -> Self {
+        Self { left, lapsed: true }
     }
 }
 
@@ -155,12 +202,21 @@ pub struct Found {
     pub record: Record,
     /// How long it is still kept.
     pub remaining: Duration,
+    /// Whether the record has a fingerprint of another scheme, which counts as equal.
+    pub other_scheme: bool,
 }
 
 impl Found {
     /// This response is kept for `remaining`.
     #[must_use]
     pub const fn new(record: Record, remaining: Duration) -> Self {
-        Self { record, remaining }
+        Self { record, remaining, other_scheme: false }
+    }
+
+    /// Sets [`other_scheme`](Self::other_scheme).
+    #[must_use]
+    pub const fn other_scheme(mut self, other_scheme: bool) -> Self {
+        self.other_scheme = other_scheme;
+        self
     }
 }

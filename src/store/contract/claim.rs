@@ -1,10 +1,10 @@
 //! A claim: the right to run one operation, and what can become of it.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
-use super::BeginRequest;
+use super::{BeginRequest, Step};
 use crate::{
-    key::{Fingerprint, RecordId},
+    key::{Fingerprint, PrincipalTag, RecordId},
     record::Record,
 };
 
@@ -22,22 +22,47 @@ pub struct Claim {
     pub attempt: u32,
     /// The fencing token: grows with every claim of the same key, so that another system can refuse a late writer.
     pub fence: u64,
-    /// Whether the previous owner was lost while it ran.
+    /// Whether an earlier owner was lost while it ran, and no response was stored since.
     pub taken_over: bool,
+    /// How often the record was completed before: more than 0 for a manual claim over a completed record.
+    pub completions: u32,
+    /// For how long the record answers as in flight after a lapsed lease was noticed.
+    pub grace: Duration,
+    /// How long a record without a response is kept.
+    pub keep: Duration,
+    /// Whose record it is.
+    pub principal: PrincipalTag,
 }
 
 impl Claim {
     /// The claim that a store grants to `request`. It takes nothing over.
     #[must_use]
-    pub const fn new(request: &BeginRequest, attempt: u32, fence: u64) -> Self {
-        let BeginRequest { id, fingerprint, token, .. } = *request;
-        Self { id, fingerprint, token, attempt, fence, taken_over: false }
+    pub fn new(request: &BeginRequest, attempt: u32, fence: u64) -> Self {
+        Self {
+            id: request.id,
+            fingerprint: request.fingerprint,
+            token: request.token,
+            attempt,
+            fence,
+            taken_over: false,
+            completions: 0,
+            grace: request.grace,
+            keep: request.keep,
+            principal: request.principal.tag(&request.id),
+        }
     }
 
     /// Sets [`taken_over`](Self::taken_over).
     #[must_use]
     pub const fn taken_over(mut self, taken_over: bool) -> Self {
         self.taken_over = taken_over;
+        self
+    }
+
+    /// Sets [`completions`](Self::completions).
+    #[must_use]
+    pub const fn completions(mut self, completions: u32) -> Self {
+        self.completions = completions;
         self
     }
 }
@@ -47,15 +72,26 @@ impl Claim {
 pub struct OwnerToken([u8; 16]);
 
 impl OwnerToken {
-    /// A new token.
+    /// A new token, with randomness of the operating system: two processes that were restored from one snapshot must
+    /// not make the same tokens.
     #[must_use]
     pub fn random() -> Self {
+        let mut bytes = [0; 16];
+        if let Err(error) = getrandom::fill(&mut bytes) {
+            tracing::warn!(%error, "the operating system gives no randomness; owner tokens are counted");
+            return Self::within_this_process();
+        }
+        Self(bytes)
+    }
+
+    /// A new token that no other one of this process equals. For claims in a store that lives in this process: counting
+    /// on from a random start takes a few nanoseconds, and asking the operating system takes some hundred.
+    #[must_use]
+    pub(crate) fn within_this_process() -> Self {
         use std::{
             cell::Cell,
             hash::{BuildHasher, RandomState},
         };
-        // Each thread starts at a random number and counts on. A token need not be hard to guess: whoever can present
-        // one to the store can change its records anyway.
         thread_local! {
             static NEXT: Cell<u128> = {
                 let random = RandomState::new();
@@ -84,15 +120,63 @@ impl fmt::Debug for OwnerToken {
     }
 }
 
-/// The answer of [`Store::renew`](super::Store::renew).
+/// The answer of [`Store::renew`](super::Store::renew) and [`Store::restore`](super::Store::restore).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Renewal {
-    /// The lease was extended.
+    /// The lease was extended, or the claim restored.
     Extended,
-    /// Another owner holds the record, or has completed it.
+    /// Another owner holds the record, or has completed it, or nobody holds it any more.
     Lost,
-    /// The store has no such record any more. The owner can still complete it.
-    Gone,
+    /// The store has no such record any more. The owner can restore its claim, and can still complete it.
+    Gone(Moment),
+}
+
+/// A moment by the store's own clock. Only the store that gave it can compare it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(u64);
+
+impl Moment {
+    /// The moment that the store's clock shows, in any unit of the store.
+    #[must_use]
+    pub const fn new(at: u64) -> Self {
+        Self(at)
+    }
+
+    /// The number that the store gave.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+/// The arguments of [`Store::restore`](super::Store::restore), besides the claim.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Restore {
+    /// How long the restored claim lasts without renewal.
+    pub lease: Duration,
+    /// The moment of the answer [`Renewal::Gone`].
+    pub gone: Moment,
+    /// How long after that moment the claim may be restored. A restoration that arrives later is refused: its owner may
+    /// have freed the key since.
+    pub within: Duration,
+    /// The steps of the operation so far.
+    pub steps: Vec<Step>,
+}
+
+impl Restore {
+    /// A restoration without steps.
+    #[must_use]
+    pub const fn new(lease: Duration, gone: Moment, within: Duration) -> Self {
+        Self { lease, gone, within, steps: Vec::new() }
+    }
+
+    /// Sets [`steps`](Self::steps).
+    #[must_use]
+    pub fn steps(mut self, steps: Vec<Step>) -> Self {
+        self.steps = steps;
+        self
+    }
 }
 
 /// The answer of [`Store::complete`](super::Store::complete).
@@ -100,17 +184,26 @@ pub enum Renewal {
 pub enum Completion {
     /// The response is stored, perhaps by an earlier call with the same token.
     Stored,
-    /// Another owner took over. If that owner has completed the record, here is its response.
+    /// Another owner took over. Its response, if it has completed the record and the operation is the same.
     Superseded(Option<Record>),
 }
 
 /// The state of a record after its claim is released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ReleaseAs {
-    /// Free: the next request may run.
+    /// Free: the next request may run. Steps, and the memory of a lost owner, stay for `keep`.
     Free,
     /// Unknown: nobody knows what the run did, and the record stays as *owner lost*.
     Unknown,
+    /// Free, and the record remembers for an hour that the run ended with this status, which was not stored. For a
+    /// client that was promised an answer with a 202.
+    NotStored {
+        /// The status of the response.
+        status: u16,
+    },
+    /// Vacant: the response is kept elsewhere, in a ledger. Nothing stays.
+    Ended,
 }
 
 #[cfg(test)]
@@ -120,9 +213,11 @@ mod tests {
 
     #[test]
     fn no_two_owners_have_the_same_token() {
-        let some = || (0..1000).map(|_| OwnerToken::random()).collect::<Vec<_>>();
-        let others = [std::thread::spawn(some), std::thread::spawn(some)].map(|thread| thread.join().unwrap());
-        let all: HashSet<OwnerToken> = others.into_iter().flatten().chain(some()).collect();
-        assert_eq!(all.len(), 3000);
+        for new in [OwnerToken::random, OwnerToken::within_this_process] {
+            let some = move || (0..1000).map(|_| new()).collect::<Vec<_>>();
+            let others = [std::thread::spawn(some), std::thread::spawn(some)].map(|thread| thread.join().unwrap());
+            let all: HashSet<OwnerToken> = others.into_iter().flatten().chain(some()).collect();
+            assert_eq!(all.len(), 3000);
+        }
     }
 }

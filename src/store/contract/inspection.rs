@@ -3,7 +3,10 @@
 use std::time::{Duration, SystemTime};
 
 use super::OwnerToken;
-use crate::{key::RecordId, record::Record};
+use crate::{
+    key::{Fingerprint, PrincipalTag, RecordId},
+    record::Record,
+};
 
 /// Everything that an operator can see of a record. A field is `None` when the store does not keep it.
 #[derive(Clone, Debug)]
@@ -15,12 +18,22 @@ pub struct Inspection {
     pub state: RecordState,
     /// How often the record was claimed. 0: the store can't tell.
     pub attempt: u32,
-    /// How long until the lease ends or the record expires.
+    /// How long until the lease or the grace ends, or the record expires.
     pub remaining: Duration,
     /// The response of a completed record.
     pub record: Option<Record>,
+    /// Which operation.
+    pub fingerprint: Option<Fingerprint>,
     /// The owner of the current or last claim.
     pub owner: Option<OwnerToken>,
+    /// Whether an owner was lost while it ran, and no response was stored since.
+    pub lost_owner: Option<bool>,
+    /// The status of a response that was not stored, where a client was promised an answer.
+    pub not_stored: Option<u16>,
+    /// The steps of the operation: their names, and the sizes of their results (`None`: not known).
+    pub steps: Vec<(Box<str>, Option<usize>)>,
+    /// Whose record it is.
+    pub principal: Option<PrincipalTag>,
     /// How often the response was replayed.
     pub replays: Option<u64>,
     /// When the key was first claimed.
@@ -30,7 +43,7 @@ pub struct Inspection {
 }
 
 impl Inspection {
-    /// An inspection with everything that a store may leave out left out: attempt 0, the rest `None`.
+    /// An inspection with everything that a store may leave out left out: attempt 0, no steps, the rest `None`.
     #[must_use]
     pub const fn new(id: RecordId, state: RecordState, remaining: Duration) -> Self {
         Self {
@@ -39,7 +52,12 @@ impl Inspection {
             attempt: 0,
             remaining,
             record: None,
+            fingerprint: None,
             owner: None,
+            lost_owner: None,
+            not_stored: None,
+            steps: Vec::new(),
+            principal: None,
             replays: None,
             first_seen: None,
             last_seen: None,
@@ -49,25 +67,32 @@ impl Inspection {
 
 /// The state of a record, as operators see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RecordState {
     /// An owner holds the claim.
     InFlight,
-    /// The lease ended without a response.
-    OwnerLost,
+    /// The lease ended without a response. The owner may still come back.
+    Lapsed,
+    /// The run ended, and nobody knows what it did.
+    Lost,
+    /// Nobody holds the key, and the record remembers steps, a lost owner, or a response that was not stored.
+    Free,
     /// A response is stored.
     Completed,
 }
 
 impl RecordState {
     /// All states.
-    pub(crate) const ALL: [Self; 3] = [Self::InFlight, Self::OwnerLost, Self::Completed];
+    pub(crate) const ALL: [Self; 5] = [Self::InFlight, Self::Lapsed, Self::Lost, Self::Free, Self::Completed];
 
-    /// The name of the state in JSON: `in-flight`, `owner-lost`, `completed`.
+    /// The name of the state in JSON: `in-flight`, `lapsed`, `lost`, `free`, `completed`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::InFlight => "in-flight",
-            Self::OwnerLost => "owner-lost",
+            Self::Lapsed => "lapsed",
+            Self::Lost => "lost",
+            Self::Free => "free",
             Self::Completed => "completed",
         }
     }
@@ -80,6 +105,6 @@ pub enum Forgotten {
     Removed,
     /// There was no record.
     Absent,
-    /// A live owner holds the record; it stays.
+    /// An owner holds the record, or may still come back for it within the grace; it stays.
     InFlight,
 }

@@ -10,17 +10,19 @@ mod future;
 mod inspection;
 mod location;
 mod options;
+mod step;
 
 use std::time::Duration;
 
 pub use self::{
     begin::{Acquired, Begin, BeginRequest, Found, IfCompleted, Wait},
-    claim::{Claim, Completion, OwnerToken, ReleaseAs, Renewal},
+    claim::{Claim, Completion, Moment, OwnerToken, ReleaseAs, Renewal, Restore},
     error::StoreError,
     future::StoreFuture,
     inspection::{Forgotten, Inspection, RecordState},
     location::{Location, LocationError},
     options::{OnFull, OnUnknown, StartupCheck},
+    step::{Saved, Step},
 };
 use crate::{key::RecordId, record::Record};
 
@@ -36,27 +38,48 @@ use crate::{key::RecordId, record::Record};
 /// # What every implementation promises
 ///
 /// - Each call is one atomic step on the record of one id. Time is the store's own clock.
-/// - The fingerprint is compared before anything else is answered, in every state of the record.
+/// - The fingerprint is compared before anything else is answered, in every state of the record but vacant.
 /// - Within its TTL a completed record is claimed again only by [`IfCompleted::Rerun`]. The TTL counts from completion,
-///   and
-///   no read prolongs it.
-/// - A claim lasts for its lease. After the lease the record stays visible as *owner lost* until another request takes
-///   over.
+///   and no read prolongs it.
+/// - A claim lasts for its lease. The first request that finds the lease over notes it, and from then on the owner has
+///   the
+///   grace to come back: until its end nobody takes over.
+/// - A record whose owner was lost says so to every later claim, until a response is stored or the record expires.
 /// - Every write is a compare-and-set on the owner token.
 /// - `begin` and `complete` may be repeated with the same token, because a caller can't know whether a call that timed
 ///   out was applied.
+/// - Calls don't block their thread: a worker that waits serves nobody. A call that panics is answered as
+///   [`StoreError::Unavailable`].
 ///
-/// The suites in `testing` (feature `testing`) check all of this.
+/// [`lifecycle`](super::lifecycle) has the whole life of a record as a table. The suites in `testing` (feature
+/// `testing`) check all of this.
 pub trait Store: Send + Sync + 'static {
     /// Answers whether this request may run, and claims the record if it may.
     fn begin<'a>(&'a self, request: &'a BeginRequest) -> StoreFuture<'a, Begin>;
 
-    /// Extends the lease to `lease` from now, unless another owner took over.
+    /// Extends the lease to `lease` from now, unless this token does not hold the claim any more.
     fn renew<'a>(&'a self, claim: &'a Claim, lease: Duration) -> StoreFuture<'a, Renewal>;
+
+    /// Claims a record again that the store has lost while its owner runs.
+    ///
+    /// Succeeds only when nobody has claimed the record since, and only within [`Restore::within`] of the moment at
+    /// which [`renew`](Self::renew) found it gone.
+    ///
+    /// The default can't restore: then the owner runs without a claim, and completes the record all the same.
+    fn restore<'a>(&'a self, claim: &'a Claim, restore: &'a Restore) -> StoreFuture<'a, Renewal> {
+        let _ = (claim, restore);
+        StoreFuture::ready(Err(StoreError::Unsupported("restore a claim")))
+    }
+
+    /// Saves a step of the operation with the record. The default can't.
+    fn save_step<'a>(&'a self, claim: &'a Claim, step: &'a Step) -> StoreFuture<'a, Saved> {
+        let _ = (claim, step);
+        StoreFuture::ready(Err(StoreError::Unsupported("save steps")))
+    }
 
     /// Stores the response for `ttl` from now.
     ///
-    /// Succeeds also when the lease has lapsed and nobody took over, and when the store has lost the record.
+    /// Succeeds also when nobody holds the claim any more and nobody took over, and when the store has lost the record.
     fn complete<'a>(&'a self, claim: &'a Claim, record: &'a Record, ttl: Duration) -> StoreFuture<'a, Completion>;
 
     /// Gives the claim up. A completed record beneath a manual claim is restored.
@@ -82,7 +105,8 @@ pub trait Store: Send + Sync + 'static {
     /// Tells operators what is known of a record. Changes nothing.
     fn inspect<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<Inspection>>;
 
-    /// Removes a completed record, or one whose owner was lost. A live claim stays.
+    /// Removes a record that nobody holds. A live claim stays, and so does a lapsed one within its grace; like `begin`,
+    /// the first call that finds a lease over starts the grace.
     fn forget<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Forgotten>;
 
     /// Lists records with ids greater than `after`, in ascending order of their ids.
@@ -93,8 +117,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// Whether an owner has to renew its lease to keep its claim.
     ///
-    /// `false` for a store that knows by itself when an owner died, because claims die with the process. The middleware
-    /// then claims for `limits.max_run` at once and never calls [`renew`](Self::renew).
+    /// `false` for a store that knows by itself when an owner died. The middleware then claims for `limits.max_run` at
+    /// once (or for `lock.ttl`), without a grace, and never calls [`renew`](Self::renew).
     fn needs_renewal(&self) -> bool {
         true
     }

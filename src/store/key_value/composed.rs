@@ -2,7 +2,10 @@
 
 use std::{
     fmt::Write as _,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -13,7 +16,7 @@ use super::{
     storage::{AnyStorage, ErasedStorage, Storage},
 };
 use crate::{
-    key::{Fingerprint, RecordId},
+    key::{Fingerprint, Match, RecordId},
     record::{Record, UnreadableRecord},
     store::{
         Acquired, Begin, BeginRequest, Claim, Completion, Forgotten, Found, IfCompleted, Inspection, OwnerToken,
@@ -69,9 +72,25 @@ impl ComposedStore {
         name
     }
 
+    /// The fencing token of a claim.
+    async fn fence(&self) -> Result<u64, StoreError> {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        if let Some(fence) = self.lock().fence().await? {
+            return Ok(fence);
+        }
+        let mut fence = now();
+        let _ = LAST.fetch_update(SeqCst, SeqCst, |last| {
+            fence = fence.max(last + 1);
+            Some(fence)
+        });
+        Ok(fence)
+    }
+
     async fn stored(&self, id: &RecordId) -> Result<Option<StoredEntry>, StoreError> {
         let value = self.storage().get(&id.to_string()).await?;
-        Ok(value.as_ref().map(StoredEntry::decode).transpose()?)
+        let stored = value.as_ref().map(StoredEntry::decode).transpose()?;
+        // The storage may keep values for longer than it was told.
+        Ok(stored.filter(|stored| now() < stored.expires))
     }
 }
 
@@ -84,21 +103,24 @@ struct StoredEntry {
 }
 
 impl StoredEntry {
+    /// The bytes before the record: fingerprint and end.
+    const HEAD: usize = Fingerprint::LENGTH + size_of::<Micros>();
+
     fn encode(&self) -> Bytes {
-        let record = self.record.as_bytes();
-        let mut bytes = BytesMut::with_capacity(40 + record.len());
+        let record = self.record.to_bytes();
+        let mut bytes = BytesMut::with_capacity(Self::HEAD + record.len());
         bytes.put_slice(self.fingerprint.as_bytes());
         bytes.put_u64(self.expires);
-        bytes.put_slice(record);
+        bytes.put(record);
         bytes.freeze()
     }
 
     fn decode(bytes: &Bytes) -> Result<Self, UnreadableRecord> {
         let mut rest = bytes.clone();
-        if rest.len() < 40 {
+        if rest.len() < Self::HEAD {
             return Err(UnreadableRecord::Version(None));
         }
-        let mut fingerprint = [0; 32];
+        let mut fingerprint = [0; Fingerprint::LENGTH];
         rest.copy_to_slice(&mut fingerprint);
         let expires = rest.get_u64();
         Ok(Self { fingerprint: Fingerprint::from_bytes(fingerprint), expires, record: Record::from_bytes(rest)? })
@@ -108,9 +130,14 @@ impl StoredEntry {
         Duration::from_micros(self.expires.saturating_sub(now()))
     }
 
-    fn completed(self) -> Begin {
+    fn completed(self, matched: Match) -> Begin {
         let remaining = self.remaining();
-        Begin::Completed(Found::new(self.record, remaining))
+        Begin::Completed(Found::new(self.record, remaining).other_scheme(matched == Match::OtherScheme))
+    }
+
+    /// Compares with the operation of a request.
+    fn compare(&self, request: &BeginRequest) -> Match {
+        self.fingerprint.compare(&request.fingerprint)
     }
 }
 
@@ -121,19 +148,22 @@ impl Store for ComposedStore {
             if !self.lock().acquire(&name, request.token, request.lease).await? {
                 // The lock may be held only for a look, or to run a record again (manual). A stored response answers
                 // all the same.
-                return Ok(match self.stored(&request.id).await? {
-                    Some(stored) if stored.fingerprint != request.fingerprint => Begin::Mismatch,
-                    Some(stored) if request.if_completed == IfCompleted::Replay => stored.completed(),
-                    _ => Begin::InFlight(Wait::new(Duration::from_secs(1))),
+                let stored = self.stored(&request.id).await?.map(|stored| (stored.compare(request), stored));
+                return Ok(match stored {
+                    Some((Match::Mismatch, _)) => Begin::Mismatch,
+                    Some((matched, stored)) if request.if_completed == IfCompleted::Replay => stored.completed(matched),
+                    _ => Begin::InFlight(Wait::lease(Duration::from_secs(1))),
                 });
             }
             let answer = match self.stored(&request.id).await {
-                Ok(None) => return Ok(acquired(request, None)),
-                Ok(Some(stored)) if stored.fingerprint != request.fingerprint => Ok(Begin::Mismatch),
-                Ok(Some(stored)) if request.if_completed == IfCompleted::Rerun => {
-                    return Ok(acquired(request, Some(stored.record)));
-                }
-                Ok(Some(stored)) => Ok(stored.completed()),
+                Ok(None) => return Ok(acquired(request, None, Match::Same, self.fence().await?)),
+                Ok(Some(stored)) => match (stored.compare(request), request.if_completed) {
+                    (Match::Mismatch, _) => Ok(Begin::Mismatch),
+                    (matched, IfCompleted::Rerun) => {
+                        return Ok(acquired(request, Some(stored.record), matched, self.fence().await?));
+                    }
+                    (matched, IfCompleted::Replay) => Ok(stored.completed(matched)),
+                },
                 Err(error) => Err(error),
             };
             // The answer is known. A lock that can't be freed ends with its lease.
@@ -155,15 +185,20 @@ impl Store for ComposedStore {
             if !self.lock().renew(&lock, claim.token, LEASE_FOR_PUT).await? {
                 // The lock has ended. If nobody took it and nothing was stored since, it is taken once more.
                 let free = self.lock().acquire(&lock, claim.token, LEASE_FOR_PUT).await?;
-                let winner = self.stored(&claim.id).await?.map(|stored| stored.record);
+                let winner = self.stored(&claim.id).await?;
                 if !free || winner.is_some() {
                     if free {
                         let _ = self.lock().release(&lock, claim.token).await;
                     }
                     return Ok(match winner {
                         // An earlier call with this token was applied, and its answer was lost.
-                        Some(winner) if winner == *record => Completion::Stored,
-                        winner => Completion::Superseded(winner),
+                        Some(winner) if winner.record == *record => Completion::Stored,
+                        // The response to another operation is none of this client's business.
+                        winner => Completion::Superseded(
+                            winner
+                                .filter(|winner| winner.fingerprint.compare(&claim.fingerprint).is_same())
+                                .map(|winner| winner.record),
+                        ),
                     });
                 }
             }
@@ -186,6 +221,7 @@ impl Store for ComposedStore {
         StoreFuture::boxed(async move {
             Ok(self.stored(id).await?.map(|stored| {
                 let mut inspection = Inspection::new(*id, RecordState::Completed, stored.remaining());
+                inspection.fingerprint = Some(stored.fingerprint);
                 inspection.record = Some(stored.record);
                 inspection
             }))
@@ -217,7 +253,8 @@ fn now() -> Micros {
     micros(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
-fn acquired(request: &BeginRequest, previous: Option<Record>) -> Begin {
+fn acquired(request: &BeginRequest, previous: Option<Record>, matched: Match, fence: u64) -> Begin {
     let attempt = if previous.is_some() { 2 } else { 1 };
-    Begin::Acquired(Acquired::new(Claim::new(request, attempt, now())).previous(previous))
+    let acquired = Acquired::new(Claim::new(request, attempt, fence)).previous(previous);
+    Begin::Acquired(acquired.other_scheme(matched == Match::OtherScheme))
 }

@@ -39,6 +39,14 @@ pub trait Lock: Send + Sync + 'static {
 
     /// Frees the lock if this token holds it.
     fn release(&self, name: &str, token: OwnerToken) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// A fencing token: greater than any that this lock gave before, to any process.
+    ///
+    /// The default knows none. Then the clock of this process stands in, whose tokens grow within the process, and over
+    /// processes as far as their clocks agree.
+    fn fence(&self) -> impl Future<Output = Result<Option<u64>, StoreError>> + Send {
+        std::future::ready(Ok(None))
+    }
 }
 
 type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
@@ -48,6 +56,7 @@ pub(crate) trait ErasedLock: Send + Sync {
     fn acquire<'a>(&'a self, name: &'a str, token: OwnerToken, ttl: Duration) -> BoxFuture<'a, bool>;
     fn renew<'a>(&'a self, name: &'a str, token: OwnerToken, ttl: Duration) -> BoxFuture<'a, bool>;
     fn release<'a>(&'a self, name: &'a str, token: OwnerToken) -> BoxFuture<'a, ()>;
+    fn fence(&self) -> BoxFuture<'_, Option<u64>>;
 }
 
 impl<L: Lock> ErasedLock for L {
@@ -61,6 +70,10 @@ impl<L: Lock> ErasedLock for L {
 
     fn release<'a>(&'a self, name: &'a str, token: OwnerToken) -> BoxFuture<'a, ()> {
         Box::pin(Lock::release(self, name, token))
+    }
+
+    fn fence(&self) -> BoxFuture<'_, Option<u64>> {
+        Box::pin(Lock::fence(self))
     }
 }
 

@@ -4,6 +4,7 @@ mod bounds;
 mod expiry;
 mod mutex;
 mod shard;
+mod shares;
 
 use std::{
     hash::{BuildHasherDefault, Hasher},
@@ -15,8 +16,8 @@ use tokio::sync::futures::OwnedNotified;
 
 use self::{mutex::Mutex, shard::Shard};
 use super::{
-    Begin, BeginRequest, Claim, Clock, Completion, Forgotten, Inspection, OnFull, ReleaseAs, Renewal, Store,
-    StoreFuture, clock::Micros,
+    Begin, BeginRequest, Claim, Clock, Completion, Forgotten, Inspection, OnFull, ReleaseAs, Renewal, Restore, Saved,
+    Step, Store, StoreFuture, clock::Micros,
 };
 use crate::{key::RecordId, record::Record};
 
@@ -25,8 +26,11 @@ use crate::{key::RecordId, record::Record};
 /// - A claim needs no renewal: it dies with its process, and a dropped operation frees it. It is never evicted.
 /// - Duplicates wait for a notification; nothing polls.
 /// - When `max_bytes` is reached the bodies of the oldest records go first. When `max_entries` is reached, or records
-///   without a body fill half of `max_bytes`, records older than `min_retention` go; when there are none, new keys are
-///   refused.
+///   without a body fill half of `max_bytes`, the oldest records go. Neither body nor record goes before it was kept for
+///   `min_retention`: until then new answers are stored without their body, and then new keys are refused.
+/// - Keys whose operation is not finished go after all others.
+/// - One principal may use a part of the room, `principal_share`. Beyond it, its own oldest records go, or its new keys
+///   are refused. Anonymous requests are not one principal.
 /// - Expired records are freed by later writes, and once a second by a thread that lives as long as the store.
 ///
 /// Make one per process, outside of the closure given to `HttpServer::new`: that closure runs once per worker.
@@ -40,12 +44,15 @@ pub struct MemoryStore {
 pub struct MemoryLimits {
     /// Claims and records; setting `storage.max_entries`, 1 000 000.
     pub max_entries: usize,
-    /// Bytes of records, with 288 bytes of upkeep for each; setting `storage.max_bytes`, 256 MiB.
+    /// Bytes of records, with 320 bytes of upkeep for each; setting `storage.max_bytes`, 256 MiB.
     pub max_bytes: usize,
-    /// The least time that a record is kept after its completion; setting `storage.min_retention`, 1 minute.
+    /// The least time that a record and its body are kept after its completion; setting `storage.min_retention`,
+    /// 1 minute.
     pub min_retention: Duration,
     /// The largest body to be kept. No shard is smaller than that; setting `storage.max_response_body`, 1 MiB.
     pub max_response_body: usize,
+    /// The part of entries and bytes that one principal may use, between 0 and 1; setting `limits.principal_share`, 0.5.
+    pub principal_share: f64,
     /// Setting `storage.on_full`.
     pub on_full: OnFull,
 }
@@ -57,6 +64,7 @@ impl Default for MemoryLimits {
             max_bytes: 256 << 20,
             min_retention: Duration::from_secs(60),
             max_response_body: 1 << 20,
+            principal_share: 0.5,
             on_full: OnFull::Shrink,
         }
     }
@@ -127,9 +135,13 @@ impl MemoryStore {
 
 impl Shards {
     fn shard(&self, id: &RecordId) -> &Mutex<Shard> {
-        // Ids are hashes. The first byte chooses the shard; other bytes choose the place in its tables.
-        let index = usize::from(id.as_bytes()[0]) & (self.shards.len() - 1);
-        &self.shards[index]
+        &self.shards[self.index(id)]
+    }
+
+    /// Ids are hashes. The first bits choose the shard, so that shards are in the order of their ids; other bytes choose
+    /// the place in its tables.
+    fn index(&self, id: &RecordId) -> usize {
+        usize::from(id.as_bytes()[0]) * self.shards.len() / 256
     }
 
     fn sweep(&self) {
@@ -146,7 +158,7 @@ fn shard_count(limits: &MemoryLimits) -> usize {
     let cores = std::thread::available_parallelism().map_or(4, usize::from);
     let wanted = (cores * 4).next_power_of_two().min(64);
     let by_entries = (limits.max_entries / 4096).max(1);
-    let by_bytes = (limits.max_bytes / (4 * limits.max_response_body).max(1 << 20)).max(1);
+    let by_bytes = (limits.max_bytes / limits.max_response_body.saturating_mul(4).max(1 << 20)).max(1);
     let most = by_entries.min(by_bytes);
     wanted.min((most + 1).next_power_of_two() / 2).max(1)
 }
@@ -179,6 +191,14 @@ impl Store for MemoryStore {
         StoreFuture::ready(Ok(self.with(&claim.id, |shard, now| shard.renew(claim, lease, now))))
     }
 
+    fn restore<'a>(&'a self, claim: &'a Claim, restore: &'a Restore) -> StoreFuture<'a, Renewal> {
+        StoreFuture::ready(self.with(&claim.id, |shard, now| shard.restore(claim, restore, now)))
+    }
+
+    fn save_step<'a>(&'a self, claim: &'a Claim, step: &'a Step) -> StoreFuture<'a, Saved> {
+        StoreFuture::ready(Ok(self.with(&claim.id, |shard, now| shard.save_step(claim, step, now))))
+    }
+
     fn complete<'a>(&'a self, claim: &'a Claim, record: &'a Record, ttl: Duration) -> StoreFuture<'a, Completion> {
         let (completion, waiters) = self.with(&claim.id, |shard, now| shard.complete(claim, record, ttl, now));
         // Waiters are woken after the lock is free; otherwise they would wait for it at once.
@@ -194,8 +214,8 @@ impl Store for MemoryStore {
 
     fn wait_for_change<'a>(&'a self, id: &'a RecordId, _round: u32, at_most: Duration) -> StoreFuture<'a, ()> {
         StoreFuture::boxed(async move {
-            if let Some((notified, lease_left)) = self.with(id, |shard, now| shard.watch(id, now)) {
-                until(notified, at_most.min(lease_left)).await;
+            if let Some((notified, left)) = self.with(id, |shard, now| shard.watch(id, now)) {
+                until(notified, at_most.min(left)).await;
             }
             Ok(())
         })
@@ -211,15 +231,18 @@ impl Store for MemoryStore {
         StoreFuture::ready(Ok(forgotten))
     }
 
-    /// Each page looks at all records: made for people, not for loops.
+    /// A page looks at all ids of one shard, and at those of the next ones while it is not full.
     fn list(&self, after: Option<RecordId>, limit: usize) -> StoreFuture<'_, Vec<Inspection>> {
         let now = self.shared.clock.now();
-        let mut ids: Vec<RecordId> = Vec::new();
-        for shard in &self.shared.shards {
-            ids.extend(shard.lock().ids().filter(|id| after.is_none_or(|after| *id > after)));
+        let first = after.as_ref().map_or(0, |after| self.shared.index(after));
+        let mut page = Vec::new();
+        for shard in &self.shared.shards[first..] {
+            if page.len() == limit {
+                break;
+            }
+            let wanted = limit - page.len();
+            shard.lock().list(after, wanted, now, &mut page);
         }
-        ids.sort_unstable();
-        let page = ids.iter().filter_map(|id| self.shared.shard(id).lock().inspect(id, now)).take(limit).collect();
         StoreFuture::ready(Ok(page))
     }
 

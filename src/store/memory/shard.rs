@@ -6,14 +6,19 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use lru::LruCache;
 use tokio::sync::{Notify, futures::OwnedNotified};
 
-use super::{MemoryLimits, PreHashed, expiry::ExpiryQueue};
+use super::{
+    MemoryLimits, PreHashed,
+    expiry::ExpiryQueue,
+    shares::{Share, Shares},
+};
 use crate::{
     key::RecordId,
     record::Record,
     store::{
-        Begin, BeginRequest, Claim, Completion, Forgotten, Inspection, ReleaseAs, Renewal, StoreError,
+        Begin, BeginRequest, Claim, Completion, Forgotten, Inspection, ReleaseAs, Renewal, Restore, Saved, Step,
+        StoreError,
         clock::Micros,
-        lifecycle::{self, Claimed, Completed, Fences, Place, SlotRef},
+        lifecycle::{self, Completed, FenceCounter, Place, SlotRef, Unfinished},
     },
 };
 
@@ -22,32 +27,51 @@ pub(super) const SWEEP_BATCH: usize = 64;
 
 pub(super) struct Shard {
     pub(super) limits: MemoryLimits,
-    /// Claims. Never evicted.
+    /// Records that somebody holds. Never evicted.
     claimed: HashMap<RecordId, Entry, PreHashed>,
-    /// Completed records in the order of their completion. When bodies have to go, the oldest goes first...
+    /// Unfinished records that nobody holds, in the order in which they came here.
+    pub(super) traces: LruCache<RecordId, Entry, PreHashed>,
+    /// Completed records in the order of their completion.
     pub(super) with_body: CompletedTable,
-    /// ...and its record moves here. So the records here are older than those of `with_body`, and are evicted first.
+    /// Completed records whose body was given up, in the order in which that happened.
     pub(super) without_body: CompletedTable,
     /// The part of `bytes` that is in `without_body`.
     pub(super) bytes_without_body: usize,
     expiry: ExpiryQueue,
     pub(super) bytes: usize,
-    fences: Fences,
+    pub(super) shares: Shares,
+    fences: FenceCounter,
 }
 
 /// Completed records in the order in which they were put here.
-type CompletedTable = LruCache<RecordId, Completed, PreHashed>;
+type CompletedTable = LruCache<RecordId, Kept, PreHashed>;
 
-struct Entry {
-    claimed: Claimed,
+/// A completed record, and whose it is.
+pub(super) struct Kept {
+    pub(super) completed: Completed,
+    pub(super) share: Share,
+}
+
+/// An unfinished record, whose it is, and who waits for it.
+pub(super) struct Entry {
+    unfinished: Unfinished,
+    share: Share,
     /// Made by the first waiter.
     waiters: Waiters,
+    /// When the record became a trace.
+    pub(super) since: Micros,
 }
 
 impl Entry {
-    /// The bytes of the completed record beneath the claim.
-    fn previous_cost(&self) -> usize {
-        self.claimed.previous().map_or(0, cost)
+    #[inline]
+    const fn new(unfinished: Unfinished, share: Share) -> Self {
+        Self { unfinished, share, waiters: None, since: 0 }
+    }
+
+    /// The bytes of the steps, and of the completed record beneath the claim.
+    #[inline]
+    fn bytes(&self) -> usize {
+        self.unfinished.journal_bytes() + self.unfinished.previous().map_or(0, cost)
     }
 }
 
@@ -61,11 +85,11 @@ pub(super) fn wake(waiters: Waiters) {
 
 /// The bytes that a record costs beyond its own: its place in the tables, its expiry entry, the allocator. Measured,
 /// and rounded up.
-const UPKEEP: usize = 288;
+pub(super) const UPKEEP: usize = 320;
 
 /// The bytes that a completed record is accounted for.
 pub(super) fn cost(completed: &Completed) -> usize {
-    completed.record.as_bytes().len() + UPKEEP
+    completed.record.len() + completed.journal_bytes() + UPKEEP
 }
 
 impl Shard {
@@ -73,38 +97,50 @@ impl Shard {
         Self {
             limits,
             claimed: HashMap::default(),
+            traces: LruCache::unbounded_with_hasher(PreHashed::default()),
             with_body: LruCache::unbounded_with_hasher(PreHashed::default()),
             without_body: LruCache::unbounded_with_hasher(PreHashed::default()),
             bytes_without_body: 0,
             expiry: ExpiryQueue::default(),
             bytes: 0,
-            fences: Fences::default(),
+            shares: Shares::new(limits.principal_share, limits.max_entries, limits.max_bytes),
+            fences: FenceCounter::default(),
         }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.claimed.len() + self.with_body.len() + self.without_body.len()
+        self.claimed.len() + self.traces.len() + self.with_body.len() + self.without_body.len()
     }
 
     pub(super) const fn bytes(&self) -> usize {
         self.bytes
     }
 
+    /// The ids of all records. A claim may hide a record of the same id that has expired, so an id may come twice.
     pub(super) fn ids(&self) -> impl Iterator<Item = RecordId> {
         let completed = self.with_body.iter().chain(self.without_body.iter()).map(|(id, _)| *id);
-        self.claimed.keys().copied().chain(completed)
+        self.claimed.keys().copied().chain(self.traces.iter().map(|(id, _)| *id)).chain(completed)
     }
 
     pub(super) fn begin(&mut self, request: &BeginRequest, now: Micros) -> Result<Begin, StoreError> {
         self.free_some_due(now);
         let mut fences = self.fences;
-        let answer = lifecycle::begin(&mut self.seat(&request.id, now), request, now, &mut fences);
+        let share = request.principal.share();
+        let answer = lifecycle::begin(&mut self.seat(&request.id, share, now), request, now, &mut fences);
         self.fences = fences;
         answer
     }
 
     pub(super) fn renew(&mut self, claim: &Claim, lease: Duration, now: Micros) -> Renewal {
-        lifecycle::renew(&mut self.seat(&claim.id, now), claim, lease, now)
+        lifecycle::renew(&mut self.seat(&claim.id, None, now), claim, lease, now)
+    }
+
+    pub(super) fn restore(&mut self, claim: &Claim, restore: &Restore, now: Micros) -> Result<Renewal, StoreError> {
+        lifecycle::restore(&mut self.seat(&claim.id, None, now), claim, restore, now)
+    }
+
+    pub(super) fn save_step(&mut self, claim: &Claim, step: &Step, now: Micros) -> Saved {
+        lifecycle::save_step(&mut self.seat(&claim.id, None, now), claim, step, now)
     }
 
     pub(super) fn complete(
@@ -115,23 +151,19 @@ impl Shard {
         now: Micros,
     ) -> (Completion, Waiters) {
         self.free_some_due(now);
-        let mut seat = self.seat(&claim.id, now);
+        let mut seat = self.seat(&claim.id, None, now);
         let answer = lifecycle::complete(&mut seat, claim, record, ttl, now);
         (answer, seat.waiters)
     }
 
     pub(super) fn release(&mut self, claim: &Claim, release_as: ReleaseAs, now: Micros) -> (bool, Waiters) {
-        let mut seat = self.seat(&claim.id, now);
+        let mut seat = self.seat(&claim.id, None, now);
         let released = lifecycle::release(&mut seat, claim, release_as, now);
-        let waiters = seat.waiters.or_else(|| {
-            // Released as unknown: the record stays, and nobody runs any more.
-            self.claimed.get_mut(&claim.id).filter(|_| released).and_then(|entry| entry.waiters.take())
-        });
-        (released, waiters)
+        (released, seat.waiters)
     }
 
     pub(super) fn forget(&mut self, id: &RecordId, now: Micros) -> (Forgotten, Waiters) {
-        let mut seat = self.seat(id, now);
+        let mut seat = self.seat(id, None, now);
         let answer = lifecycle::forget(&mut seat, now);
         (answer, seat.waiters)
     }
@@ -140,15 +172,35 @@ impl Shard {
     /// lock under which the claim ends, so no wake-up is missed.
     pub(super) fn watch(&mut self, id: &RecordId, now: Micros) -> Option<(OwnedNotified, Duration)> {
         let entry = self.claimed.get_mut(id)?;
-        let lease_left = entry.claimed.lease_left(now)?;
+        let left = entry.unfinished.wait_left(now)?;
         let waiters = entry.waiters.get_or_insert_default().clone();
-        Some((waiters.notified_owned(), lease_left))
+        Some((waiters.notified_owned(), left))
     }
 
     pub(super) fn inspect(&self, id: &RecordId, now: Micros) -> Option<Inspection> {
-        match self.claimed.get(id) {
-            Some(entry) => entry.claimed.inspect(*id, now),
-            None => self.with_body.peek(id).or_else(|| self.without_body.peek(id))?.inspect(*id, now),
+        let completed = || self.with_body.peek(id).or_else(|| self.without_body.peek(id));
+        let unfinished = self.claimed.get(id).or_else(|| self.traces.peek(id));
+        let unfinished = unfinished.and_then(|entry| entry.unfinished.inspect(*id, now));
+        unfinished.or_else(|| completed()?.completed.inspect(*id, now))
+    }
+
+    /// Adds the first `wanted` records with greater ids to `page`.
+    pub(super) fn list(&self, mut after: Option<RecordId>, wanted: usize, now: Micros, page: &mut Vec<Inspection>) {
+        let full = page.len() + wanted;
+        while page.len() < full {
+            let mut ids: Vec<RecordId> = self.ids().filter(|id| after.is_none_or(|after| *id > after)).collect();
+            // Some may have expired, and then the next ones are looked for.
+            let some = wanted * 2;
+            if ids.len() > some {
+                ids.select_nth_unstable(some);
+                ids.truncate(some);
+            }
+            ids.sort_unstable();
+            ids.dedup();
+            let Some(last) = ids.last() else { return };
+            after = Some(*last);
+            let left = full - page.len();
+            page.extend(ids.iter().filter_map(|id| self.inspect(id, now)).take(left));
         }
     }
 
@@ -156,16 +208,16 @@ impl Shard {
     pub(super) fn sweep(&mut self, now: Micros) -> bool {
         let more = self.free_due(now, SWEEP_BATCH);
         if !more {
-            let expired = self.claimed.iter().filter(|(_, entry)| entry.claimed.has_expired(now));
+            let expired = self.claimed.iter().filter(|(_, entry)| entry.unfinished.has_expired(now));
             let expired: Vec<_> = expired.map(|(id, _)| *id).collect();
             for id in expired {
-                self.take_claimed(&id);
+                self.take_unfinished(&id);
             }
         }
         more
     }
 
-    /// Frees a few completed records whose TTL is over: as many as requests need to keep up with expiry.
+    /// Frees a few records whose time is over: as many as requests need to keep up with expiry.
     #[inline]
     fn free_some_due(&mut self, now: Micros) {
         if self.expiry.is_due(now) {
@@ -173,53 +225,101 @@ impl Shard {
         }
     }
 
-    /// Frees completed records whose TTL is over. Whether there may be more.
+    /// Frees completed records and traces whose time is over. Whether there may be more.
     pub(super) fn free_due(&mut self, now: Micros, at_most: usize) -> bool {
         for _ in 0..at_most {
             let Some((expires, id)) = self.expiry.take_due(now) else { return false };
             let completed = self.with_body.peek(&id).or_else(|| self.without_body.peek(&id));
-            if completed.is_some_and(|completed| completed.expires == expires) {
+            if completed.is_some_and(|kept| kept.completed.expires == expires) {
                 self.take_completed(&id);
+            } else if self.traces.peek(&id).is_some_and(|entry| entry.unfinished.has_expired(now)) {
+                self.take_unfinished(&id);
             }
         }
         true
     }
 
-    const fn seat<'a>(&'a mut self, id: &'a RecordId, now: Micros) -> Seat<'a> {
-        Seat { shard: self, id, now, waiters: None }
+    const fn seat<'a>(&'a mut self, id: &'a RecordId, share: Share, now: Micros) -> Seat<'a> {
+        Seat { shard: self, id, share, now, waiters: None }
     }
 
-    fn take_claimed(&mut self, id: &RecordId) -> Option<Entry> {
-        let entry = self.claimed.remove(id)?;
-        self.bytes -= entry.previous_cost();
+    #[inline]
+    fn account(&mut self, share: Share, bytes: usize) {
+        self.bytes += bytes;
+        self.shares.add(share, bytes);
+    }
+
+    #[inline]
+    fn discount(&mut self, share: Share, bytes: usize) {
+        self.bytes -= bytes;
+        self.shares.remove(share, bytes);
+    }
+
+    #[inline]
+    fn hold(&mut self, id: RecordId, entry: Entry) {
+        self.account(entry.share, entry.bytes());
+        // What was there has expired.
+        if let Some(expired) = self.claimed.insert(id, entry) {
+            self.discount(expired.share, expired.bytes());
+        } else if !self.traces.is_empty()
+            && let Some(expired) = self.traces.pop(&id)
+        {
+            self.discount(expired.share, expired.bytes() + UPKEEP);
+        }
+    }
+
+    fn change_unfinished(&mut self, id: &RecordId, change: impl FnOnce(&mut Unfinished)) {
+        if let Some(entry) = self.claimed.get_mut(id).or_else(|| self.traces.peek_mut(id)) {
+            let before = entry.bytes();
+            change(&mut entry.unfinished);
+            let after = entry.bytes();
+            self.bytes = self.bytes - before + after;
+            self.shares.resize(entry.share, before, after);
+        }
+    }
+
+    #[inline]
+    pub(super) fn take_unfinished(&mut self, id: &RecordId) -> Option<Entry> {
+        let (entry, upkeep) = match self.claimed.remove(id) {
+            Some(entry) => (entry, 0),
+            None if self.traces.is_empty() => return None,
+            None => (self.traces.pop(id)?, UPKEEP),
+        };
+        self.discount(entry.share, entry.bytes() + upkeep);
         Some(entry)
     }
 
-    pub(super) fn take_completed(&mut self, id: &RecordId) -> Option<Completed> {
-        let completed = if let Some(completed) = self.with_body.pop(id) {
-            completed
+    pub(super) fn take_completed(&mut self, id: &RecordId) -> Option<Kept> {
+        let kept = if let Some(kept) = self.with_body.pop(id) {
+            kept
         } else {
-            let completed = self.without_body.pop(id)?;
-            self.bytes_without_body -= cost(&completed);
-            completed
+            let kept = self.without_body.pop(id)?;
+            self.bytes_without_body -= cost(&kept.completed);
+            kept
         };
-        self.bytes -= cost(&completed);
-        self.expiry.removed(completed.expires, *id);
-        Some(completed)
+        self.discount(kept.share, cost(&kept.completed));
+        self.expiry.removed(kept.completed.expires, *id);
+        Some(kept)
     }
 
     /// Keeps a record in the place of what was there, which may have expired without being freed.
-    fn keep_completed(&mut self, id: RecordId, completed: Completed) {
+    fn keep_completed(&mut self, id: RecordId, kept: Kept) {
         self.take_completed(&id);
-        self.bytes += cost(&completed);
-        let expires = completed.expires;
-        self.with_body.put(id, completed);
+        self.account(kept.share, cost(&kept.completed));
+        let expires = kept.completed.expires;
+        self.with_body.put(id, kept);
+        self.expires_at(expires, id);
+    }
+
+    fn expires_at(&mut self, expires: Micros, id: RecordId) {
         self.expiry.add(expires, id);
         // Records that are removed out of turn leave their entry in the queue behind, and a record that comes back from
         // beneath a claim adds another. The queue is rebuilt before such entries outnumber the records.
-        if self.expiry.len() > (self.with_body.len() + self.without_body.len()) * 2 + 64 {
+        if self.expiry.len() > (self.with_body.len() + self.without_body.len() + self.traces.len()) * 2 + 64 {
             let completed = self.with_body.iter().chain(self.without_body.iter());
-            self.expiry.replace(completed.map(|(id, completed)| (completed.expires, *id)));
+            let completed = completed.map(|(id, kept)| (kept.completed.expires, *id));
+            let traces = self.traces.iter().map(|(id, entry)| (entry.unfinished.expires(), *id));
+            self.expiry.replace(completed.chain(traces));
         }
     }
 }
@@ -228,6 +328,8 @@ impl Shard {
 struct Seat<'a> {
     shard: &'a mut Shard,
     id: &'a RecordId,
+    /// Who asks to claim the record.
+    share: Share,
     now: Micros,
     /// The waiters of a claim that the transition has ended. They are woken when the shard is unlocked.
     waiters: Waiters,
@@ -239,54 +341,87 @@ impl Place for Seat<'_> {
     #[inline]
     fn slot(&mut self) -> SlotRef<'_> {
         if let Some(entry) = self.shard.claimed.get_mut(self.id) {
-            return SlotRef::Claimed(&mut entry.claimed);
+            return SlotRef::Unfinished(&mut entry.unfinished);
+        }
+        // Before completed records: an unfinished one may hide a completed one that has expired.
+        if !self.shard.traces.is_empty()
+            && let Some(entry) = self.shard.traces.peek_mut(self.id)
+        {
+            return SlotRef::Unfinished(&mut entry.unfinished);
         }
         let completed = match self.shard.with_body.peek_mut(self.id) {
             None => self.shard.without_body.peek_mut(self.id),
             completed => completed,
         };
-        completed.map_or(SlotRef::Vacant, SlotRef::Completed)
+        completed.map_or(SlotRef::Vacant, |kept| SlotRef::Completed(&mut kept.completed))
     }
 
-    fn claim(&mut self, claimed: Claimed) -> Result<(), StoreError> {
-        self.shard.make_room(self.now)?;
+    #[inline]
+    fn claim(&mut self, claimed: Unfinished) -> Result<(), StoreError> {
+        if self.shard.is_full_for(self.share) {
+            // What lay here has expired, and gives its own room first.
+            self.vacate();
+            self.shard.make_room(self.share, self.now)?;
+        }
         // A completed record that has expired stays in its table until it is swept, or until this claim is completed.
-        let expired = self.shard.claimed.insert(*self.id, Entry { claimed, waiters: None });
-        self.shard.bytes -= expired.map_or(0, |entry| entry.previous_cost());
+        self.shard.hold(*self.id, Entry::new(claimed, self.share));
         Ok(())
     }
 
-    fn claim_over(&mut self, claimed: Claimed) {
-        if let Some(completed) = self.shard.take_completed(self.id) {
-            // The record stays in memory, and so in the accounts.
-            self.shard.bytes += cost(&completed);
-            self.shard.claimed.insert(*self.id, Entry { claimed: claimed.over(completed), waiters: None });
+    fn claim_over(&mut self, claimed: Unfinished) {
+        if let Some(Kept { completed, share }) = self.shard.take_completed(self.id) {
+            self.shard.hold(*self.id, Entry::new(claimed.over(completed), share));
         }
     }
 
+    fn moved(&mut self) {
+        let Some(mut entry) = self.shard.take_unfinished(self.id) else { return };
+        if !entry.unfinished.is_trace() {
+            return self.shard.hold(*self.id, entry);
+        }
+        self.waiters = entry.waiters.take();
+        entry.since = self.now;
+        self.shard.account(entry.share, entry.bytes() + UPKEEP);
+        let expires = entry.unfinished.expires();
+        self.shard.traces.put(*self.id, entry);
+        self.shard.expires_at(expires, *self.id);
+    }
+
     fn uncover(&mut self) {
-        if let Some(entry) = self.shard.take_claimed(self.id) {
+        if let Some(entry) = self.shard.take_unfinished(self.id) {
             self.waiters = entry.waiters;
-            if let Some(completed) = entry.claimed.uncover() {
-                self.shard.keep_completed(*self.id, completed);
+            if let Some(completed) = entry.unfinished.uncover() {
+                self.shard.keep_completed(*self.id, Kept { completed, share: entry.share });
             }
         }
     }
 
     fn drop_previous(&mut self) {
-        let previous = self.shard.claimed.get_mut(self.id).and_then(|entry| entry.claimed.take_previous());
-        self.shard.bytes -= previous.as_ref().map_or(0, cost);
+        self.shard.change_unfinished(self.id, |unfinished| {
+            unfinished.take_previous();
+        });
+    }
+
+    fn save(&mut self, step: &Step) -> Result<(), StoreError> {
+        let share = self.shard.claimed.get(self.id).and_then(|entry| entry.share);
+        if !self.shard.may_grow(share, step.len()) {
+            return Err(StoreError::Full);
+        }
+        self.shard.change_unfinished(self.id, |unfinished| unfinished.save(step.clone()));
+        Ok(())
     }
 
     fn complete(&mut self, completed: Completed) {
-        self.waiters = self.shard.take_claimed(self.id).and_then(|entry| entry.waiters);
-        self.shard.keep_completed(*self.id, completed);
-        self.shard.shrink(self.now);
+        let entry = self.shard.take_unfinished(self.id);
+        let share = entry.as_ref().and_then(|entry| entry.share);
+        self.waiters = entry.and_then(|entry| entry.waiters);
+        self.shard.keep_completed(*self.id, Kept { completed, share });
+        self.shard.shrink(self.id, share, self.now);
     }
 
     fn vacate(&mut self) {
         self.shard.take_completed(self.id);
-        self.waiters = self.shard.take_claimed(self.id).and_then(|entry| entry.waiters);
+        self.waiters = self.shard.take_unfinished(self.id).and_then(|entry| entry.waiters);
     }
 }
 
@@ -294,6 +429,7 @@ impl std::fmt::Debug for Shard {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Shard")
             .field("claimed", &self.claimed.len())
+            .field("traces", &self.traces.len())
             .field("completed", &(self.with_body.len() + self.without_body.len()))
             .field("bytes", &self.bytes)
             .finish_non_exhaustive()
@@ -303,6 +439,8 @@ impl std::fmt::Debug for Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use actix_web::http::StatusCode;
+
     use crate::{
         key::Fingerprint,
         store::{IfCompleted, OwnerToken},
@@ -312,10 +450,10 @@ mod tests {
     #[test]
     fn a_record_that_comes_back_again_and_again_leaves_few_expiry_entries_behind() {
         let mut shard = Shard::new(MemoryLimits::default());
-        let record = Record::from_bytes(vec![1, 251, 201, 0, 0, 0].into()).unwrap();
+        let record = Record::new(StatusCode::CREATED, [], None);
         let ask = |n: u8, if_completed| {
             let id = RecordId::from_bytes([n; 32]);
-            BeginRequest::new(id, Fingerprint::from_bytes([0; 32]), OwnerToken::random()).if_completed(if_completed)
+            BeginRequest::new(id, Fingerprint::from_bytes([0; 42]), OwnerToken::random()).if_completed(if_completed)
         };
         let claim = |shard: &mut Shard, n, if_completed| match shard.begin(&ask(n, if_completed), 1000).unwrap() {
             Begin::Acquired(acquired) => acquired.claim,

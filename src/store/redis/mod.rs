@@ -5,22 +5,28 @@ mod connections;
 mod lock;
 mod poll;
 mod reply;
+mod scripts;
 
-use std::{collections::BTreeSet, fmt, sync::LazyLock, time::Duration};
+use std::{collections::BTreeSet, fmt, time::Duration};
 
-use bb8_redis::redis::{self, Script};
+use bb8_redis::redis;
 
 pub use self::lock::RedisLock;
 use self::{
     connections::{Connections, of_redis},
     poll::Polls,
     reply::{Reply, ReplyExt as _},
+    scripts::Scripts,
 };
 use super::{
     Acquired, Begin, BeginRequest, Claim, Completion, Forgotten, Found, IfCompleted, Inspection, Location,
-    LocationError, OnUnknown, RecordState, ReleaseAs, Renewal, StartupCheck, Store, StoreError, StoreFuture, Wait,
+    LocationError, Moment, OnUnknown, OwnerToken, RecordState, ReleaseAs, Renewal, Restore, Saved, StartupCheck, Step,
+    Store, StoreError, StoreFuture, Wait, lifecycle::NOT_STORED_KEPT,
 };
-use crate::{key::RecordId, record::Record};
+use crate::{
+    key::{Fingerprint, PrincipalTag, RecordId},
+    record::Record,
+};
 
 /// A store in Redis 6.2 or later, or what speaks its protocol (setting `storage.class = redis`).
 ///
@@ -31,18 +37,27 @@ use crate::{key::RecordId, record::Record};
 ///
 /// | field | meaning |
 /// |---|---|
-/// | `v` | version of the layout |
-/// | `s` | state: `I` in flight, `D` done |
-/// | `o` | owner token |
+/// | `v` | version of the layout: 2 |
+/// | `s` | state: `I` claimed, `L` lapsed, `X` lost, `F` free, `D` completed |
+/// | `o` | owner token of the last claim |
 /// | `f` | fingerprint |
+/// | `i` | principal tag |
 /// | `a` | attempt |
 /// | `n` | fencing token |
-/// | `l` | end of the lease, in ms of the server's clock |
-/// | `t` | 1 when the claim was taken over from a lost owner |
+/// | `l` | end of the lease, or of the grace, in ms of the server's clock |
+/// | `g`, `q` | grace, and how long the record is kept without a response, in ms |
+/// | `x` | 1 when an owner was lost since the last response was stored |
+/// | `m` | how often the record was completed |
+/// | `w` | status of a response that was not stored |
+/// | `j`, `J1`…, `R1`… | number of steps, their names and their results |
 /// | `c`, `u` | when the key was first claimed, and last claimed or replayed, in ms |
 /// | `k` | how often the response was replayed |
 /// | `r` | the record of the response |
 /// | `e`, `p` | expiry and owner of the completed record beneath a manual claim |
+///
+/// A later layout is deployed in two steps: a release that reads both and writes this one, then one that writes the new
+/// one. A claim of another layout is in flight until its lease ends, and is then taken over; no process writes into it. A
+/// layout that a release does not know is an error, never a run.
 ///
 /// Each call is one script and one round trip, and the clock is the server's. A script touches one key, so a cluster
 /// could hold the records; this client speaks to one primary.
@@ -54,6 +69,7 @@ use crate::{key::RecordId, record::Record};
 /// refused at start.
 pub struct RedisStore {
     connections: Connections,
+    scripts: &'static Scripts,
     /// The beginning of every record's name.
     prefix: String,
     polls: Polls,
@@ -95,21 +111,6 @@ impl RedisOptions {
     }
 }
 
-macro_rules! scripts {
-    ($($name:ident = $file:literal;)*) => {
-        $(static $name: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!($file)));)*
-    };
-}
-
-scripts! {
-    BEGIN = "begin.lua";
-    RENEW = "renew.lua";
-    COMPLETE = "complete.lua";
-    RELEASE = "release.lua";
-    INSPECT = "inspect.lua";
-    FORGET = "forget.lua";
-}
-
 impl RedisStore {
     /// A store that connects when it is first used.
     ///
@@ -118,12 +119,20 @@ impl RedisStore {
     pub fn new(options: RedisOptions) -> Result<Self, LocationError> {
         Ok(Self {
             connections: Connections::new(&options.location, options.timeout)?,
+            scripts: Scripts::current(),
             prefix: format!("idempotency:{}:{}:", options.namespace, options.cache),
             polls: Polls::default(),
             location: options.location,
             on_evicting: options.on_evicting,
             on_unreachable: options.on_unreachable,
         })
+    }
+
+    /// For tests of a release that writes one layout and reads another one too.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_layouts(self, writes: &str, reads: &str) -> Self {
+        Self { scripts: Box::leak(Box::new(Scripts::new(writes, reads))), ..self }
     }
 
     fn name(&self, id: &RecordId) -> String {
@@ -152,33 +161,45 @@ impl RedisStore {
     }
 
     async fn inspected(&self, id: RecordId) -> Result<Option<Inspection>, StoreError> {
-        let reply: Reply = self.connections.run(INSPECT.key(self.name(&id))).await?;
+        let reply: Reply = self.connections.run(self.scripts.inspect.key(self.name(&id))).await?;
         let state = match reply.code()? {
             b"N" => return Ok(None),
             b"D" => RecordState::Completed,
             b"P" => RecordState::InFlight,
-            b"X" => RecordState::OwnerLost,
-            _ => return Err(StoreError::foreign("a record of another version")),
+            b"L" => RecordState::Lapsed,
+            b"X" => RecordState::Lost,
+            b"F" => RecordState::Free,
+            _ => return Err(foreign()),
         };
         let mut inspection = Inspection::new(id, state, reply.millis(2)?);
         inspection.attempt = reply.number(1)?;
         inspection.record = reply.record(3)?;
-        inspection.owner = reply.token(4)?;
-        inspection.replays = Some(reply.number(5)?);
-        inspection.first_seen = reply.time(6)?;
-        inspection.last_seen = reply.time(7)?;
+        inspection.owner = reply.array(4)?.map(OwnerToken::from_bytes);
+        inspection.fingerprint = reply.array(5)?.map(Fingerprint::from_bytes);
+        inspection.replays = Some(reply.number(6)?);
+        inspection.first_seen = reply.time(7)?;
+        inspection.last_seen = reply.time(8)?;
+        inspection.lost_owner = Some(reply.number::<u8>(9)? != 0);
+        inspection.not_stored = reply.text(10)?.and_then(|status| status.parse().ok());
+        inspection.principal = reply.array(11)?.map(PrincipalTag::from_bytes);
+        for at in (12..reply.len()).step_by(2) {
+            let name = reply.text(at)?.unwrap_or_default();
+            inspection.steps.push((name.into(), usize::try_from(reply.number::<i64>(at + 1)?).ok()));
+        }
         Ok(Some(inspection))
     }
 }
 
 impl Store for RedisStore {
     fn begin<'a>(&'a self, request: &'a BeginRequest) -> StoreFuture<'a, Begin> {
-        let mut script = BEGIN.key(self.name(&request.id));
+        let mut script = self.scripts.begin.key(self.name(&request.id));
         script
             .arg(request.token.as_bytes())
-            .arg(request.fingerprint.as_bytes())
+            .arg(&request.fingerprint.as_bytes()[..])
             .arg(millis(request.lease))
+            .arg(millis_or_none(request.grace))
             .arg(millis(request.keep))
+            .arg(request.principal.tag(&request.id).as_bytes())
             .arg(if request.if_completed == IfCompleted::Rerun { "rerun" } else { "replay" })
             .arg(if request.on_unknown == OnUnknown::Reject { "reject" } else { "rerun" });
         let reply = self.connections.run::<Reply>(script);
@@ -187,59 +208,128 @@ impl Store for RedisStore {
             Ok(match reply.code()? {
                 b"A" => {
                     let claim = Claim::new(request, reply.number(1)?, reply.number(2)?);
-                    let claim = claim.taken_over(reply.number::<u8>(3)? != 0);
-                    Begin::Acquired(Acquired::new(claim).previous(reply.record(4)?))
+                    let claim = claim.taken_over(reply.number::<u8>(3)? != 0).completions(reply.number(4)?);
+                    let acquired = Acquired::new(claim).other_scheme(reply.number::<u8>(5)? != 0);
+                    Begin::Acquired(acquired.previous(reply.record(6)?).steps(reply.steps(7)?))
                 }
-                b"P" => Begin::InFlight(Wait::new(reply.millis(1)?)),
+                b"P" if reply.number::<u8>(2)? != 0 => Begin::InFlight(Wait::grace(reply.millis(1)?)),
+                b"P" => Begin::InFlight(Wait::lease(reply.millis(1)?)),
                 b"M" => Begin::Mismatch,
                 b"X" => Begin::OwnerLost,
                 b"R" => {
                     let record = reply.record(1)?;
                     let record = record.ok_or(StoreError::foreign("a completed record without a response"))?;
-                    Begin::Completed(Found::new(record, reply.millis(2)?))
+                    let found = Found::new(record, reply.millis(2)?);
+                    Begin::Completed(found.other_scheme(reply.number::<u8>(3)? != 0))
                 }
-                _ => return Err(StoreError::foreign("a record of another version")),
+                _ => return Err(foreign()),
             })
         })
     }
 
     fn renew<'a>(&'a self, claim: &'a Claim, lease: Duration) -> StoreFuture<'a, Renewal> {
-        let mut script = RENEW.key(self.name(&claim.id));
+        let mut script = self.scripts.renew.key(self.name(&claim.id));
         script.arg(claim.token.as_bytes()).arg(millis(lease));
-        let renewed = self.connections.run::<u8>(script);
+        let reply = self.connections.run::<Reply>(script);
         StoreFuture::boxed(async move {
-            Ok(match renewed.await? {
-                0 => Renewal::Gone,
-                1 => Renewal::Extended,
-                _ => Renewal::Lost,
+            let reply = reply.await?;
+            Ok(match reply.code()? {
+                b"K" => Renewal::Extended,
+                b"S" => Renewal::Lost,
+                b"G" => Renewal::Gone(Moment::new(reply.number(1)?)),
+                _ => return Err(foreign()),
+            })
+        })
+    }
+
+    fn restore<'a>(&'a self, claim: &'a Claim, restore: &'a Restore) -> StoreFuture<'a, Renewal> {
+        let mut script = self.scripts.restore.key(self.name(&claim.id));
+        script
+            .arg(claim.token.as_bytes())
+            .arg(&claim.fingerprint.as_bytes()[..])
+            .arg(millis(restore.lease))
+            .arg(millis_or_none(claim.grace))
+            .arg(millis(claim.keep))
+            .arg(claim.principal.as_bytes())
+            .arg(claim.attempt)
+            .arg(claim.fence)
+            .arg(u8::from(claim.taken_over))
+            .arg(claim.completions)
+            .arg(restore.gone.get().saturating_add(millis(restore.within)));
+        for step in &restore.steps {
+            script.arg(&*step.name).arg(result_of(step));
+        }
+        let reply = self.connections.run::<Reply>(script);
+        StoreFuture::boxed(async move {
+            Ok(match reply.await?.code()? {
+                b"K" => Renewal::Extended,
+                b"S" => Renewal::Lost,
+                _ => return Err(foreign()),
+            })
+        })
+    }
+
+    fn save_step<'a>(&'a self, claim: &'a Claim, step: &'a Step) -> StoreFuture<'a, Saved> {
+        if !step.fits() {
+            return StoreFuture::ready(Ok(Saved::Full));
+        }
+        let mut script = self.scripts.save_step.key(self.name(&claim.id));
+        script.arg(claim.token.as_bytes()).arg(Step::MOST).arg(&*step.name).arg(result_of(step));
+        let reply = self.connections.run::<Reply>(script);
+        StoreFuture::boxed(async move {
+            let reply = match reply.await {
+                Err(StoreError::Full) => return Ok(Saved::Full),
+                reply => reply?,
+            };
+            Ok(match reply.code()? {
+                b"K" => Saved::Saved,
+                b"S" => Saved::Lost,
+                b"G" => Saved::Gone,
+                b"F" => Saved::Full,
+                _ => return Err(foreign()),
             })
         })
     }
 
     fn complete<'a>(&'a self, claim: &'a Claim, record: &'a Record, ttl: Duration) -> StoreFuture<'a, Completion> {
-        let mut script = COMPLETE.key(self.name(&claim.id));
+        let mut script = self.scripts.complete.key(self.name(&claim.id));
         script
             .arg(claim.token.as_bytes())
-            .arg(claim.fingerprint.as_bytes())
+            .arg(&claim.fingerprint.as_bytes()[..])
             .arg(claim.attempt)
             .arg(claim.fence)
+            .arg(claim.completions)
+            .arg(claim.principal.as_bytes())
             .arg(millis(ttl))
-            .arg(&record.as_bytes()[..]);
+            .arg(&record.to_bytes()[..]);
         let reply = self.connections.run::<Reply>(script);
         StoreFuture::boxed(async move {
             let reply = reply.await?;
             Ok(match reply.code()? {
                 b"K" => Completion::Stored,
                 b"S" => Completion::Superseded(reply.record(1)?),
-                _ => return Err(StoreError::foreign("a record of another version")),
+                _ => return Err(foreign()),
             })
         })
     }
 
     fn release<'a>(&'a self, claim: &'a Claim, release_as: ReleaseAs) -> StoreFuture<'a, bool> {
-        let mut script = RELEASE.key(self.name(&claim.id));
-        script.arg(claim.token.as_bytes()).arg(if release_as == ReleaseAs::Unknown { "unknown" } else { "free" });
-        StoreFuture::boxed(self.connections.run::<bool>(script))
+        let mut script = self.scripts.release.key(self.name(&claim.id));
+        let (release_as, status) = match release_as {
+            ReleaseAs::Free => ("free", 0),
+            ReleaseAs::Unknown => ("unknown", 0),
+            ReleaseAs::NotStored { status } => ("not-stored", status),
+            ReleaseAs::Ended => ("ended", 0),
+        };
+        script.arg(claim.token.as_bytes()).arg(release_as).arg(status).arg(millis(NOT_STORED_KEPT));
+        let reply = self.connections.run::<Reply>(script);
+        StoreFuture::boxed(async move {
+            Ok(match reply.await?.code()? {
+                b"K" => true,
+                b"S" => false,
+                _ => return Err(foreign()),
+            })
+        })
     }
 
     fn wait_for_change<'a>(&'a self, id: &'a RecordId, _round: u32, at_most: Duration) -> StoreFuture<'a, ()> {
@@ -251,11 +341,11 @@ impl Store for RedisStore {
     }
 
     fn forget<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Forgotten> {
-        let forgotten = self.connections.run::<u8>(FORGET.key(self.name(id)));
+        let reply = self.connections.run::<Reply>(self.scripts.forget.key(self.name(id)));
         StoreFuture::boxed(async move {
-            Ok(match forgotten.await? {
-                0 => Forgotten::Absent,
-                1 => Forgotten::Removed,
+            Ok(match reply.await?.code()? {
+                b"K" => Forgotten::Removed,
+                b"N" => Forgotten::Absent,
                 _ => Forgotten::InFlight,
             })
         })
@@ -288,6 +378,20 @@ impl Store for RedisStore {
 /// Milliseconds, at least 1: Redis takes 0 for no time at all.
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).clamp(1, 1 << 50)
+}
+
+/// Milliseconds, 0 included.
+fn millis_or_none(duration: Duration) -> u64 {
+    if duration.is_zero() { 0 } else { millis(duration) }
+}
+
+/// The result of a step as the scripts take it: `0`, or `1` and its bytes.
+fn result_of(step: &Step) -> Vec<u8> {
+    step.result.as_ref().map_or_else(|| b"0".to_vec(), |result| [b"1", &result[..]].concat())
+}
+
+fn foreign() -> StoreError {
+    StoreError::foreign("a record of another version")
 }
 
 /// A pattern for SCAN that matches exactly this text.

@@ -131,7 +131,7 @@ impl Drop for Waiter {
     }
 }
 
-/// Polls until the claim is another one than at first. Whether it is.
+/// Polls until nobody holds the record, or another owner does. Whether that is so.
 async fn watch(connections: &Connections, name: &str, until: Instant) -> Result<bool, StoreError> {
     let mut connection = connections.connection().await?;
     let mut first = None;
@@ -140,8 +140,8 @@ async fn watch(connections: &Connections, name: &str, until: Instant) -> Result<
         let mut state_and_owner = redis::cmd("HMGET");
         state_and_owner.arg(name).arg("s").arg("o");
         let claim: Vec<Value> = state_and_owner.query_async(&mut connection).await.map_err(of_redis)?;
-        let in_flight = matches!(claim.first(), Some(Value::BulkString(state)) if state == b"I");
-        if !in_flight || *first.get_or_insert_with(|| claim.clone()) != claim {
+        let is_held = matches!(claim.first(), Some(Value::BulkString(state)) if state == b"I" || state == b"L");
+        if !is_held || *first.get_or_insert_with(|| claim.clone()) != claim {
             return Ok(true);
         }
         let next = Instant::now() + pause;

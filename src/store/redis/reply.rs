@@ -6,7 +6,7 @@ use bb8_redis::redis::Value;
 
 use crate::{
     record::Record,
-    store::{OwnerToken, StoreError},
+    store::{Step, StoreError},
 };
 
 /// The answer of a script: a code, then the values that belong to the code. The legend is at the top of each script.
@@ -16,7 +16,20 @@ pub(super) trait ReplyExt {
     fn code(&self) -> Result<&[u8], StoreError>;
     fn number<T: TryFrom<i64>>(&self, at: usize) -> Result<T, StoreError>;
     fn record(&self, at: usize) -> Result<Option<Record>, StoreError>;
-    fn token(&self, at: usize) -> Result<Option<OwnerToken>, StoreError>;
+    fn bytes(&self, at: usize) -> Result<Option<&[u8]>, StoreError>;
+
+    /// Bytes of a fixed length. `None`: there are none, or another number.
+    fn array<const N: usize>(&self, at: usize) -> Result<Option<[u8; N]>, StoreError> {
+        Ok(self.bytes(at)?.and_then(|bytes| bytes.try_into().ok()))
+    }
+
+    fn text(&self, at: usize) -> Result<Option<&str>, StoreError> {
+        let text = self.bytes(at)?.map(str::from_utf8).transpose();
+        text.map_err(|_| StoreError::foreign("bytes where a text belongs"))
+    }
+
+    /// Names and results of steps, from there to the end.
+    fn steps(&self, from: usize) -> Result<Vec<Step>, StoreError>;
 
     /// A duration in milliseconds. A negative number is zero.
     fn millis(&self, at: usize) -> Result<Duration, StoreError> {
@@ -47,18 +60,26 @@ impl ReplyExt for Reply {
     }
 
     fn record(&self, at: usize) -> Result<Option<Record>, StoreError> {
+        let bytes = self.bytes(at)?.map(|bytes| Record::from_bytes(bytes.to_vec().into()));
+        Ok(bytes.transpose()?)
+    }
+
+    fn bytes(&self, at: usize) -> Result<Option<&[u8]>, StoreError> {
         match self.get(at) {
             None | Some(Value::Nil) => Ok(None),
-            Some(Value::BulkString(bytes)) => Ok(Some(Record::from_bytes(bytes.clone().into())?)),
-            Some(_) => Err(StoreError::foreign("a number where a response belongs")),
+            Some(Value::BulkString(bytes)) => Ok(Some(bytes)),
+            Some(_) => Err(StoreError::foreign("a number where bytes belong")),
         }
     }
 
-    fn token(&self, at: usize) -> Result<Option<OwnerToken>, StoreError> {
-        match self.get(at) {
-            None | Some(Value::Nil) => Ok(None),
-            Some(Value::BulkString(bytes)) => Ok(bytes.as_slice().try_into().ok().map(OwnerToken::from_bytes)),
-            Some(_) => Err(StoreError::foreign("a number where an owner token belongs")),
-        }
+    fn steps(&self, from: usize) -> Result<Vec<Step>, StoreError> {
+        let step = |at: usize| {
+            let name = self.text(at)?.ok_or(StoreError::foreign("a step without a name"))?;
+            Ok(match self.bytes(at + 1)? {
+                Some(result) => Step::done(name, result.to_vec()),
+                None => Step::started(name),
+            })
+        };
+        (from..self.len()).step_by(2).map(step).collect()
     }
 }

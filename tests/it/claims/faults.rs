@@ -52,7 +52,7 @@ impl Store for InFlightThenDown {
         let first = self.1.left() == 0;
         self.1.next(Call::Begin, Fault::Fail);
         StoreFuture::ready(if first {
-            Ok(Begin::InFlight(Wait::new(Duration::from_millis(10))))
+            Ok(Begin::InFlight(Wait::lease(Duration::from_millis(10))))
         } else {
             Err(StoreError::unavailable("down"))
         })

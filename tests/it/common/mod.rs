@@ -29,6 +29,20 @@ macro_rules! delegate_to_inner_store {
         ) -> actix_idempotency::store::StoreFuture<'a, actix_idempotency::store::Renewal> {
             self.0.renew(claim, lease)
         }
+        fn restore<'a>(
+            &'a self,
+            claim: &'a actix_idempotency::store::Claim,
+            restore: &'a actix_idempotency::store::Restore,
+        ) -> actix_idempotency::store::StoreFuture<'a, actix_idempotency::store::Renewal> {
+            self.0.restore(claim, restore)
+        }
+        fn save_step<'a>(
+            &'a self,
+            claim: &'a actix_idempotency::store::Claim,
+            step: &'a actix_idempotency::store::Step,
+        ) -> actix_idempotency::store::StoreFuture<'a, actix_idempotency::store::Saved> {
+            self.0.save_step(claim, step)
+        }
         fn inspect<'a>(
             &'a self,
             id: &'a actix_idempotency::key::RecordId,

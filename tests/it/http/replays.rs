@@ -277,7 +277,8 @@ fn encoder_django_has_another_record_per_payload() {
     assert_eq!(send("/items", "b").status, 201, "another body is another record");
     assert!(send("/items", "a").is_replay());
     assert!(!send("/echo", "a").is_replay());
-    send("/items?a=1", "a").is_problem(422, "key-reused");
+    // Django knows neither queries nor content types.
+    assert!(send("/items?a=1", "a").is_replay());
 }
 
 #[test]

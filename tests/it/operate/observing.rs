@@ -1,6 +1,6 @@
 //! `mode = observe`: every request runs, and the outcome that enforcing would have had is only reported.
 
-use actix_idempotency::key::Fingerprint;
+use actix_idempotency::key::RecordId;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -43,7 +43,7 @@ fn a_body_that_would_be_refused_arrives_whole() {
     let reply = server.send(Request::post("/items").key(&fresh_key()).body(body));
     assert_eq!((reply.status, reply.value("x-would-be")), (201, Some("body-too-large")));
     let sent: Vec<u8> = (0..200_001_u32).map(|n| n as u8).collect();
-    let sha256 = Fingerprint::from_bytes(Sha256::digest(&sent).into()).to_string();
+    let sha256 = RecordId::from_bytes(Sha256::digest(&sent).into()).to_string();
     let echo: Value = server.send(Request::post("/echo").key(&fresh_key()).body(sent)).json();
     assert_eq!((&echo["len"], &echo["sha256"]), (&json!(200_001), &json!(sha256)));
 }
@@ -52,7 +52,7 @@ fn a_body_that_would_be_refused_arrives_whole() {
 fn a_body_that_would_be_refused_arrives_whole_in_however_many_pieces() {
     let server = Server::start(&[OBSERVE[0], OBSERVE[1], ("IDEMPOTENCY_KEY__MAX_REQUEST_BODY", "100")]);
     let sent: Vec<u8> = (0..250).collect();
-    let sha256 = Fingerprint::from_bytes(Sha256::digest(&sent).into()).to_string();
+    let sha256 = RecordId::from_bytes(Sha256::digest(&sent).into()).to_string();
     let mut connection = server.connect();
     connection.write(&Request::post("/echo").key(&fresh_key()).body(sent).chunked());
     let reply = connection.reply();

@@ -96,7 +96,7 @@ fn records_are_listed_in_pages_and_by_state() {
 
     let count = |filter: &str| ids(&get(&server, &format!("records?{filter}")).json()).len();
     assert_eq!(count("state=in-flight"), 1);
-    assert_eq!(count("state=owner-lost"), 0);
+    assert_eq!(count("state=lost"), 0);
     assert_eq!(count("state=completed&status=2xx"), 5);
     assert_eq!(count("status=4xx"), 1);
     assert_eq!(count("replayed=true"), 1);
@@ -136,7 +136,7 @@ fn invalid_requests_are_refused_with_a_problem() {
         let json: Value = reply.json();
         assert!(json["detail"].as_str().unwrap().contains(say), "{json}");
     };
-    refused(get(&server, "records?state=lost"), 400, "in-flight, owner-lost, completed");
+    refused(get(&server, "records?state=owner-lost"), 400, "in-flight, lapsed, lost, free, completed, unfinished");
     refused(get(&server, "records?status=old"), 400, "status");
     refused(get(&server, "records?after=17"), 400, "64 hexadecimal digits");
     refused(get(&server, "records?limits=17"), 400, "limits");

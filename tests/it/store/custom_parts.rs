@@ -21,6 +21,7 @@ use actix_idempotency::{
         Renewal, Store, StoreError, ThreadLock,
     },
 };
+use actix_web::http::StatusCode;
 use actix_web::{App, HttpResponse, body::to_bytes, dev::ServiceRequest, rt, test, web};
 use bytes::Bytes;
 
@@ -178,12 +179,12 @@ async fn a_composed_store_gives_up_a_claim_whose_lock_is_lost() {
     let clock = Clock::steered();
     let store = ComposedStore::new(MapStorage::default(), ThreadLock::with_clock(clock.clone()), "lock");
     let id = RecordId::from_bytes([1; 32]);
-    let ask = || BeginRequest::new(id, actix_idempotency::key::Fingerprint::from_bytes([2; 32]), OwnerToken::random());
+    let ask = || BeginRequest::new(id, actix_idempotency::key::Fingerprint::from_bytes([2; 42]), OwnerToken::random());
     let Begin::Acquired(Acquired { claim: late, .. }) = store.begin(&ask()).await.unwrap() else { panic!() };
     assert!(matches!(store.begin(&ask()).await.unwrap(), Begin::InFlight(_)));
     clock.advance(Duration::from_secs(31));
     let Begin::Acquired(Acquired { claim: taker, .. }) = store.begin(&ask()).await.unwrap() else { panic!() };
-    let record = |n: u8| Record::from_bytes(Bytes::from(vec![1, 251, 201, 0, 0, 1, 1, n])).unwrap();
+    let record = |n: u8| Record::new(StatusCode::CREATED, [], Some(&[n]));
     let ttl = Duration::from_secs(60);
     assert_eq!(store.complete(&late, &record(1), ttl).await.unwrap(), Completion::Superseded(None));
     assert_eq!(store.renew(&late, ttl).await.unwrap(), Renewal::Lost);

@@ -12,6 +12,7 @@ use actix_idempotency::{
         ReleaseAs, Renewal, Store, StoreError,
     },
 };
+use actix_web::http::StatusCode;
 use futures_util::FutureExt as _;
 
 const LEASE: Duration = Duration::from_secs(30);
@@ -34,20 +35,13 @@ fn id(n: u64) -> RecordId {
 }
 
 fn ask(n: u64) -> BeginRequest {
-    let mut request = BeginRequest::new(id(n), Fingerprint::from_bytes([1; 32]), OwnerToken::random());
+    let mut request = BeginRequest::new(id(n), Fingerprint::from_bytes([1; 42]), OwnerToken::random());
     request.lease = LEASE;
     request
 }
 
 fn record(body: &[u8]) -> Record {
-    // The format of `Record`: version, status, no headers, a body.
-    let mut bytes = vec![1, 251, 201, 0, 0, 1];
-    match body.len() {
-        length @ 0..=250 => bytes.push(length as u8),
-        length => bytes.extend([251, length as u8, (length >> 8) as u8]),
-    }
-    bytes.extend(body);
-    Record::from_bytes(bytes.into()).unwrap()
+    Record::new(StatusCode::CREATED, [], Some(body))
 }
 
 /// The answer of a store that answers at once.
@@ -157,7 +151,7 @@ fn entries_are_evicted_oldest_first_and_only_past_their_retention() {
 
 #[test]
 fn over_max_bytes_the_oldest_bodies_are_given_up_and_nothing_runs_again() {
-    let limits = MemoryLimits { max_bytes: 100_000, ..MemoryLimits::default() };
+    let limits = MemoryLimits { max_bytes: 100_000, min_retention: Duration::ZERO, ..MemoryLimits::default() };
     let (store, _) = store(limits);
     let body = [7; 5000];
     for n in 0..60 {

@@ -9,6 +9,7 @@ use crate::store::{Location, LocationError, Lock, OwnerToken, StoreError};
 
 static ACQUIRE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("acquire.lua")));
 static RENEW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("renew.lua")));
+static FENCE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("fence.lua")));
 static RELEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("release.lua")));
 
 /// A lock per name in Redis (`lock.class = redis`), for custom storages that several processes share.
@@ -54,5 +55,9 @@ impl Lock for RedisLock {
 
     async fn release(&self, name: &str, token: OwnerToken) -> Result<(), StoreError> {
         self.run(&RELEASE, name, token, Duration::ZERO).await.map(drop)
+    }
+
+    async fn fence(&self) -> Result<Option<u64>, StoreError> {
+        self.connections.run(FENCE.key("idempotency:lock-fence")).await.map(Some)
     }
 }

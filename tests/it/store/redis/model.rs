@@ -4,8 +4,8 @@
 use std::{cell::RefCell, time::Duration};
 
 use actix_idempotency::{
-    store::{Clock, Inspection, MemoryLimits, MemoryStore, OwnerToken, RecordState, Store as _},
-    testing::model::{Subject, play, steps},
+    store::{Clock, Inspection, MemoryLimits, MemoryStore, Moment, OwnerToken, RecordState, RedisStore, Store as _},
+    testing::model::{Subject, events, play},
 };
 use proptest::{prelude::ProptestConfig, prop_assert_eq, test_runner::TestRunner};
 
@@ -27,6 +27,12 @@ fn advance(connection: &mut redis::Connection, by: Duration) {
     redis::cmd("EVAL").arg(ADVANCE).arg(0).arg(millis).exec(connection).unwrap();
 }
 
+/// The clock of Redis can't be moved, so the moments that it gave are moved instead.
+fn subject<'a>(store: &'a RedisStore, advance: &'a mut dyn FnMut(Duration)) -> Subject<'a> {
+    Subject::new(store, 0, advance)
+        .shifting_moments(|moment, by| Moment::new(moment.get() - u64::try_from(by.as_millis()).unwrap()))
+}
+
 #[actix_web::test]
 async fn the_redis_store_is_acceptable() {
     let redis = Redis::start();
@@ -45,10 +51,10 @@ fn the_redis_store_does_what_the_model_does() {
     let store = store(&redis);
     let connection = RefCell::new(redis.connect());
     let mut runner = TestRunner::new(ProptestConfig::with_cases(400));
-    let played = runner.run(&steps(), |steps| {
+    let played = runner.run(&events(), |events| {
         redis::cmd("FLUSHALL").exec(&mut *connection.borrow_mut()).unwrap();
         let mut advance = |by| advance(&mut connection.borrow_mut(), by);
-        runtime.block_on(play(Subject::new(&store, 0, &mut advance), &steps))
+        runtime.block_on(play(subject(&store, &mut advance), &events))
     });
     if let Err(failure) = played {
         panic!("{failure}");
@@ -63,29 +69,29 @@ fn the_scripts_do_what_the_life_cycle_does() {
     let store = store(&redis);
     let connection = RefCell::new(redis.connect());
     let mut runner = TestRunner::new(ProptestConfig::with_cases(200));
-    let played = runner.run(&steps(), |steps| {
+    let played = runner.run(&events(), |events| {
         redis::cmd("FLUSHALL").exec(&mut *connection.borrow_mut()).unwrap();
         let mut advance_redis = |by| advance(&mut connection.borrow_mut(), by);
         let clock = Clock::steered();
         let life_cycle = MemoryStore::with_clock(MemoryLimits::default(), clock.clone());
         let mut advance_life_cycle = |by| clock.advance(by);
         runtime.block_on(async {
-            let mut scripts = Subject::new(&store, 0, &mut advance_redis);
+            let mut scripts = subject(&store, &mut advance_redis);
             let mut machine = Subject::new(&life_cycle, 0, &mut advance_life_cycle);
-            for (n, step) in steps.iter().enumerate() {
-                let (expected, answered) = (machine.step(*step).await, scripts.step(*step).await);
+            for (n, event) in events.iter().enumerate() {
+                let (expected, answered) = (machine.apply(*event).await, scripts.apply(*event).await);
                 prop_assert_eq!(
                     expected,
                     answered,
-                    "at step {}: {:?}; left: the life cycle, right: the scripts",
+                    "at event {}: {:?}; left: the life cycle, right: the scripts",
                     n,
-                    step
+                    event
                 );
                 for id in 0..2 {
                     let id = scripts.id(id);
                     let expected = seen(life_cycle.inspect(&id).await.unwrap());
                     let answered = seen(store.inspect(&id).await.unwrap());
-                    prop_assert_eq!(expected, answered, "after step {}: {:?}", n, step);
+                    prop_assert_eq!(expected, answered, "after event {}: {:?}", n, event);
                 }
             }
             Ok(())

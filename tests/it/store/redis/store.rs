@@ -11,6 +11,7 @@ use actix_idempotency::{
         RedisStore, ReleaseAs, Store, StoreError,
     },
 };
+use actix_web::http::StatusCode;
 use actix_web::rt::time::{sleep, timeout};
 use bytes::Bytes;
 
@@ -27,11 +28,11 @@ pub(super) fn store(redis: &Redis) -> RedisStore {
 }
 
 fn ask(n: u8) -> BeginRequest {
-    BeginRequest::new(RecordId::from_bytes([n; 32]), Fingerprint::from_bytes([1; 32]), OwnerToken::random())
+    BeginRequest::new(RecordId::from_bytes([n; 32]), Fingerprint::from_bytes([1; 42]), OwnerToken::random())
 }
 
 fn record(n: u8) -> Record {
-    Record::from_bytes(Bytes::from(vec![1, 251, 201, 0, 0, 1, 1, n])).unwrap()
+    Record::new(StatusCode::CREATED, [], Some(&[n]))
 }
 
 async fn claim(store: &RedisStore, request: &BeginRequest) -> Claim {
@@ -79,7 +80,7 @@ async fn releases_pass_at_maxmemory() {
     assert!(store.release(&lost, ReleaseAs::Unknown).await.unwrap());
     assert!(!store.release(&over, ReleaseAs::Free).await.unwrap(), "the claim is released already");
     assert!(matches!(store.begin(&ask(1)).await.unwrap(), Begin::Completed(found) if found.record == record(1)));
-    assert_eq!(store.inspect(&lost.id).await.unwrap().unwrap().state, RecordState::OwnerLost);
+    assert_eq!(store.inspect(&lost.id).await.unwrap().unwrap().state, RecordState::Lost);
 }
 
 #[actix_web::test]
