@@ -302,7 +302,7 @@ fn variable(name: &str, default: &str) -> String {
 
 async fn serve() -> Result<(), Box<dyn std::error::Error>> {
     let mut settings = Settings::load()?;
-    let default = settings.caches.get("default").unwrap_or(&settings.storage).clone();
+    let default = settings.caches.get("default").cloned().unwrap_or_default();
     for cache in ["a", "b"] {
         settings.caches.entry(cache.to_owned()).or_insert_with(|| default.clone());
     }

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use actix_web::{dev::ServiceRequest, http::Method};
+use actix_web::{HttpResponse, dev::ServiceRequest, http::Method};
 use parking_lot::Mutex;
 
 use super::{
@@ -14,9 +14,10 @@ use super::{
 use crate::store::{RedisLock, RedisOptions, RedisStore};
 use crate::{
     claim::{Caught, InFlight, StoreHandle},
+    client::problem::{Refusal, RefusalFn},
     key::{BasicKeyEncoder, CanonicalJsonEncoder, DjangoKeyEncoder, KeyEncoder, Principal},
     observe::{Listener, Observers, metrics},
-    settings::{ConfigError, Methods, OnError, Settings, StorageSettings},
+    settings::{CacheOverrides, ConfigError, Methods, OnError, Settings, StorageSettings},
     store::{
         ComposedStore, Lock, MemoryLimits, MemoryStore, Storage, Store, ThreadLock,
         key_value::{AnyLock, AnyStorage},
@@ -29,8 +30,10 @@ use crate::{
 /// use actix_idempotency::{Idempotency, Settings};
 /// use std::time::Duration;
 ///
-/// let mut settings = Settings::ietf(); settings.storage.ttl = Duration::from_secs(3600); let idempotency =
-/// Idempotency::builder().settings(settings).cache("reports", |cache| cache.max_entries = 1000).build()?;
+/// let mut settings = Settings::ietf();
+/// settings.storage.ttl = Duration::from_secs(3600);
+/// let builder = Idempotency::builder().settings(settings);
+/// let idempotency = builder.cache("reports", |cache| cache.max_entries = 1000).build()?;
 /// # let _ = idempotency;
 /// # Ok::<(), actix_idempotency::ConfigError>(())
 /// ```
@@ -38,26 +41,52 @@ use crate::{
 #[must_use = "nothing is made before `build`"]
 pub struct Builder {
     settings: Settings,
+    caches: Vec<(String, CacheOverrides)>,
     encoders: BTreeMap<String, Arc<dyn KeyEncoder>>,
     stores: BTreeMap<String, Arc<dyn Store>>,
     storages: BTreeMap<String, AnyStorage>,
     locks: BTreeMap<String, AnyLock>,
     principal: Option<PrincipalFn>,
     observers: Observers,
+    refusal: Option<RefusalFn>,
 }
 
 impl Builder {
-    /// Sets the settings. Default: `Settings::default()`. Call it before [`cache`](Self::cache).
+    /// Sets the settings. Default: `Settings::default()`.
     pub fn settings(mut self, settings: Settings) -> Self {
         self.settings = settings;
         self
     }
 
     /// Declares a cache: it has the settings `storage.*`, changed by `change`. A cache that the settings declare
-    /// already is changed further.
-    pub fn cache(mut self, name: impl Into<String>, change: impl FnOnce(&mut StorageSettings)) -> Self {
-        let inherited = self.settings.storage.clone();
-        change(self.settings.caches.entry(name.into()).or_insert(inherited));
+    /// already is changed further. `change` is called when the `Idempotency` is built, perhaps more than once.
+    pub fn cache(
+        mut self,
+        name: impl Into<String>,
+        change: impl Fn(&mut StorageSettings) + Send + Sync + 'static,
+    ) -> Self {
+        self.caches.push((name.into(), CacheOverrides::new().with(change)));
+        self
+    }
+
+    /// Gives refusals another shape: `shape` gets what is to be said, and the response with problem details, and returns the
+    /// response for the client.
+    ///
+    /// ```
+    /// use actix_idempotency::{Idempotency, problem::Refusal};
+    /// use actix_web::HttpResponse;
+    ///
+    /// let idempotency = Idempotency::builder().refusal(|refusal: &Refusal<'_>, response: HttpResponse| {
+    ///     let body = format!(r#"{{"error":"{}"}}"#, refusal.name.unwrap_or("failed"));
+    ///     response.set_body(body).map_into_boxed_body()
+    /// });
+    /// # let _ = idempotency;
+    /// ```
+    pub fn refusal(
+        mut self,
+        shape: impl Fn(&Refusal<'_>, HttpResponse) -> HttpResponse + Send + Sync + 'static,
+    ) -> Self {
+        self.refusal = Some(Arc::new(shape));
         self
     }
 
@@ -93,7 +122,7 @@ impl Builder {
     }
 
     /// Finds the principal where no `Principal` is in the request's extensions. When it returns `None`, a hash of the
-    /// `Authorization` header stands in.
+    /// credentials stands in.
     pub fn principal(
         mut self,
         principal: impl Fn(&ServiceRequest) -> Option<Principal> + Send + Sync + 'static,
@@ -106,25 +135,27 @@ impl Builder {
     ///
     /// # Errors
     /// [`ConfigError`] for settings that make no sense, and for names under which nothing is registered.
-    pub fn build(self) -> Result<Idempotency, ConfigError> {
+    pub fn build(mut self) -> Result<Idempotency, ConfigError> {
+        for (name, overrides) in std::mem::take(&mut self.caches) {
+            self.settings.override_cache(&name, overrides);
+        }
         self.settings.check()?;
         self.settings.rules()?;
         self.lock_of_settings()?;
         warn_of_given_up_promises(&self.settings);
-        let in_flight = InFlight::new(self.settings.limits.max_in_flight);
-        let caches =
-            self.settings.cache_names().into_iter().filter_map(|name| Some((name, self.settings.cache(name)?)));
+        let in_flight = InFlight::new(&self.settings.limits);
+        let caches = self.settings.all_caches().into_iter();
         let stores = caches
             .map(|(name, settings)| {
-                let handle = StoreHandle::new(name.to_owned(), self.store_of(name, settings)?, in_flight.clone());
-                Ok((name.to_owned(), handle))
+                let handle = StoreHandle::new(name.clone(), self.store_of(&name, &settings)?, in_flight.clone());
+                Ok((name, handle))
             })
             .collect::<Result<_, ConfigError>>()?;
         let encoder = self.encoder_of_settings()?;
         metrics::describe();
         let (settings, principal, brought) = (self.settings, self.principal, Mutex::default());
-        let observers = Arc::new(self.observers);
-        Ok(Idempotency::of(Shared { settings, encoder, stores, principal, in_flight, observers, brought }))
+        let (observers, refusal) = (Arc::new(self.observers), self.refusal);
+        Ok(Idempotency::of(Shared { settings, encoder, stores, principal, in_flight, observers, refusal, brought }))
     }
 
     fn encoder_of_settings(&self) -> Result<Arc<dyn KeyEncoder>, ConfigError> {
@@ -227,9 +258,8 @@ fn warn_of_given_up_promises(settings: &Settings) {
     if !settings.lock.enable {
         tracing::warn!("lock.enable = false: duplicates may run side by side");
     }
-    let shared =
-        settings.cache_names().into_iter().filter_map(|name| settings.cache(name)).find(|c| c.class != "memory");
-    if let Some(cache) = shared
+    let caches = settings.all_caches();
+    if let Some((_, cache)) = caches.iter().find(|(_, cache)| cache.class != "memory")
         && settings.lock.lease < cache.timeout * 4
     {
         tracing::warn!(
@@ -241,7 +271,7 @@ fn warn_of_given_up_promises(settings: &Settings) {
     if settings.lock.ttl.is_some() {
         tracing::warn!("lock.ttl is set: an operation that runs longer may be run again beside");
     }
-    if settings.cache_names().iter().any(|name| settings.cache(name).is_some_and(|c| c.on_error == OnError::Run)) {
+    if caches.iter().any(|(_, cache)| cache.on_error == OnError::Run) {
         tracing::warn!("storage.on_error = run: while the store can't answer, operations run unprotected");
     }
 }

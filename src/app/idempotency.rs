@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::Builder;
 use crate::{
     claim::{Caught, InFlight, StoreHandle},
+    client::problem::RefusalFn,
     key::{KeyEncoder, Principal},
     observe::Observers,
     settings::{ConfigError, Settings},
@@ -53,6 +54,8 @@ pub(crate) struct Shared {
     pub(crate) principal: Option<PrincipalFn>,
     pub(crate) in_flight: Arc<InFlight>,
     pub(crate) observers: Arc<Observers>,
+    /// The shape of refusals.
+    pub(crate) refusal: Option<RefusalFn>,
     /// The stores that wraps brought with them: one handle per store, whichever worker asks.
     pub(crate) brought: Mutex<Vec<Brought>>,
 }
@@ -134,7 +137,7 @@ impl Idempotency {
 
     /// The store of a cache.
     pub(crate) fn cache(&self, name: &str) -> Result<&Arc<StoreHandle>, ConfigError> {
-        self.0.stores.get(name).ok_or_else(|| {
+        self.0.stores.get(&name.to_ascii_lowercase()).ok_or_else(|| {
             let known: Vec<&str> = self.0.stores.keys().map(String::as_str).collect();
             ConfigError::UnknownCache { name: name.to_owned(), known: known.join(", ") }
         })

@@ -14,8 +14,8 @@ impl Idempotency {
     /// which are the defaults; elsewhere find ids by [`list`](Self::list).
     #[must_use]
     pub fn record_id(&self, cache: &str, principal: &Principal, key: &str) -> RecordId {
-        let namespace = self.settings().cache(cache).map_or("", |settings| &settings.namespace);
-        self.settings().mode.record_id(RecordIds::new(namespace, cache).of(principal, key, None))
+        let namespace = self.settings().cache(cache).map_or_else(String::new, |settings| settings.namespace);
+        self.settings().mode.record_id(RecordIds::new(&namespace, cache).of(principal, key, None))
     }
 
     /// Tells what is known of a record.

@@ -183,6 +183,13 @@ impl HeldClaim {
         self.end(ReleaseAs::Free);
     }
 
+    /// Ends the claim of an operation whose response is not known, as a drop does. Waits until the key is free.
+    pub(crate) async fn fail(self: Box<Self>) {
+        if self.claims.config.on_unknown == OnUnknown::Rerun {
+            self.release().await;
+        }
+    }
+
     fn end(&mut self, release_as: ReleaseAs) {
         match mem::replace(&mut self.state, State::Ended) {
             State::Claimed(claim) => {

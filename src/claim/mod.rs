@@ -24,6 +24,6 @@ pub(crate) use self::{
     caught::Caught,
     config::at_most_a_century,
     hold::{HeldClaim, Written},
-    in_flight::{InFlight, InFlightGuard, Refused},
+    in_flight::{HeldBytes, InFlight, InFlightGuard, Refused},
     store_handle::StoreHandle,
 };

@@ -20,4 +20,5 @@
 pub const ALLOW_HEADERS: [&str; 1] = ["idempotency-key"];
 
 /// `Access-Control-Expose-Headers`: the headers that a script may read.
-pub const EXPOSE_HEADERS: [&str; 4] = ["idempotent-replayed", "idempotency-body", "retry-after", "link"];
+pub const EXPOSE_HEADERS: [&str; 5] =
+    ["idempotent-replayed", "idempotent-status", "idempotency-body", "retry-after", "link"];

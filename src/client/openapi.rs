@@ -1,60 +1,101 @@
-//! The parts of an OpenAPI description that keys add to an API: the header, the refusals and the marks of a replay, as
-//! the settings make them.
+//! What keys add to the OpenAPI description of an API: the header, the refusals and the marks of a replay, as the settings
+//! make them.
 //!
-//! [`components`] goes into the document once, [`operation`] into every operation. Both return JSON text of OpenAPI
-//! 3.1, so that they fit into a document of any origin. A replay has the headers of the first response and those in
-//! `components.headers`: refer to the latter in the operation's own responses, as `"Idempotent-Replayed": {"$ref":
-//! "#/components/headers/Idempotent-Replayed"}`. With utoipa:
+//! [`describe`] adds it to a whole document, whatever library made that. With utoipa:
 //!
 //! ```
 //! use actix_idempotency::{Policy, Settings, openapi};
-//! use utoipa::{Modify, OpenApi, openapi::{Components, Response, RefOr, path::Operation}};
+//! use utoipa::OpenApi;
 //!
 //! #[derive(OpenApi)]
-//! #[openapi(modifiers(&Keys), paths(pay))]
+//! #[openapi(paths(pay))]
 //! struct Api;
 //!
 //! #[utoipa::path(post, path = "/payments", responses((status = 201, description = "Paid")))]
 //! async fn pay() {}
 //!
-//! struct Keys;
+//! let settings = Settings::ietf();
+//! let mut document = serde_json::to_value(Api::openapi())?;
+//! openapi::describe(&settings, &mut document, |_method, path| match path {
+//!     "/webhooks" => Policy::Exempt,
+//!     _ => Policy::Required,
+//! });
 //!
-//! impl Modify for Keys {
-//!     fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
-//!         let settings = Settings::ietf();
-//!         let ours: Components = serde_json::from_str(&openapi::components(&settings)).expect("components");
-//!         let all = api.components.get_or_insert_default();
-//!         all.schemas.extend(ours.schemas);
-//!         all.responses.extend(ours.responses);
-//!         all.parameters.extend(ours.parameters);
-//!         all.headers.extend(ours.headers);
-//!         let more: Operation =
-//!             serde_json::from_str(&openapi::operation(&settings, Policy::Required)).expect("an operation");
-//!         let pay = api.paths.paths.get_mut("/payments").and_then(|path| path.post.as_mut()).expect("there it is");
-//!         pay.parameters.get_or_insert_default().extend(more.parameters.unwrap_or_default());
-//!         for (status, response) in more.responses.responses {
-//!             // The API's own description of a status stays.
-//!             pay.responses.responses.entry(status).or_insert(response);
-//!         }
-//!     }
-//! }
-//!
-//! let document = Api::openapi().to_json()?;
-//! assert!(document.contains("#/components/parameters/IdempotencyKey"));
+//! let pay = &document["paths"]["/payments"]["post"];
+//! assert_eq!(pay["parameters"][0]["$ref"], "#/components/parameters/IdempotencyKey");
+//! assert_eq!(pay["responses"]["422"]["$ref"], "#/components/responses/Idempotency422");
 //! # Ok::<(), serde_json::Error>(())
 //! ```
+//!
+//! [`components`] and [`operation`] are the parts, as JSON text, for documents that are put together in another way.
 
 use std::collections::BTreeMap;
 
-use actix_web::http::header::HeaderName;
+use actix_web::http::{Method, header::HeaderName};
 use serde_json::{Map, Value, json};
 
 use super::problem::{self, Problem, ProblemStyle, header_name};
 use crate::{
     key::Syntax,
     policy::Policy,
-    settings::{OnUnknown, Settings},
+    settings::{OnUnknown, Settings, is_safe},
 };
+
+/// Adds to an OpenAPI 3.1 document what keys add to its operations.
+///
+/// `policy` returns the policy of an operation, by its method and the path in the document. Where an operation has its own
+/// description of a status already, it keeps it, and gets the refusals as `application/problem+json` beside.
+pub fn describe(settings: &Settings, document: &mut Value, policy: impl Fn(&Method, &str) -> Policy) {
+    let parts: Value = serde_json::from_str(&components(settings)).unwrap_or_default();
+    for (kind, parts) in parts.as_object().into_iter().flatten() {
+        for (name, part) in parts.as_object().into_iter().flatten() {
+            document["components"][kind][name] = part.clone();
+        }
+    }
+    let described = document["components"]["responses"].clone();
+    for (path, item) in document["paths"].as_object_mut().into_iter().flatten() {
+        for (name, operation) in item.as_object_mut().into_iter().flatten() {
+            // An item has other members than operations, too.
+            let Ok(method) = Method::from_bytes(name.to_ascii_uppercase().as_bytes()) else { continue };
+            if !matches!(method.as_str(), "POST" | "PUT" | "PATCH" | "DELETE") || !operation.is_object() {
+                continue;
+            }
+            add_to_operation(operation, settings, &method, policy(&method, path), &described);
+        }
+    }
+}
+
+fn add_to_operation(operation: &mut Value, settings: &Settings, method: &Method, policy: Policy, described: &Value) {
+    let more: Value = serde_json::from_str(&self::operation(settings, method, policy)).unwrap_or_default();
+    if let Some(parameters) = more["parameters"].as_array().filter(|parameters| !parameters.is_empty()) {
+        match operation["parameters"].as_array_mut() {
+            Some(own) => own.extend(parameters.iter().cloned()),
+            None => operation["parameters"] = Value::from(parameters.clone()),
+        }
+    }
+    let named = |response: &Value| {
+        let name = response["$ref"].as_str()?.strip_prefix("#/components/responses/")?;
+        Some(described[name].clone())
+    };
+    for (status, response) in more["responses"].as_object().into_iter().flatten() {
+        let own = &mut operation["responses"][status];
+        if own.is_null() {
+            *own = response.clone();
+            continue;
+        }
+        // A reference can't have members beside, so what it names takes its place.
+        if let Some(resolved) = named(own) {
+            *own = resolved;
+        }
+        for (member, values) in named(response).unwrap_or_default().as_object().into_iter().flatten() {
+            for (name, value) in values.as_object().into_iter().flatten() {
+                if own[member][name].is_null() {
+                    own[member][name] = value.clone();
+                }
+            }
+        }
+    }
+}
 
 /// The `components` of a document: parameters `IdempotencyKey` and `OptionalIdempotencyKey`, the schema
 /// `IdempotencyProblem`, responses `Idempotency400` and so on (`OptionalIdempotency400` where a policy has less to
@@ -79,9 +120,16 @@ pub fn components(settings: &Settings) -> String {
     .to_string()
 }
 
-/// The `parameters` and `responses` that this policy adds to an operation. An exempt operation gets none.
+/// The `parameters` and `responses` that this policy adds to an operation of this method. An exempt operation gets none, and
+/// neither does one of a safe method. Where the setting `methods` does not name the method, its key is optional.
 #[must_use]
-pub fn operation(settings: &Settings, policy: Policy) -> String {
+pub fn operation(settings: &Settings, method: &Method, policy: Policy) -> String {
+    let policy = match policy {
+        _ if is_safe(method) => Policy::Exempt,
+        Policy::Required if !settings.methods.need_key(method) => Policy::Optional,
+        Policy::Manual if !settings.methods.need_key(method) => Policy::OptionalManual,
+        policy => policy,
+    };
     let parameter = match policy {
         Policy::Exempt => return json!({ "parameters": [], "responses": {} }).to_string(),
         Policy::Required | Policy::Manual => "IdempotencyKey",
@@ -103,23 +151,25 @@ pub fn operation(settings: &Settings, policy: Policy) -> String {
 
 fn parameter(settings: &Settings, required: bool) -> Value {
     let uuid = "8e03978e-40d5-43dd-bc93-6894a57f9324";
-    let bare = "[A-Za-z0-9._~+/-][A-Za-z0-9._~:/+=@-]*";
-    let string = r#""([ !#-\[\]-~]|\\["\\])+"(;.*)?"#;
+    let most = settings.max_key_length;
+    // A blank key is refused. Parameters after the String are accepted, and are not worth describing.
+    let string = r#"^" *([!#-\[\]-~]|\\["\\])([ !#-\[\]-~]|\\["\\])*"$"#;
+    let bare = "^[A-Za-z0-9._~+/-][A-Za-z0-9._~:/+=@-]*$";
+    let quoted = json!({ "pattern": string, "maxLength": most.saturating_add(2), "examples": [format!("\"{uuid}\"")] });
     let schema = match settings.syntax {
-        // The limit counts the characters between the quotes, which a schema can't.
-        Syntax::Strict => {
-            json!({ "type": "string", "pattern": format!("^{string}$"), "examples": [format!("\"{uuid}\"")] })
-        }
-        Syntax::Lenient => json!({ "type": "string", "pattern": format!("^({string}|{bare})$"), "examples": [uuid] }),
-        Syntax::Raw => {
-            json!({ "type": "string", "pattern": "^[!-~]+$", "maxLength": settings.max_key_length, "examples": [uuid] })
+        Syntax::Strict => quoted,
+        Syntax::Lenient => json!({ "anyOf": [{ "pattern": bare, "maxLength": most }, quoted], "examples": [uuid] }),
+        Syntax::Raw | Syntax::Any => {
+            json!({ "pattern": "^[!-~]([ -~]*[!-~])?$", "maxLength": most, "examples": [uuid] })
         }
     };
-    let most = settings.max_key_length;
+    let mut schema = schema;
+    schema["type"] = "string".into();
     json!({
-        "name": header_name(&settings.header),
+        "name": settings.header.first().map(header_name).unwrap_or_default(),
         "in": "header",
-        "required": required,
+        // Where several headers may have the key, none of them is required.
+        "required": required && settings.header.len() == 1,
         "description": format!(
             "Unique to the operation, at most {most} characters, and not to be guessed: a random UUID. A request that is \
              sent again with the same key gets the first answer, and the operation does not run again."
@@ -135,6 +185,12 @@ fn headers(settings: &Settings) -> Value {
     };
     if let Some(name) = &settings.replay_header {
         add(name, "Marks the stored answer to an earlier request.", json!({ "type": "string", "const": "true" }));
+    }
+    if let (Some(name), Some(_)) = (&settings.original_status_header, settings.conflict_status_code) {
+        add(name, "On a replay: the status of the first answer.", json!({ "type": "integer" }));
+    }
+    for name in &settings.should_retry_headers {
+        add(name, "Whether to send the request again.", json!({ "type": "string", "enum": ["true", "false"] }));
     }
     if let Some(name) = &settings.expires_header {
         add(name, "Until when a stored answer is kept, as an HTTP date.", json!({ "type": "string" }));
@@ -157,6 +213,15 @@ fn schema() -> Value {
             "title": { "type": "string" },
             "status": { "type": "integer" },
             "detail": { "type": "string" },
+            "error": {
+                "type": "object",
+                "description": "The same for clients written for Stripe, in profile `stripe`.",
+                "properties": {
+                    "type": { "type": "string", "enum": ["idempotency_error", "api_error", "invalid_request_error"] },
+                    "code": { "type": "string" },
+                    "message": { "type": "string" },
+                },
+            },
         },
     })
 }
@@ -169,6 +234,7 @@ fn refusals(settings: &Settings, policy: Policy) -> BTreeMap<u16, Vec<Problem>> 
         Problem::KeyReused,
         Problem::InFlight { grace: None },
         Problem::BodyTooLarge { limit: settings.max_request_body },
+        Problem::BodyTimeout,
         Problem::StoreUnavailable,
         Problem::ShuttingDown,
     ];
@@ -220,6 +286,10 @@ fn response(settings: &Settings, status: u16, problems: &[Problem], policy: Poli
         let schema = json!({ "type": "integer" });
         headers.insert("Retry-After".into(), json!({ "description": "Seconds to wait.", "schema": schema }));
     }
+    for name in &settings.should_retry_headers {
+        let name = header_name(name);
+        headers.insert(name.clone(), json!({ "$ref": format!("#/components/headers/{name}") }));
+    }
     let mut content = Map::new();
     if !problems.is_empty() {
         content.insert(
@@ -239,7 +309,8 @@ fn response(settings: &Settings, status: u16, problems: &[Problem], policy: Poli
     if replays(settings, status, policy) {
         says.push("A replay: the headers and the body of the first answer.".into());
         let body = HeaderName::from_static("idempotency-body");
-        for name in settings.replay_header.iter().chain(&settings.expires_header).chain([&body]) {
+        let marks = settings.replay_header.iter().chain(&settings.original_status_header);
+        for name in marks.chain(&settings.expires_header).chain([&body]) {
             let name = header_name(name);
             headers.insert(name.clone(), json!({ "$ref": format!("#/components/headers/{name}") }));
         }

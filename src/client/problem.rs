@@ -10,6 +10,7 @@
 //! | `key-reused` | `mismatch_status_code` | uses a new key for a new operation |
 //! | `in-flight` | `in_flight_status_code` | retries later with the same key |
 //! | `body-too-large` | 413 | sends less |
+//! | `body-timeout` | 408 | sends faster, with the same key |
 //! | `store-unavailable` | 503 | retries later with the same key |
 //! | `outcome-unknown` | 409 | asks a person: whether the operation took effect is not known |
 //! | `shutting-down` | 503 | retries with the same key |
@@ -17,7 +18,7 @@
 //! An unreadable body (400), a panicked handler and a misconfigured instance (500) are `about:blank`: their status says
 //! it all.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use actix_web::{
     HttpResponse,
@@ -27,7 +28,11 @@ use actix_web::{
     },
 };
 
-use crate::{key::InvalidKey, observe::Outcome, settings::Settings};
+use crate::{
+    key::InvalidKey,
+    observe::Outcome,
+    settings::{Profile, Settings},
+};
 
 /// The beginning of each `type`; the name of the problem follows.
 pub const TYPE_BASE: &str = "https://docs.rs/actix-idempotency/latest/actix_idempotency/problem/";
@@ -45,6 +50,8 @@ pub(crate) enum Problem {
     BodyTooLarge {
         limit: usize,
     },
+    /// The body arrived too slowly.
+    BodyTimeout,
     /// The body could not be read to its end.
     UnreadableBody,
     StoreUnavailable,
@@ -59,7 +66,7 @@ pub(crate) enum Problem {
 }
 
 /// The configurable parts of a refusal.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct ProblemStyle {
     /// Where the key is sent, as people write it.
     pub(crate) header: String,
@@ -67,6 +74,33 @@ pub(crate) struct ProblemStyle {
     pub(crate) in_flight_status: StatusCode,
     /// `Link: <…>; rel="describedby"`.
     pub(crate) link: Option<HeaderValue>,
+    /// Headers that tell whether to retry.
+    should_retry: Vec<HeaderName>,
+    /// Whether a member `error` repeats the problem for clients that know Stripe's errors only.
+    stripe_error: bool,
+    shape: Option<RefusalFn>,
+}
+
+/// Changes a refusal, or replaces it.
+pub(crate) type RefusalFn = Arc<dyn Fn(&Refusal<'_>, HttpResponse) -> HttpResponse + Send + Sync>;
+
+/// A refusal, for an API whose errors have a shape of their own.
+///
+/// Refusals have the body of RFC 9457 problem details. [`Builder::refusal`](crate::Builder::refusal) can give them another
+/// one.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Refusal<'a> {
+    /// The last segment of the problem's `type`, for example `in-flight`. `None`: the status says everything.
+    pub name: Option<&'static str>,
+    /// The status.
+    pub status: StatusCode,
+    /// A short text that is the same for each problem of this name.
+    pub title: &'static str,
+    /// What happened here. It has nothing of the request in it.
+    pub detail: &'a str,
+    /// How long the client should wait before it sends the request again. `None`: it would be refused again.
+    pub retry_after: Option<Duration>,
 }
 
 impl Default for ProblemStyle {
@@ -80,12 +114,27 @@ impl ProblemStyle {
         let link =
             settings.docs_url.as_ref().map(|url| HeaderValue::from_str(&format!("<{url}>; rel=\"describedby\"")));
         Self {
-            header: header_name(&settings.header),
+            header: settings.header.iter().map(header_name).collect::<Vec<_>>().join("` or `"),
             mismatch_status: settings.mismatch_status_code,
             in_flight_status: settings.in_flight_status_code,
             // `Settings::check` has seen that it is a header value.
             link: link.and_then(Result::ok),
+            should_retry: settings.should_retry_headers.clone(),
+            stripe_error: settings.profile == Profile::Stripe,
+            shape: None,
         }
+    }
+
+    /// Lets the application shape refusals.
+    pub(crate) fn shaped_by(mut self, shape: Option<RefusalFn>) -> Self {
+        self.shape = shape;
+        self
+    }
+}
+
+impl std::fmt::Debug for ProblemStyle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ProblemStyle").field("header", &self.header).finish_non_exhaustive()
     }
 }
 
@@ -108,6 +157,7 @@ impl Problem {
             Self::KeyReused => "key-reused",
             Self::InFlight { .. } => "in-flight",
             Self::BodyTooLarge { .. } => "body-too-large",
+            Self::BodyTimeout => "body-timeout",
             Self::StoreUnavailable | Self::Overloaded => "store-unavailable",
             Self::OutcomeUnknown => "outcome-unknown",
             Self::ShuttingDown => "shutting-down",
@@ -123,6 +173,7 @@ impl Problem {
             Self::KeyReused => Outcome::KeyReused,
             Self::InFlight { .. } => Outcome::InFlight,
             Self::BodyTooLarge { .. } => Outcome::BodyTooLarge,
+            Self::BodyTimeout => Outcome::BodyTimeout,
             Self::UnreadableBody => Outcome::UnreadableBody,
             Self::StoreUnavailable => Outcome::StoreUnavailable,
             Self::Overloaded => Outcome::Overloaded,
@@ -139,6 +190,7 @@ impl Problem {
             Self::KeyReused => "Idempotency key reused for another request",
             Self::InFlight { .. } => "A request with this idempotency key is still running",
             Self::BodyTooLarge { .. } => "Request body too large",
+            Self::BodyTimeout => "Request body too slow",
             Self::StoreUnavailable | Self::Overloaded => "Idempotency store unavailable",
             Self::OutcomeUnknown => "Outcome of the first request unknown",
             Self::ShuttingDown => "Server shutting down",
@@ -157,6 +209,7 @@ impl Problem {
             }
             Self::InFlight { .. } => "Retry later with the same key.".into(),
             Self::BodyTooLarge { limit } => format!("At most {limit} bytes are accepted here."),
+            Self::BodyTimeout => "The request body took too long to arrive. The operation was not run.".into(),
             Self::UnreadableBody => "The request body could not be read to its end.".into(),
             Self::StoreUnavailable => "The operation was not run. Retry later with the same key.".into(),
             Self::Overloaded => {
@@ -179,6 +232,7 @@ impl Problem {
             Self::KeyReused => style.mismatch_status,
             Self::InFlight { .. } => style.in_flight_status,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::StoreUnavailable | Self::Overloaded | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
             Self::OutcomeUnknown => StatusCode::CONFLICT,
             Self::Panicked | Self::Misconfigured => StatusCode::INTERNAL_SERVER_ERROR,
@@ -189,7 +243,9 @@ impl Problem {
     pub(crate) const fn retry_after(self) -> Option<Duration> {
         match self {
             Self::InFlight { grace: Some(left) } => Some(left),
-            Self::InFlight { grace: None } | Self::StoreUnavailable | Self::Overloaded => Some(Duration::from_secs(1)),
+            Self::InFlight { grace: None } | Self::BodyTimeout | Self::StoreUnavailable | Self::Overloaded => {
+                Some(Duration::from_secs(1))
+            }
             Self::ShuttingDown => Some(Duration::from_secs(2)),
             // An operator has to look first.
             Self::OutcomeUnknown => Some(Duration::from_secs(60)),
@@ -207,14 +263,38 @@ impl Problem {
         if let Some(link) = &style.link {
             response.append_header((header::LINK, link.clone()));
         }
+        let should_retry = HeaderValue::from_static(if self.retry_after().is_some() { "true" } else { "false" });
+        for name in &style.should_retry {
+            response.insert_header((name.clone(), should_retry.clone()));
+        }
         let (base, name) = self.name().map_or(("about:", "blank"), |name| (TYPE_BASE, name));
+        let (title, detail) = (self.title(), self.detail(style));
+        let error = if style.stripe_error { self.stripe_error(&detail) } else { String::new() };
         // No text here comes from outside or has a character that JSON escapes.
-        response.body(format!(
-            r#"{{"type":"{base}{name}","title":"{}","status":{},"detail":"{}"}}"#,
-            self.title(),
+        let response = response.body(format!(
+            r#"{{"type":"{base}{name}","title":"{title}","status":{},"detail":"{detail}"{error}}}"#,
             status.as_u16(),
-            self.detail(style),
-        ))
+        ));
+        match &style.shape {
+            Some(shape) => {
+                let (name, retry_after) = (self.name(), self.retry_after());
+                shape(&Refusal { name, status, title, detail: &detail, retry_after }, response)
+            }
+            None => response,
+        }
+    }
+
+    /// The member `error` that Stripe's clients go by: without it some of them take a refusal for a success.
+    fn stripe_error(self, message: &str) -> String {
+        let kind = match self {
+            Self::KeyReused => "idempotency_error",
+            Self::MissingKey | Self::InvalidKey(_) | Self::BodyTooLarge { .. } | Self::UnreadableBody => {
+                "invalid_request_error"
+            }
+            _ => "api_error",
+        };
+        let code = self.name().unwrap_or("internal").replace('-', "_");
+        format!(r#","error":{{"type":"{kind}","code":"{code}","message":"{message}"}}"#)
     }
 }
 
@@ -237,6 +317,7 @@ mod tests {
             Problem::KeyReused,
             Problem::InFlight { grace: None },
             Problem::BodyTooLarge { limit: 7 },
+            Problem::BodyTimeout,
             Problem::UnreadableBody,
             Problem::StoreUnavailable,
             Problem::Overloaded,
@@ -248,7 +329,7 @@ mod tests {
             let response = problem.response(&ProblemStyle::default());
             let status = response.status().as_u16();
             let retry = response.headers().contains_key(header::RETRY_AFTER);
-            assert_eq!(retry, matches!(status, 409 | 423 | 503), "{problem:?}");
+            assert_eq!(retry, matches!(status, 408 | 409 | 423 | 503), "{problem:?}");
             let body = response
                 .into_body()
                 .try_into_bytes()

@@ -16,8 +16,10 @@ pub enum Syntax {
     /// `:`, `@` or `=`. Both forms of one key are the same key. The default.
     #[default]
     Lenient,
-    /// The bytes as they are; visible ASCII only.
+    /// The bytes as they are: visible ASCII, with blanks inside.
     Raw,
+    /// Whatever a header can carry. Bytes beyond ASCII are read as Latin-1, as Django reads them.
+    Any,
 }
 
 /// A validated idempotency key, decoded from its header.
@@ -33,6 +35,9 @@ pub enum InvalidKey {
     /// More than one field line carried a key. Equal values make no difference.
     #[error("the key must be sent in exactly one header line")]
     Repeated,
+    /// Two of the headers that may have the key have different ones.
+    #[error("another header has another key")]
+    Contradicted,
     /// The key is empty, or only blanks.
     #[error("the key is empty")]
     Blank,
@@ -48,8 +53,26 @@ pub enum InvalidKey {
 }
 
 impl Key {
-    /// Reads the one key header of a request. `Ok(None)`: the request has none.
+    /// Reads the key of a request from the headers that may have it. `Ok(None)`: none of them is there.
+    #[inline]
     pub(crate) fn of_request(
+        headers: &HeaderMap,
+        names: &[HeaderName],
+        syntax: Syntax,
+        max: usize,
+    ) -> Result<Option<Self>, InvalidKey> {
+        let mut found: Option<Self> = None;
+        for name in names {
+            match (Self::of_header(headers, name, syntax, max)?, &found) {
+                (Some(key), Some(found)) if key != *found => return Err(InvalidKey::Contradicted),
+                (Some(key), None) => found = Some(key),
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
+
+    fn of_header(
         headers: &HeaderMap,
         name: &HeaderName,
         syntax: Syntax,
@@ -75,12 +98,13 @@ impl Key {
             Syntax::Strict => structured_field::string(value)?,
             Syntax::Lenient if value.first() == Some(&b'"') => structured_field::string(value)?,
             Syntax::Lenient => bare(value)?,
-            Syntax::Raw => visible(value)?,
+            Syntax::Raw => printable(value)?,
+            Syntax::Any => value.iter().map(|&byte| char::from(byte)).collect(),
         };
         if key.trim_ascii().is_empty() {
             return Err(InvalidKey::Blank);
         }
-        if key.len() > max {
+        if key.len() > max && (key.is_ascii() || key.chars().count() > max) {
             return Err(InvalidKey::TooLong { max });
         }
         Ok(Self(key.into_boxed_str()))
@@ -129,9 +153,9 @@ fn bare(value: &[u8]) -> Result<String, InvalidKey> {
     Ok(ascii(value))
 }
 
-fn visible(value: &[u8]) -> Result<String, InvalidKey> {
-    if !value.iter().all(u8::is_ascii_graphic) {
-        return Err(InvalidKey::Malformed("not visible ASCII"));
+fn printable(value: &[u8]) -> Result<String, InvalidKey> {
+    if !value.iter().all(|byte| byte.is_ascii_graphic() || *byte == b' ') {
+        return Err(InvalidKey::Malformed("a character that is not visible ASCII"));
     }
     Ok(ascii(value))
 }
@@ -208,9 +232,32 @@ mod tests {
     fn raw_keeps_quotes_and_takes_any_visible_ascii() {
         assert_eq!(parse("\"abc\"", Syntax::Raw).as_deref(), Ok("\"abc\""));
         assert_eq!(parse("a;b,c{}", Syntax::Raw).as_deref(), Ok("a;b,c{}"));
-        assert!(parse("a b", Syntax::Raw).is_err());
-        assert!(parse("é", Syntax::Raw).is_err());
+        assert_eq!(parse(" a b ", Syntax::Raw).as_deref(), Ok("a b"));
+        assert!(parse("é", Syntax::Raw).is_err() && parse("a\tb", Syntax::Raw).is_err());
         assert_eq!(parse("", Syntax::Raw), Err(InvalidKey::Blank));
+    }
+
+    #[test]
+    fn any_takes_each_byte_as_a_character_of_latin_1() {
+        assert_eq!(parse("a b\t\"c\"", Syntax::Any).as_deref(), Ok("a b\t\"c\""));
+        assert_eq!(Key::parse(b"caf\xe9", Syntax::Any, 4).unwrap().as_str(), "café");
+        assert_eq!(Key::parse(b"caf\xe9s", Syntax::Any, 4), Err(InvalidKey::TooLong { max: 4 }));
+        assert_ne!(Key::parse(b"\xc3\xa9", Syntax::Any, 4), Key::parse(b"\xe9", Syntax::Any, 4));
+        assert_eq!(parse("  ", Syntax::Any), Err(InvalidKey::Blank));
+    }
+
+    #[test]
+    fn of_several_headers_the_first_that_is_there_has_the_key() {
+        let names = ["idempotency-key", "paypal-request-id"].map(HeaderName::from_static);
+        let of = |sent: &[(&'static str, &'static str)]| {
+            let headers: HeaderMap =
+                sent.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect();
+            Key::of_request(&headers, &names, Syntax::Lenient, 255).map(|key| key.map(|key| key.as_str().to_owned()))
+        };
+        assert_eq!(of(&[]), Ok(None));
+        assert_eq!(of(&[("paypal-request-id", "a")]), Ok(Some("a".into())));
+        assert_eq!(of(&[("paypal-request-id", "a"), ("idempotency-key", "\"a\"")]), Ok(Some("a".into())));
+        assert_eq!(of(&[("paypal-request-id", "a"), ("idempotency-key", "b")]), Err(InvalidKey::Contradicted));
     }
 
     #[test]
@@ -237,6 +284,7 @@ mod tests {
 
         #[test]
         fn no_bytes_panic_the_parser(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Key::parse(&bytes, Syntax::Any, 255);
             for syntax in [Syntax::Strict, Syntax::Lenient, Syntax::Raw] {
                 if let Ok(key) = Key::parse(&bytes, syntax, 255) {
                     prop_assert!(key.as_str().is_ascii() && !key.as_str().trim().is_empty() && key.as_str().len() <= 255);

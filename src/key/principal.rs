@@ -7,7 +7,7 @@ use std::{
     sync::LazyLock,
 };
 
-use actix_web::http::header::{self, HeaderMap};
+use actix_web::http::header::{HeaderMap, HeaderName};
 
 use super::{RecordId, digest::Digest};
 
@@ -15,7 +15,7 @@ use super::{RecordId, digest::Digest};
 ///
 /// An authentication middleware *outside* of [`IdempotencyKey`](crate::middleware::IdempotencyKey) puts one into the
 /// request's extensions. Where there is none, [`principal()`](crate::middleware::IdempotencyKey::principal) is asked,
-/// then the `Authorization` header stands in (hashed), else the request is anonymous: then nothing but the
+/// then a hash of the headers with credentials stands in (setting `credential_headers`), else the request is anonymous: then nothing but the
 /// unguessability of its keys protects a stored response.
 ///
 /// ```
@@ -48,17 +48,16 @@ impl Principal {
         Self(Kind::Anonymous)
     }
 
-    /// A hash of the credentials as sent, where nobody named a principal.
-    pub(crate) fn of_credentials(headers: &HeaderMap) -> Self {
-        let mut lines = headers.get_all(header::AUTHORIZATION).peekable();
-        if lines.peek().is_none() {
-            return Self::anonymous();
+    /// A hash of the credentials as sent, where nobody named a principal: of all headers of these names.
+    pub(crate) fn of_credentials(headers: &HeaderMap, names: &[HeaderName]) -> Self {
+        let mut digest: Option<Digest> = None;
+        for name in names {
+            for line in headers.get_all(name) {
+                let digest = digest.get_or_insert_with(|| Digest::new(b"credentials"));
+                digest.part(name.as_str().as_bytes()).part(line.as_bytes());
+            }
         }
-        let mut digest = Digest::new(b"credentials");
-        for line in lines {
-            digest.part(line.as_bytes());
-        }
-        Self(Kind::Credentials(digest.finish()))
+        digest.map_or(Self::anonymous(), |mut digest| Self(Kind::Credentials(digest.finish())))
     }
 
     /// Whether the request showed no identity at all.
@@ -142,14 +141,16 @@ impl fmt::Debug for Principal {
 mod tests {
     use super::*;
     use crate::key::{digest::Hex, record_id::RecordIds};
+    use actix_web::http::header::HeaderValue;
 
     /// A changed byte would lose the records of every principal.
     #[test]
     fn principals_stay_as_they_are() {
         let mut headers = HeaderMap::new();
-        headers.insert(header::AUTHORIZATION, header::HeaderValue::from_static("Bearer x"));
-        let id = RecordIds::new("", "default").of(&Principal::of_credentials(&headers), "k1", None);
-        assert_eq!(id.to_string(), "a3cb7da28414981a6d04f2eb8f0cf449988dc51cc1a197fbe41fac39d2cc3411");
+        let name = HeaderName::from_static("authorization");
+        headers.insert(name.clone(), HeaderValue::from_static("Bearer x"));
+        let id = RecordIds::new("", "default").of(&Principal::of_credentials(&headers, &[name]), "k1", None);
+        assert_eq!(id.to_string(), "c39e2f1e54569341a289847242452a95b3acb29ab294175ab99e8e0dc0bb0ea3");
         let tag = Principal::new("alice").tag(&RecordId::from_bytes([7; 32]));
         assert_eq!(Hex(tag.as_bytes()).to_string(), "486d3c150e044562");
     }

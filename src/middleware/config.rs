@@ -9,11 +9,14 @@ use std::{
 use actix_web::{
     HttpMessage as _,
     dev::ServiceRequest,
-    http::header::{HeaderMap, HttpDate, TryIntoHeaderValue as _},
+    http::header::{HeaderMap, HeaderValue, HttpDate, TryIntoHeaderValue as _},
 };
 use bytes::Bytes;
 
-use super::request::{HeadRef, SyntheticRequests};
+use super::{
+    request::{BodyLimits, HeadRef, SyntheticRequests},
+    run::Carry,
+};
 use crate::{
     app::{Idempotency, PrincipalFn},
     claim::{ClaimRequest, Claims, InFlight, at_most_a_century},
@@ -21,9 +24,12 @@ use crate::{
     key::{Fingerprint, Key, KeyEncoder, KeyRequest, Principal, RecordId, record_id::RecordIds},
     observe::Observers,
     policy::{MatchedPath, PatternError, Policy, Rules},
-    settings::{ConfigError, Scope, Settings, StorageSettings},
+    settings::{ConfigError, Scope, Settings},
     store::{IfCompleted, Store},
 };
+
+/// Prepares the rest of an operation for going on without its client.
+pub(super) type CarryFn = Arc<dyn Fn() -> Carry + Send + Sync>;
 
 /// The plan that code gives to a wrap. Becomes a [`WrapConfig`] once the `Idempotency` is known.
 #[derive(Clone)]
@@ -35,6 +41,7 @@ pub(super) struct WrapPlan {
     pub(super) store: Option<Arc<dyn Store>>,
     pub(super) encoder: Option<Arc<dyn KeyEncoder>>,
     pub(super) principal: Option<PrincipalFn>,
+    pub(super) carry: Option<CarryFn>,
     pub(super) changes: Vec<SettingsChange>,
 }
 
@@ -51,6 +58,7 @@ impl WrapPlan {
             store: None,
             encoder: None,
             principal: None,
+            carry: None,
             changes: Vec::new(),
         }
     }
@@ -77,6 +85,7 @@ pub(super) struct WrapConfig {
     /// The scheme of its fingerprints.
     scheme: [u8; 2],
     principal: Option<PrincipalFn>,
+    pub(super) carry: Option<CarryFn>,
 }
 
 impl WrapConfig {
@@ -86,19 +95,30 @@ impl WrapConfig {
         let cache_name = plan.cache_name.clone().unwrap_or_else(|| settings.storage.cache_name.clone());
         let declared = idempotency.cache(&cache_name)?;
         if let Some(storage) = settings.cache(&cache_name) {
-            settings.storage = storage.clone();
+            settings.storage = storage;
         }
         let namespace = settings.storage.namespace.clone();
         settings.storage.cache_name = cache_name;
-        let before = (settings.storage.clone(), settings.limits.max_in_flight);
+        let before = settings.clone();
         for change in &plan.changes {
             change(&mut settings);
         }
         settings.check()?;
         if let Some(setting) = fixed_setting(&before, &settings) {
             return Err(ConfigError::Combination(format!(
-                "`{setting}` shapes what all wraps share, and can't be changed at one of them; declare a cache for it"
+                "`{setting}` shapes what all wraps share, and can't be changed by `.configure` at one of them; declare a \
+                 cache for another store, or use the wrap's own methods"
             )));
+        }
+        if settings.storage.class == "memory"
+            && plan.store.is_none()
+            && settings.storage.max_response_body > before.storage.max_response_body
+        {
+            return Err(ConfigError::Combination(
+                "a wrap can't set `storage.max_response_body` above that of its cache: the memory store is laid out for the \
+                 latter"
+                    .into(),
+            ));
         }
         let handle = match &plan.store {
             Some(store) => idempotency.handle_of(&declared.name, store),
@@ -106,7 +126,7 @@ impl WrapConfig {
         };
         let encoder = plan.encoder.clone().unwrap_or_else(|| shared.encoder.clone());
         Ok(Self {
-            style: ProblemStyle::of(&settings),
+            style: ProblemStyle::of(&settings).shaped_by(shared.refusal.clone()),
             in_flight: shared.in_flight.clone(),
             observers: shared.observers.clone(),
             synthetic: SyntheticRequests::default(),
@@ -116,6 +136,7 @@ impl WrapConfig {
             settings_rules: settings.rules()?,
             scheme: Fingerprint::scheme_of(&encoder.scheme()),
             encoder,
+            carry: plan.carry.clone(),
             principal: plan.principal.clone().or_else(|| shared.principal.clone()),
             claims: Claims::new(handle, &settings),
             settings,
@@ -135,7 +156,18 @@ impl WrapConfig {
             return principal.clone();
         }
         let found = self.principal.as_ref().and_then(|principal| principal(request));
-        found.unwrap_or_else(|| Principal::of_credentials(request.headers()))
+        found.unwrap_or_else(|| Principal::of_credentials(request.headers(), &self.settings.credential_headers))
+    }
+
+    pub(super) const fn body_limits(&self) -> BodyLimits {
+        BodyLimits { bytes: self.settings.max_request_body, time: self.settings.limits.body_timeout }
+    }
+
+    /// Tells clients not to send a request again whose response is stored, if `should_retry_headers` asks for it.
+    pub(super) fn add_should_retry(&self, headers: &mut HeaderMap) {
+        for name in &self.settings.should_retry_headers {
+            headers.insert(name.clone(), HeaderValue::from_static("false"));
+        }
     }
 
     /// Adds the date until which a stored response is kept, if `expires_header` asks for it.
@@ -177,18 +209,29 @@ impl WrapConfig {
     }
 }
 
-/// The setting that a wrap has changed although the store, or the count of operations in flight, exists already.
-fn fixed_setting((storage, most): &(StorageSettings, usize), now: &Settings) -> Option<&'static str> {
-    let (before, after) = (storage, &now.storage);
+/// The setting that a wrap has changed although it shapes what all wraps share.
+fn fixed_setting(before: &Settings, after: &Settings) -> Option<&'static str> {
+    let (storage, now) = (&before.storage, &after.storage);
+    let (lock, now_lock) = (&before.lock, &after.lock);
+    let (limits, now_limits) = (&before.limits, &after.limits);
     let changed = [
-        ("storage.class", before.class != after.class),
-        ("storage.namespace", before.namespace != after.namespace),
-        ("storage.location", before.location != after.location),
-        ("storage.min_retention", before.min_retention != after.min_retention),
-        ("storage.max_entries", before.max_entries != after.max_entries),
-        ("storage.max_bytes", before.max_bytes != after.max_bytes),
-        ("storage.on_full", before.on_full != after.on_full),
-        ("limits.max_in_flight", *most != now.limits.max_in_flight),
+        ("encoder", before.encoder != after.encoder),
+        ("storage.class", storage.class != now.class),
+        ("storage.cache_name", storage.cache_name != now.cache_name),
+        ("storage.namespace", storage.namespace != now.namespace),
+        ("storage.location", storage.location != now.location),
+        ("storage.min_retention", storage.min_retention != now.min_retention),
+        ("storage.max_entries", storage.max_entries != now.max_entries),
+        ("storage.max_bytes", storage.max_bytes != now.max_bytes),
+        ("storage.on_full", storage.on_full != now.on_full),
+        ("storage.on_evicting", storage.on_evicting != now.on_evicting),
+        ("storage.on_unreachable", storage.on_unreachable != now.on_unreachable),
+        ("lock.class", lock.class != now_lock.class),
+        ("lock.location", lock.location != now_lock.location),
+        ("lock.name", lock.name != now_lock.name),
+        ("limits.max_in_flight", limits.max_in_flight != now_limits.max_in_flight),
+        ("limits.max_buffered", limits.max_buffered != now_limits.max_buffered),
+        ("limits.principal_share", limits.principal_share.to_bits() != now_limits.principal_share.to_bits()),
     ];
     changed.into_iter().find(|(_, changed)| *changed).map(|(setting, _)| setting)
 }

@@ -48,12 +48,12 @@ where
     ///
     /// | key | policy | what the store says | decision |
     /// |---|---|---|---|
-    /// | none | optional | | pass |
+    /// | none | optional, or the method needs no key | | pass |
     /// | none | required, manual | | refuse: `missing-key` |
     /// | malformed | | | refuse: `invalid-key` |
     /// | valid | | (the server is shutting down) | refuse: `shutting-down` |
-    /// | valid | | (the body is too large, or broken) | refuse: `body-too-large`, 400 |
-    /// | valid | | (`limits.max_in_flight` operations run) | refuse: `store-unavailable` |
+    /// | valid | | (`limits.max_in_flight` or `limits.max_buffered` is reached) | refuse: `store-unavailable` |
+    /// | valid | | (the body is too large, too slow or broken) | refuse: `body-too-large`, `body-timeout`, 400 |
     /// | valid | | acquired | run |
     /// | valid | required, optional | completed | replay |
     /// | valid | manual | completed | acquired again: run |
@@ -65,24 +65,25 @@ where
     pub(super) async fn decide(&mut self) -> Decision<B> {
         let key = match mem::replace(&mut self.key, Ok(None)) {
             Ok(Some(key)) => key,
-            Ok(None) if self.policy.allows_keyless() => return Decision::Pass(Outcome::Keyless),
+            Ok(None) if self.policy.allows_keyless() || !self.needs_key() => return Decision::Pass(Outcome::Keyless),
             Ok(None) => return Decision::Refuse(Problem::MissingKey),
             Err(invalid) => return Decision::Refuse(Problem::InvalidKey(invalid)),
         };
         self.info.set_stage(Stage::Governing);
+        // Counted from before the body is read: slow uploads hold memory too.
+        let in_flight = match self.config.in_flight.start(self.principal.share()) {
+            Ok(guard) => self.operation.in_flight.insert(guard),
+            Err(Refused::Closing) => return Decision::Refuse(Problem::ShuttingDown),
+            Err(Refused::Full) => return Decision::Refuse(Problem::Overloaded),
+        };
+        // The body is read before anything is claimed: a slow upload must not hold a claim.
+        if let Err(problem) = self.body.read(self.config.body_limits(), in_flight).await {
+            return Decision::Refuse(problem);
+        }
         if self.config.in_flight.is_closing() {
             return Decision::Refuse(Problem::ShuttingDown);
         }
-        // The body is read before anything is claimed: a slow upload must not hold a claim.
-        if let Err(problem) = self.body.read(self.config.settings.max_request_body).await {
-            return Decision::Refuse(problem);
-        }
         let request = self.claim_request(key);
-        match self.config.in_flight.start() {
-            Ok(guard) => self.operation.in_flight = Some(guard),
-            Err(Refused::Closing) => return Decision::Refuse(Problem::ShuttingDown),
-            Err(Refused::Full) => return Decision::Refuse(Problem::Overloaded),
-        }
         let (answer, waited) = self.config.claims.claim(request).await;
         self.operation.recorder.waited(waited);
         match answer {
@@ -102,6 +103,11 @@ where
             Ok(ClaimAnswer::OwnerLost) => Decision::Refuse(Problem::OutcomeUnknown),
             Err(error) => self.without_an_answer(&error),
         }
+    }
+
+    /// Whether the method of the request needs a key. A key that is sent is honoured in any case.
+    fn needs_key(&self) -> bool {
+        self.config.settings.methods.need_key(self.pending.head().method)
     }
 
     /// Prepares what follows from a decision: in observe mode the decision is softened, the handler gets to know the
@@ -124,7 +130,7 @@ where
 
     /// Makes the request for a claim. The body has been read.
     fn claim_request(&mut self, key: Key) -> ClaimRequest {
-        if self.principal.is_anonymous() {
+        if self.is_anonymous {
             warn_of_anonymous_cookie(self.pending.head().headers);
         }
         let principal = mem::replace(&mut self.principal, Principal::anonymous());

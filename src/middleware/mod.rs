@@ -30,6 +30,7 @@
 
 mod config;
 mod decide;
+mod detach;
 pub mod guard;
 mod nesting;
 mod operation;

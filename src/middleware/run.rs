@@ -6,9 +6,11 @@
 use std::{
     any::Any,
     future::Future,
-    panic::{self, AssertUnwindSafe},
+    panic::{self, AssertUnwindSafe, catch_unwind},
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use actix_service::Service;
@@ -22,11 +24,14 @@ use pin_project_lite::pin_project;
 use tracing::{Instrument as _, Span};
 
 use super::{
+    config::WrapConfig,
+    detach::{self, drop_caught},
     operation::Operation,
     response::{AnswerBody, capture},
     service::Governed,
 };
 use crate::{
+    claim::at_most_a_century,
     client::problem::Problem,
     handler::{IdempotencyInfo, Stage},
     observe::Outcome,
@@ -53,10 +58,7 @@ where
         let ended = AssertUnwindSafe(inside).catch_unwind().await;
         match ended {
             Ok(Ok(response)) => capture::response(response, self).await,
-            Ok(Err(error)) => {
-                Box::pin(capture::error(&error, self)).await;
-                Err(error)
-            }
+            Ok(Err(error)) => Err(Box::pin(capture::error(error, self)).await),
             Err(panic) if is_observed => {
                 self.operation.recorder.outcome(Outcome::Panicked);
                 self.operation = Operation::default();
@@ -125,8 +127,11 @@ impl<F, B: MessageBody + 'static> CallFuture<F, B> {
     pub(super) fn governed(
         future: impl Future<Output = Result<ServiceResponse<AnswerBody<B>>, Error>> + 'static,
         info: IdempotencyInfo,
+        config: &Rc<WrapConfig>,
     ) -> Self {
-        Self { path: Path::Governed { future: DetachableFuture { future: Some(Box::pin(future)), info, span: None } } }
+        let config = config.clone();
+        let future = DetachableFuture { future: Some(Box::pin(future)), info, config, begun: None };
+        Self { path: Path::Governed { future } }
     }
 }
 
@@ -153,8 +158,20 @@ struct DetachableFuture<B: MessageBody + 'static> {
     /// `None`: the future has finished, or panicked while it was polled.
     future: Option<LocalBoxFuture<'static, Result<ServiceResponse<AnswerBody<B>>, Error>>>,
     info: IdempotencyInfo,
-    span: Option<Span>,
+    config: Rc<WrapConfig>,
+    /// `None`: the future has not been pending yet.
+    begun: Option<Begun>,
 }
+
+/// What a future takes along when it goes on as a task.
+struct Begun {
+    at: Instant,
+    span: Span,
+    carry: Option<Carry>,
+}
+
+/// Wraps the rest of an operation whose client has left; see [`on_detach`](crate::IdempotencyKey::on_detach).
+pub(crate) type Carry = Box<dyn FnOnce(LocalBoxFuture<'static, ()>) -> LocalBoxFuture<'static, ()>>;
 
 impl<B: MessageBody + 'static> DetachableFuture<B> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<ServiceResponse<AnswerBody<B>>, Error>> {
@@ -162,7 +179,11 @@ impl<B: MessageBody + 'static> DetachableFuture<B> {
         let mut future = self.future.take().expect("polled after completion");
         let polled = future.as_mut().poll(cx);
         if polled.is_pending() {
-            self.span.get_or_insert_with(Span::current);
+            if self.begun.is_none() {
+                // Here the layers outside have entered their spans and task-locals.
+                let carry = self.config.carry.as_ref().map(|carry| carry());
+                self.begun = Some(Begun { at: Instant::now(), span: Span::current(), carry });
+            }
             self.future = Some(future);
         }
         polled
@@ -172,11 +193,35 @@ impl<B: MessageBody + 'static> DetachableFuture<B> {
 impl<B: MessageBody + 'static> Drop for DetachableFuture<B> {
     /// The client has left. The stage is `Running` only with `on_disconnect = finish`.
     fn drop(&mut self) {
-        let (Some(future), Stage::Running) = (self.future.take(), self.info.stage()) else { return };
+        let Some(future) = self.future.take() else { return };
+        let (Stage::Running, Some(Begun { at, span, carry })) = (self.info.stage(), self.begun.take()) else {
+            return drop_caught(future, "a request");
+        };
         tracing::debug!("the client left; the operation goes on");
-        let span = self.span.take().unwrap_or_else(Span::none);
+        let until = at + at_most_a_century(self.config.settings.limits.max_run);
         // A recorded body that nobody takes finishes its recording when it is dropped.
-        actix_web::rt::spawn(async move { drop(future.await) }.instrument(span));
+        let rest = async move {
+            if let Ok(answer) = tokio::time::timeout_at(until.into(), future).await {
+                drop_caught(answer, "a response");
+            } else {
+                tracing::error!("an operation whose client left outran limits.max_run: it is dropped");
+            }
+        };
+        let rest: LocalBoxFuture<'static, ()> = Box::pin(rest.instrument(span));
+        let rest = match carry {
+            Some(carry) => catch_unwind(AssertUnwindSafe(|| carry(rest))),
+            None => Ok(rest),
+        };
+        match rest.map(detach::spawn) {
+            Ok(Ok(())) => {}
+            Ok(Err(rest)) => {
+                tracing::error!(
+                    "the client left, and there is no runtime on which the operation could go on: it is dropped"
+                );
+                drop_caught(rest, "an operation");
+            }
+            Err(_) => tracing::error!("the hook of `on_detach` panicked: the operation is dropped"),
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use super::{
     decide::Decision,
     operation::Operation,
     recorder::OutcomeRecorder,
-    request::{PendingRequest, RequestBody, accept_encoding},
+    request::{Announced, PendingRequest, RequestBody, accept_encoding},
     response::AnswerBody,
     run::CallFuture,
 };
@@ -56,7 +56,9 @@ impl<S> IdempotencyService<S> {
     }
 
     fn find_config(&self, request: &ServiceRequest) -> Option<Rc<WrapConfig>> {
-        let in_app_data = request.app_data::<web::Data<Idempotency>>().map(|data| data.get_ref().clone());
+        let in_data = request.app_data::<web::Data<Idempotency>>().map(|data| data.get_ref().clone());
+        // Without `web::Data` it is found as well.
+        let in_app_data = in_data.or_else(|| request.app_data::<Idempotency>().cloned());
         let found = match in_app_data {
             Some(idempotency) => Ok(idempotency),
             None => Idempotency::of_process(),
@@ -101,7 +103,7 @@ where
         }
 
         let policy = config.policy(&request, outer.is_none());
-        let unprotected = !config.settings.methods.protect(request.method());
+        let unprotected = is_safe(request.method());
         if unprotected || (policy == Policy::Exempt && !self.may_have_inner) {
             // The info of an outer instance that has stepped aside says the same.
             if outer.is_none_or(|outer| outer.stage() != Stage::GovernedByInner) {
@@ -120,6 +122,7 @@ where
         }
         let principal = if has_key { config.principal(&request) } else { Principal::anonymous() };
         let route = if config.observers.any() { request.match_pattern() } else { None };
+        let announced = Announced::by(request.head());
         let (pending, payload) = if self.may_have_inner {
             PendingRequest::route(&*self.service, request)
         } else {
@@ -141,13 +144,14 @@ where
             config: config.clone(),
             info: info.clone(),
             pending,
-            body: RequestBody::unread(payload),
+            body: RequestBody::unread(payload, announced),
             policy,
             key,
+            is_anonymous: principal.is_anonymous(),
             principal,
             asked: None,
         };
-        CallFuture::governed(governed.answer(), info)
+        CallFuture::governed(governed.answer(), info, config)
     }
 }
 
@@ -161,6 +165,8 @@ pub(super) struct Governed<S: Service<ServiceRequest>> {
     pub(super) policy: Policy,
     pub(super) key: Result<Option<Key>, InvalidKey>,
     pub(super) principal: Principal,
+    /// Whether the request showed no identity.
+    pub(super) is_anonymous: bool,
     /// The key and the record id of a request about which the store was asked.
     pub(super) asked: Option<(Key, RecordId)>,
     /// Last, so that everything else of the request is gone before its key is free.
@@ -199,8 +205,10 @@ where
 
     /// Answers with a problem.
     async fn refuse(&mut self, problem: Problem) -> Result<ServiceResponse<AnswerBody<B>>, Error> {
-        if !matches!(problem, Problem::BodyTooLarge { .. } | Problem::UnreadableBody) {
-            self.body.discard(self.config.settings.max_request_body).await;
+        let is_of_body =
+            matches!(problem, Problem::BodyTooLarge { .. } | Problem::BodyTimeout | Problem::UnreadableBody);
+        if !is_of_body {
+            self.body.discard(self.config.body_limits()).await;
         }
         let response = problem.response(&self.config.style).map_body(|_, body| AnswerBody::boxed(body));
         self.pending.answer(response, &self.config.synthetic).await

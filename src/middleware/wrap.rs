@@ -14,6 +14,7 @@ use actix_web::{
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse},
 };
+use futures_util::future::LocalBoxFuture;
 
 use super::{
     config::{WrapConfig, WrapPlan},
@@ -149,7 +150,7 @@ macro_rules! wrap {
             }
 
             /// Finds the principal where no [`Principal`] is in the request's extensions. When it returns `None`, a
-            /// hash of the `Authorization` header stands in.
+            /// hash of the credentials stands in.
             pub fn principal(
                 mut self,
                 principal: impl Fn(&ServiceRequest) -> Option<Principal> + Send + Sync + 'static,
@@ -158,14 +159,38 @@ macro_rules! wrap {
                 self
             }
 
+            /// Restores what layers outside keep in task-locals, where an operation goes on without its client.
+            ///
+            /// Such an operation becomes a task of its own, outside of the scopes of all layers. `hook` is called within
+            /// these scopes, when the operation first waits; what it returns wraps the rest of the operation.
+            ///
+            /// ```
+            #[doc = concat!("use actix_idempotency::", stringify!($name), ";")]
+            ///
+            /// tokio::task_local!(static TENANT: u32);
+            ///
+            #[doc = concat!("let wrap = ", stringify!($name), "::default().on_detach(|| {")]
+            ///     let tenant = TENANT.try_with(|tenant| *tenant).unwrap_or(0);
+            ///     move |rest| Box::pin(TENANT.scope(tenant, rest))
+            /// });
+            /// # let _ = wrap;
+            /// ```
+            pub fn on_detach<C>(mut self, hook: impl Fn() -> C + Send + Sync + 'static) -> Self
+            where
+                C: FnOnce(LocalBoxFuture<'static, ()>) -> LocalBoxFuture<'static, ()> + 'static,
+            {
+                self.plan.carry = Some(Arc::new(move || Box::new(hook())));
+                self
+            }
+
             /// How long records are kept, from completion. Default: `storage.ttl`.
             pub fn ttl(self, ttl: Duration) -> Self {
                 self.configure(move |settings| settings.storage.ttl = ttl)
             }
 
-            /// Changes any setting for this wrap. `settings.storage` holds the settings of the wrap's cache. What
-            /// shapes the store itself (`class`, `location`, `namespace` and the bounds of the memory store) and
-            /// `limits.max_in_flight` can't be changed here.
+            /// Changes settings for this wrap. `settings.storage` holds the settings of the wrap's cache. What shapes
+            /// parts that all wraps share (the stores, locks and encoders of the process, and the limits of all requests
+            /// together) is refused.
             ///
             /// ```
             #[doc = concat!("use actix_idempotency::{", stringify!($name), ", settings::OnDisconnect};")]

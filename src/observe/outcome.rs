@@ -33,11 +33,14 @@ pub enum Outcome {
     InvalidKey,
     /// Refused: `body-too-large`.
     BodyTooLarge,
+    /// Refused: `body-timeout`.
+    BodyTimeout,
     /// Refused: its body could not be read to its end.
     UnreadableBody,
     /// Refused: `store-unavailable`.
     StoreUnavailable,
-    /// Refused as `store-unavailable`: more operations run than `limits.max_in_flight`.
+    /// Refused as `store-unavailable`: the process has reached `limits.max_in_flight` or `limits.max_buffered`, or this
+    /// principal its share of them.
     Overloaded,
     /// Refused: `outcome-unknown`.
     OutcomeUnknown,
@@ -64,6 +67,7 @@ impl Outcome {
             Self::MissingKey => "missing-key",
             Self::InvalidKey => "invalid-key",
             Self::BodyTooLarge => "body-too-large",
+            Self::BodyTimeout => "body-timeout",
             Self::UnreadableBody => "unreadable-body",
             Self::StoreUnavailable => "store-unavailable",
             Self::Overloaded => "overloaded",

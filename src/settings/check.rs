@@ -1,6 +1,6 @@
 //! Refuses settings that make no sense, alone or together.
 
-use std::time::Duration;
+use std::{fmt::Display, time::Duration};
 
 use actix_web::http::{Method, header::HeaderName};
 
@@ -9,6 +9,47 @@ use super::{
     value::{self, may_carry_body},
 };
 use crate::record::MAX_RECORD;
+
+/// The names that a cache may have.
+pub(super) const CACHE_NAME: &str = "a cache name of letters, digits, _ and -";
+
+pub(super) fn is_cache_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
+}
+
+/// Headers that mean something else in a request, so that they can't have the key.
+const OF_REQUESTS: [&str; 30] = [
+    "accept",
+    "accept-charset",
+    "accept-encoding",
+    "accept-language",
+    "content-digest",
+    "digest",
+    "dnt",
+    "expect",
+    "forwarded",
+    "from",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "keep-alive",
+    "max-forwards",
+    "origin",
+    "pragma",
+    "prefer",
+    "proxy-authorization",
+    "proxy-connection",
+    "range",
+    "referer",
+    "te",
+    "trailer",
+    "user-agent",
+    "via",
+    "x-forwarded-for",
+    "x-forwarded-proto",
+];
 
 /// Headers that mean something else in a response.
 const OF_OTHERS: [&str; 28] = [
@@ -49,90 +90,25 @@ impl Settings {
     /// # Errors
     /// The first setting that is wrong.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let invalid = |setting: &str, value: String, accepted: &str| ConfigError::InvalidValue {
-            setting: setting.into(),
-            layer: "code".into(),
-            value,
-            accepted: accepted.into(),
-        };
-        if let Some(url) = &self.docs_url
-            && !value::is_absolute_url(url)
-        {
-            return Err(invalid("docs_url", url.clone(), "an absolute URL"));
-        }
-        if let Methods::List(methods) = &self.methods {
-            if methods.is_empty() {
-                return Err(invalid("methods", String::new(), "`unsafe`, or at least one method"));
-            }
-            let is_lower = |method: &Method| method.as_str().bytes().any(|b| b.is_ascii_lowercase());
-            if let Some(method) = methods.iter().find(|method| is_safe(method) || is_lower(method)) {
-                return Err(invalid(
-                    "methods",
-                    method.to_string(),
-                    "`unsafe`, or methods that are not safe, in capitals",
-                ));
-            }
-        }
-        if let Some((setting, name)) = self.taken_header() {
-            return Err(invalid(setting, name.to_string(), "the name of a header that nothing else uses, or none"));
-        }
-        let statuses = [
-            ("conflict_status_code", self.conflict_status_code),
-            ("mismatch_status_code", Some(self.mismatch_status_code)),
-            ("in_flight_status_code", Some(self.in_flight_status_code)),
-        ];
-        for (setting, status) in statuses {
-            if status.is_some_and(|status| !may_carry_body(status)) {
-                return Err(invalid(setting, status.map(|s| s.to_string()).unwrap_or_default(), value::STATUS));
-            }
-        }
-        for (setting, status) in &statuses[1..] {
-            if status.is_some_and(|status| status.as_u16() < 400) {
-                return Err(invalid(setting, status.map(|s| s.to_string()).unwrap_or_default(), "400 to 599"));
-            }
-        }
-        let caches = self.caches.iter().map(|(name, cache)| (format!("caches.{name}"), cache));
-        for (section, storage) in caches.chain([("storage".to_owned(), &self.storage)]) {
-            for (setting, value, least, most) in [
-                ("max_entries", storage.max_entries, 1, usize::MAX),
-                ("max_bytes", storage.max_bytes, 1, usize::MAX),
-                ("max_response_body", storage.max_response_body, 0, MAX_RECORD / 2),
-            ] {
-                if !(least..=most).contains(&value) {
-                    let accepted = format!("{least} to {most}");
-                    return Err(invalid(&format!("{section}.{setting}"), value.to_string(), &accepted));
-                }
-            }
-            for (setting, value) in [("ttl", storage.ttl), ("timeout", storage.timeout)] {
-                if value < Duration::from_millis(1) {
-                    return Err(invalid(&format!("{section}.{setting}"), "0".into(), "at least 1ms"));
-                }
-            }
-        }
+        self.check_values()?;
         if self.cache(&self.storage.cache_name).is_none() {
             return Err(ConfigError::UnknownCache {
                 name: self.storage.cache_name.clone(),
                 known: self.cache_names().join(", "),
             });
         }
-        for (setting, value) in [
-            ("lock.lease", Some(self.lock.lease)),
-            ("lock.ttl", self.lock.ttl),
-            ("limits.max_run", Some(self.limits.max_run)),
-        ] {
-            if value.is_some_and(|value| value < Duration::from_millis(1)) {
-                return Err(invalid(setting, "0".into(), "at least 1ms"));
-            }
-        }
-        for (setting, value) in
-            [("max_key_length", self.max_key_length), ("limits.max_in_flight", self.limits.max_in_flight)]
-        {
-            if value == 0 {
-                return Err(invalid(setting, "0".into(), "at least 1"));
-            }
-        }
-        let redis_over_memory = self.lock.class == "redis"
-            && self.cache_names().iter().any(|name| self.cache(name).is_some_and(|cache| cache.class == "memory"));
+        Ok(())
+    }
+
+    /// As [`check`](Self::check), but for `storage.cache_name`: code may declare that cache later.
+    pub(super) fn check_values(&self) -> Result<(), ConfigError> {
+        self.check_requests()?;
+        self.check_headers()?;
+        self.check_statuses()?;
+        self.check_caches()?;
+        self.check_limits()?;
+        let redis_over_memory =
+            self.lock.class == "redis" && self.all_caches().iter().any(|(_, cache)| cache.class == "memory");
         if redis_over_memory {
             return Err(ConfigError::Combination(
                 "`lock.class = redis` over `storage.class = memory`: claims would be shared, but each process would have \
@@ -141,6 +117,132 @@ impl Settings {
             ));
         }
         Ok(())
+    }
+
+    fn check_requests(&self) -> Result<(), ConfigError> {
+        if let Some(url) = &self.docs_url
+            && !value::is_absolute_url(url)
+        {
+            return Err(invalid("docs_url", &url, "an absolute URL"));
+        }
+        if let Methods::List(methods) = &self.methods {
+            if methods.is_empty() {
+                return Err(invalid("methods", &"", "`unsafe`, or at least one method"));
+            }
+            let is_lower = |method: &Method| method.as_str().bytes().any(|b| b.is_ascii_lowercase());
+            if let Some(method) = methods.iter().find(|method| is_safe(method) || is_lower(method)) {
+                return Err(invalid("methods", &method, "`unsafe`, or methods that are not safe, in capitals"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_headers(&self) -> Result<(), ConfigError> {
+        if self.header.is_empty() {
+            return Err(invalid("header", &"", "at least one header name"));
+        }
+        let means_else = |name: &&HeaderName| {
+            let text = name.as_str();
+            OF_REQUESTS.contains(&text)
+                || OF_OTHERS.contains(&text)
+                || ["sec-", "access-control-"].iter().any(|prefix| text.starts_with(prefix))
+                || self.credential_headers.contains(name)
+        };
+        if let Some(name) = self.header.iter().find(means_else) {
+            return Err(invalid("header", &name, "the name of a header that has no other meaning"));
+        }
+        if let Some((setting, name)) = self.taken_header() {
+            return Err(invalid(setting, &name, "the name of a header that nothing else uses, or none"));
+        }
+        Ok(())
+    }
+
+    fn check_statuses(&self) -> Result<(), ConfigError> {
+        let statuses = [
+            ("conflict_status_code", self.conflict_status_code, 200),
+            ("mismatch_status_code", Some(self.mismatch_status_code), 400),
+            ("in_flight_status_code", Some(self.in_flight_status_code), 400),
+        ];
+        for (setting, status, least) in statuses {
+            let Some(status) = status else { continue };
+            if !may_carry_body(status) {
+                return Err(invalid(setting, &status, value::STATUS));
+            }
+            if status.as_u16() < least {
+                return Err(invalid(setting, &status, "400 to 599"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_caches(&self) -> Result<(), ConfigError> {
+        let mut names = self.cache_names();
+        names.sort_unstable();
+        if let Some([name, ..]) = names.windows(2).find(|pair| pair.first() == pair.last()) {
+            return Err(ConfigError::Combination(format!(
+                "two caches are named `{name}`; names are compared without case"
+            )));
+        }
+        if let Some(name) = self.caches.keys().find(|name| !is_cache_name(name)) {
+            return Err(invalid("caches", &name, CACHE_NAME));
+        }
+        let caches = self.all_caches().into_iter().map(|(name, cache)| (format!("caches.{name}"), cache));
+        for (section, storage) in [("storage".to_owned(), self.storage.clone())].into_iter().chain(caches) {
+            if storage.store_on_statuses.is_empty() {
+                let accepted = "at least one status, since a response that is not stored can run again";
+                return Err(invalid(&format!("{section}.store_on_statuses"), &"", accepted));
+            }
+            for (setting, value, least, most) in [
+                ("max_entries", storage.max_entries, 1, usize::MAX),
+                ("max_bytes", storage.max_bytes, 1, usize::MAX),
+                ("max_response_body", storage.max_response_body, 0, MAX_RECORD / 2),
+            ] {
+                if !(least..=most).contains(&value) {
+                    return Err(invalid(&format!("{section}.{setting}"), &value, &format!("{least} to {most}")));
+                }
+            }
+            for (setting, value) in [("ttl", storage.ttl), ("timeout", storage.timeout)] {
+                if value < Duration::from_millis(1) {
+                    return Err(invalid(&format!("{section}.{setting}"), &"0", "at least 1ms"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_limits(&self) -> Result<(), ConfigError> {
+        for (setting, value) in [
+            ("lock.lease", Some(self.lock.lease)),
+            ("lock.ttl", self.lock.ttl),
+            ("limits.max_run", Some(self.limits.max_run)),
+            ("limits.body_timeout", Some(self.limits.body_timeout)),
+        ] {
+            if value.is_some_and(|value| value < Duration::from_millis(1)) {
+                return Err(invalid(setting, &"0", "at least 1ms"));
+            }
+        }
+        for (setting, value) in [
+            ("max_key_length", self.max_key_length),
+            ("limits.max_in_flight", self.limits.max_in_flight),
+            ("limits.max_buffered", self.limits.max_buffered),
+        ] {
+            if value == 0 {
+                return Err(invalid(setting, &"0", "at least 1"));
+            }
+        }
+        if !(0.0..=1.0).contains(&self.limits.principal_share) {
+            return Err(invalid("limits.principal_share", &self.limits.principal_share, "0 to 1"));
+        }
+        Ok(())
+    }
+}
+
+fn invalid(setting: &str, value: &dyn Display, accepted: &str) -> ConfigError {
+    ConfigError::InvalidValue {
+        setting: setting.into(),
+        layer: "code".into(),
+        value: value.to_string(),
+        accepted: accepted.into(),
     }
 }
 
@@ -151,14 +253,16 @@ impl Settings {
             ("replay_header", &self.replay_header),
             ("expires_header", &self.expires_header),
             ("observe_header", &self.observe_header),
+            ("original_status_header", &self.original_status_header),
         ];
-        let mut named =
-            marks.iter().enumerate().filter_map(|(at, (setting, name))| Some((at, *setting, name.as_ref()?)));
-        let (_, setting, name) = named.find(|(at, _, name)| {
+        let marks = marks.into_iter().filter_map(|(setting, name)| Some((setting, name.as_ref()?)));
+        let marks: Vec<(&'static str, &HeaderName)> =
+            marks.chain(self.should_retry_headers.iter().map(|name| ("should_retry_headers", name))).collect();
+        let (_, &(setting, name)) = marks.iter().enumerate().find(|(at, (_, name))| {
             OF_OTHERS.contains(&name.as_str())
                 || name.as_str().starts_with("access-control-")
-                || **name == self.header
-                || marks[..*at].iter().any(|(_, other)| other.as_ref() == Some(*name))
+                || self.header.contains(name)
+                || marks[..*at].iter().any(|(_, other)| other == name)
         })?;
         Some((setting, name))
     }

@@ -28,7 +28,7 @@ pub enum Mode {
     Observe,
 }
 
-/// Which methods are protected; setting `methods`.
+/// Which methods need a key; setting `methods`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Methods {
@@ -77,7 +77,8 @@ pub(crate) fn is_safe(method: &Method) -> bool {
 }
 
 impl Methods {
-    pub(crate) fn protect(&self, method: &Method) -> bool {
+    /// Whether the method needs a key, where the policy asks for one.
+    pub(crate) fn need_key(&self, method: &Method) -> bool {
         match self {
             Self::Unsafe => !is_safe(method),
             Self::List(methods) => methods.contains(method),

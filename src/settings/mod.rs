@@ -2,6 +2,7 @@
 #![doc = ""]
 #![doc = include_str!("../../docs/settings.md")]
 
+mod caches;
 mod check;
 mod choices;
 mod error;
@@ -17,6 +18,7 @@ use actix_web::http::{Method, StatusCode, header::HeaderName};
 
 pub(crate) use self::choices::is_safe;
 pub use self::{
+    caches::CacheOverrides,
     choices::{Methods, Mode, OnDisconnect, OnError, Profile, Scope},
     error::ConfigError,
     load::SettingsLoader,
@@ -51,16 +53,20 @@ pub struct Settings {
     pub mode: Mode,
     /// `encoder`: `basic`, `canonical-json`, `django`, or a registered name.
     pub encoder: String,
-    /// `header`: the request header with the key, `Idempotency-Key`.
-    pub header: HeaderName,
+    /// `header`: the request headers that may have the key, `Idempotency-Key`. The first one that a request has names its
+    /// key; two with different keys are an error.
+    pub header: Vec<HeaderName>,
     /// `syntax` of the key.
     pub syntax: Syntax,
-    /// `methods` that are protected.
+    /// `methods` that need a key. A key that is sent with another unsafe method is honoured too.
     pub methods: Methods,
     /// `scope` of a key.
     pub scope: Scope,
     /// `conflict_status_code`: the status of a replay. `None`: the original status.
     pub conflict_status_code: Option<StatusCode>,
+    /// `original_status_header`: a response header with the first status, where `conflict_status_code` replaced it. `None`:
+    /// no such header.
+    pub original_status_header: Option<HeaderName>,
     /// `mismatch_status_code`: the status when a key is reused with another payload.
     pub mismatch_status_code: StatusCode,
     /// `in_flight_status_code`: the status when the first request still runs after `lock.timeout`.
@@ -77,6 +83,11 @@ pub struct Settings {
     /// `observe_header`: with `mode = observe`, a response header with the outcome that enforcing would have had.
     /// `None`: no such header.
     pub observe_header: Option<HeaderName>,
+    /// `should_retry_headers`: response headers that tell clients whether to retry: `true` beside `Retry-After`, `false` on
+    /// stored responses.
+    pub should_retry_headers: Vec<HeaderName>,
+    /// `credential_headers`: request headers with credentials. Where no principal is named, their hash stands in.
+    pub credential_headers: Vec<HeaderName>,
     /// `docs_url`: linked from every refusal.
     pub docs_url: Option<String>,
     /// `on_unknown`: what happens after a lost owner.
@@ -98,8 +109,8 @@ pub struct Settings {
     /// `storage.*`.
     pub storage: StorageSettings,
     /// `caches.NAME.*`: a cache has the settings of `storage`, but for those that it overrides. `default` always
-    /// exists.
-    pub caches: BTreeMap<String, StorageSettings>,
+    /// exists. [`Settings::cache`] returns the result.
+    pub caches: BTreeMap<String, CacheOverrides>,
     /// `lock.*`.
     pub lock: LockSettings,
     /// `limits.*`.
@@ -173,8 +184,14 @@ pub struct LockSettings {
 pub struct Limits {
     /// `max_run`: how long a live owner's lease is renewed.
     pub max_run: Duration,
-    /// `max_in_flight`: how many protected operations may run at a time; beyond: 503.
+    /// `max_in_flight`: how many protected requests may be in flight; beyond: 503.
     pub max_in_flight: usize,
+    /// `max_buffered`: the most bytes of request bodies, and of copies of streamed responses, that are held at a time;
+    /// beyond: 503 for a request, and no copy of a response.
+    pub max_buffered: usize,
+    /// `body_timeout`: how long a request body may take, with one more second for each 16 KiB that have arrived; beyond:
+    /// 408.
+    pub body_timeout: Duration,
     /// `principal_share`: the part of `storage.max_entries`, `storage.max_bytes` and `max_in_flight` that one principal
     /// may use, between 0 and 1.
     pub principal_share: f64,
@@ -242,7 +259,7 @@ impl Settings {
             profile,
             mode: Mode::Enforce,
             encoder: "basic".into(),
-            header: HeaderName::from_static("idempotency-key"),
+            header: vec![HeaderName::from_static("idempotency-key")],
             syntax: if profile == Profile::Stripe { Syntax::Raw } else { Syntax::Lenient },
             methods: match profile {
                 Profile::Default => Methods::Unsafe,
@@ -251,6 +268,7 @@ impl Settings {
             },
             scope: Scope::Principal,
             conflict_status_code: django.then_some(StatusCode::CONFLICT),
+            original_status_header: Some(HeaderName::from_static("idempotent-status")),
             mismatch_status_code: match profile {
                 Profile::Stripe => StatusCode::BAD_REQUEST,
                 _ => StatusCode::UNPROCESSABLE_ENTITY,
@@ -261,6 +279,13 @@ impl Settings {
             exclude_headers: Vec::new(),
             expires_header: None,
             observe_header: None,
+            should_retry_headers: match profile {
+                Profile::Stripe => ["stripe-should-retry", "x-should-retry"].map(HeaderName::from_static).into(),
+                _ => Vec::new(),
+            },
+            credential_headers: ["authorization", "x-api-key", "api-key", "x-auth-token"]
+                .map(HeaderName::from_static)
+                .into(),
             docs_url: None,
             on_unknown: OnUnknown::Rerun,
             on_disconnect: OnDisconnect::Finish,
@@ -279,12 +304,14 @@ impl Settings {
                 ttl: None,
                 lease: seconds(30),
                 enable: true,
-                timeout: if django { Duration::from_millis(100) } else { Duration::ZERO },
+                timeout: if django { Duration::from_millis(100) } else { seconds(5) },
                 max_waiters: 32,
             },
             limits: Limits {
                 max_run: seconds(15 * 60),
                 max_in_flight: 10_000,
+                max_buffered: 512 << 20,
+                body_timeout: seconds(30),
                 principal_share: 0.5,
                 drain_timeout: seconds(30),
             },
@@ -294,18 +321,5 @@ impl Settings {
     /// Whether every request runs, and decisions are only reported.
     pub(crate) fn is_observed(&self) -> bool {
         self.mode == Mode::Observe
-    }
-
-    /// The settings of a cache: its own, or `storage` for `default`.
-    pub(crate) fn cache(&self, name: &str) -> Option<&StorageSettings> {
-        self.caches.get(name).or_else(|| (name == "default").then_some(&self.storage))
-    }
-
-    pub(crate) fn cache_names(&self) -> Vec<&str> {
-        let mut names: Vec<&str> = self.caches.keys().map(String::as_str).collect();
-        if !self.caches.contains_key("default") {
-            names.push("default");
-        }
-        names
     }
 }

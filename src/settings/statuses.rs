@@ -40,6 +40,12 @@ impl Statuses {
         status < 640 && self.bits[status / 64] >> (status % 64) & 1 == 1
     }
 
+    /// Whether no response is stored.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bits == [0; 10]
+    }
+
     fn set(&mut self, range: std::ops::RangeInclusive<u16>, to: bool) {
         for status in range.map(usize::from) {
             let bit = 1 << (status % 64);

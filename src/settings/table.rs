@@ -6,7 +6,7 @@ use actix_web::http::{Method, StatusCode, header::HeaderName};
 
 use super::{
     Methods, Mode, OnDisconnect, OnError, OnFull, OnUnknown, Profile, Scope, Settings, StartupCheck, Statuses,
-    StorageSettings, is_safe,
+    StorageSettings,
     value::{self, Given, STATUS, may_carry_body},
 };
 use crate::key::Syntax;
@@ -24,10 +24,46 @@ const SIZE: &str = "bytes (1048576) or text (1MiB, 64kB)";
 const COUNT: &str = "a whole number";
 const NAME: &str = "a name";
 const PATTERNS: &str = "route patterns, each starting with /";
-const STATUSES: &str = "a list of statuses: 201, 200-207, 2xx, !401";
+const STATUSES: &str = "a list of statuses that is not empty: 201, 200-207, 2xx, !401";
 const ERROR_STATUS: &str = "a status from 400 to 599";
 const STARTUP_CHECK: &str = "reject or warn";
-const HEADER: &str = "a header name";
+const HEADERS: &str = "a list of header names, or none";
+const METHODS: &str = "unsafe, or a list of registered methods such as POST, PUT, PATCH and DELETE, without safe ones";
+
+/// The methods of the registry of HTTP methods that are not safe.
+const UNSAFE_METHODS: [&str; 31] = [
+    "ACL",
+    "BASELINE-CONTROL",
+    "BIND",
+    "CHECKIN",
+    "CHECKOUT",
+    "COPY",
+    "DELETE",
+    "LABEL",
+    "LINK",
+    "LOCK",
+    "MERGE",
+    "MKACTIVITY",
+    "MKCALENDAR",
+    "MKCOL",
+    "MKREDIRECTREF",
+    "MKWORKSPACE",
+    "MOVE",
+    "ORDERPATCH",
+    "PATCH",
+    "POST",
+    "PROPPATCH",
+    "PUT",
+    "REBIND",
+    "UNBIND",
+    "UNCHECKOUT",
+    "UNLINK",
+    "UNLOCK",
+    "UPDATE",
+    "UPDATEREDIRECTREF",
+    "VERSION-CONTROL",
+    "PURGE",
+];
 const HEADER_OR_NONE: &str = "a header name, or none";
 
 macro_rules! settings {
@@ -52,27 +88,31 @@ pub(super) const ROOT: &[Setting<Settings>] = settings! {
         _ => None,
     } => s.mode;
     "encoder", NAME, |s, v| name(v) => s.encoder;
-    "header", HEADER, |s, v| header(v.one()?) => s.header;
-    "syntax", "strict, lenient or raw", |s, v| match v.one()? {
+    "header", "a header name, or several", |s, v| headers(v).filter(|names| !names.is_empty()) => s.header;
+    "syntax", "strict, lenient, raw or any", |s, v| match v.one()? {
         "strict" => Some(Syntax::Strict),
         "lenient" => Some(Syntax::Lenient),
         "raw" => Some(Syntax::Raw),
+        "any" => Some(Syntax::Any),
         _ => None,
     } => s.syntax;
-    "methods", "unsafe, or a list of methods without safe ones", |s, v| methods(v) => s.methods;
+    "methods", METHODS, |s, v| methods(v) => s.methods;
     "scope", "principal or endpoint", |s, v| match v.one()? {
         "principal" => Some(Scope::Principal),
         "endpoint" => Some(Scope::Endpoint),
         _ => None,
     } => s.scope;
     "conflict_status_code", STATUS, |s, v| or_none(v, status) => s.conflict_status_code;
+    "original_status_header", HEADER_OR_NONE, |s, v| or_none(v, header) => s.original_status_header;
     "mismatch_status_code", ERROR_STATUS, |s, v| error_status(v.one()?) => s.mismatch_status_code;
     "in_flight_status_code", ERROR_STATUS, |s, v| error_status(v.one()?) => s.in_flight_status_code;
     "replay_header", HEADER_OR_NONE, |s, v| or_none(v, header) => s.replay_header;
     "replay_cookies", "true or false", |s, v| flag(v) => s.replay_cookies;
-    "exclude_headers", "a list of header names", |s, v| v.items().into_iter().map(header).collect::<Option<_>>() => s.exclude_headers;
+    "exclude_headers", HEADERS, |s, v| headers(v) => s.exclude_headers;
     "expires_header", HEADER_OR_NONE, |s, v| or_none(v, header) => s.expires_header;
     "observe_header", HEADER_OR_NONE, |s, v| or_none(v, header) => s.observe_header;
+    "should_retry_headers", HEADERS, |s, v| headers(v) => s.should_retry_headers;
+    "credential_headers", HEADERS, |s, v| headers(v) => s.credential_headers;
     "docs_url", "an absolute URL, or none", |s, v| or_none(v, url) => s.docs_url;
     "on_unknown", "rerun or reject", |s, v| match v.one()? {
         "rerun" => Some(OnUnknown::Rerun),
@@ -100,6 +140,9 @@ pub(super) const ROOT: &[Setting<Settings>] = settings! {
     "lock.max_waiters", COUNT, |s, v| count(v) => s.lock.max_waiters;
     "limits.max_run", DURATION, |s, v| value::duration(v.one()?) => s.limits.max_run;
     "limits.max_in_flight", COUNT, |s, v| count(v) => s.limits.max_in_flight;
+    "limits.max_buffered", SIZE, |s, v| value::size(v.one()?) => s.limits.max_buffered;
+    "limits.body_timeout", DURATION, |s, v| value::duration(v.one()?) => s.limits.body_timeout;
+    "limits.principal_share", "a number from 0 to 1", |s, v| share(v.one()?) => s.limits.principal_share;
     "limits.drain_timeout", DURATION, |s, v| value::duration(v.one()?) => s.limits.drain_timeout;
 };
 
@@ -109,7 +152,7 @@ pub(super) const STORAGE: &[Setting<StorageSettings>] = settings! {
     "cache_name", NAME, |s, v| name(v) => s.cache_name;
     "namespace", "any text", |s, v| v.one().map(str::to_owned) => s.namespace;
     "location", "a host, host:port or URL", |s, v| name(v).map(Into::into) => s.location;
-    "store_on_statuses", STATUSES, |s, v| Statuses::of_items(v.items()) => s.store_on_statuses;
+    "store_on_statuses", STATUSES, |s, v| Statuses::of_items(v.items()).filter(|statuses| !statuses.is_empty()) => s.store_on_statuses;
     "ttl", DURATION, |s, v| value::duration(v.one()?) => s.ttl;
     "min_retention", DURATION, |s, v| value::duration(v.one()?) => s.min_retention;
     "max_entries", COUNT, |s, v| count(v) => s.max_entries;
@@ -191,6 +234,17 @@ fn header(text: &str) -> Option<HeaderName> {
     }
 }
 
+fn headers(given: &Given) -> Option<Vec<HeaderName>> {
+    if given.one() == Some("none") {
+        return Some(Vec::new());
+    }
+    given.items().into_iter().map(header).collect()
+}
+
+fn share(text: &str) -> Option<f64> {
+    text.parse().ok().filter(|share| (0.0..=1.0).contains(share))
+}
+
 fn url(text: &str) -> Option<String> {
     value::is_absolute_url(text).then(|| text.to_owned())
 }
@@ -199,8 +253,12 @@ fn methods(given: &Given) -> Option<Methods> {
     if given.one() == Some("unsafe") {
         return Some(Methods::Unsafe);
     }
-    // Method names are case-sensitive, but a `post` can only mean POST.
-    let parse = |item: &str| Method::from_str(&item.to_ascii_uppercase()).ok().filter(|method| !is_safe(method));
+    // Method names are case-sensitive, but a `post` can only mean POST. Other names are mistakes: a method that no client
+    // sends would switch protection off.
+    let parse = |item: &str| {
+        let name = item.to_ascii_uppercase();
+        UNSAFE_METHODS.contains(&name.as_str()).then(|| Method::from_str(&name).ok()).flatten()
+    };
     let methods: Vec<Method> = given.items().into_iter().map(parse).collect::<Option<_>>()?;
     (!methods.is_empty()).then_some(Methods::List(methods))
 }

@@ -161,7 +161,7 @@ async fn find(idempotency: web::Data<Idempotency>, finding: web::Json<Finding>) 
             let line =
                 HeaderValue::from_str(credentials).map_err(|_| Refusal::bad("authorization is no header value"))?;
             let headers: HeaderMap = [(header::AUTHORIZATION, line)].into_iter().collect();
-            Principal::of_credentials(&headers)
+            Principal::of_credentials(&headers, &[header::AUTHORIZATION])
         }
         (None, None) => Principal::anonymous(),
     };
@@ -170,8 +170,8 @@ async fn find(idempotency: web::Data<Idempotency>, finding: web::Json<Finding>) 
         (Scope::Endpoint, Some(method), Some(path)) => Some((method.as_str(), path.as_str())),
         (Scope::Endpoint, ..) => return Err(Refusal::bad("with scope = endpoint, method and path are needed too")),
     };
-    let namespace = settings.cache(cache).map_or("", |settings| &settings.namespace);
-    let id = RecordIds::new(namespace, cache).of(&principal, key.as_str(), endpoint);
+    let namespace = settings.cache(cache).map_or_else(String::new, |settings| settings.namespace);
+    let id = RecordIds::new(&namespace, cache).of(&principal, key.as_str(), endpoint);
     // A wrap may be in another mode than the process.
     let observed = id.observed();
     let found = match idempotency.inspect(cache, &id).await? {

@@ -20,13 +20,13 @@ pub(super) struct Status<'a> {
     header: &'a str,
     /// The cache of wraps that name none.
     cache: &'a str,
-    caches: Vec<CacheRow<'a>>,
+    caches: Vec<CacheRow>,
 }
 
 #[derive(Serialize)]
-struct CacheRow<'a> {
-    name: &'a str,
-    class: &'a str,
+struct CacheRow {
+    name: String,
+    class: String,
 }
 
 #[derive(Serialize)]
@@ -101,11 +101,17 @@ pub(super) struct Detail<'a>(Row<'a>);
 impl<'a> Status<'a> {
     pub(super) fn of(idempotency: &'a Idempotency) -> Self {
         let settings = idempotency.settings();
-        let caches = settings.cache_names().into_iter();
-        let caches = caches.filter_map(|name| Some(CacheRow { name, class: &settings.cache(name)?.class })).collect();
+        let caches = settings.all_caches().into_iter();
+        let caches = caches.map(|(name, cache)| CacheRow { name, class: cache.class }).collect();
         let cache = settings.storage.cache_name.as_str();
         let mode = if settings.is_observed() { "observe" } else { "enforce" };
-        Self { running: idempotency.running(), mode, header: settings.header.as_str(), cache, caches }
+        Self {
+            running: idempotency.running(),
+            mode,
+            header: settings.header.first().map_or("", |name| name.as_str()),
+            cache,
+            caches,
+        }
     }
 }
 

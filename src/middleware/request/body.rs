@@ -1,10 +1,20 @@
 //! The body of a request: read before anything is claimed, hashed as it is, and handed to the handler unchanged.
 
-use actix_web::{dev::Payload, error::PayloadError};
-use bytes::{Bytes, BytesMut};
-use futures_util::{Stream, StreamExt as _, stream};
+use std::time::Duration;
 
-use crate::client::problem::Problem;
+use actix_web::{
+    dev::{Payload, RequestHead},
+    error::PayloadError,
+    http::header,
+};
+use bytes::{Bytes, BytesMut};
+use futures_util::{FutureExt as _, Stream, StreamExt as _, stream};
+use tokio::time::Instant;
+
+use crate::{
+    claim::{InFlightGuard, at_most_a_century},
+    client::problem::Problem,
+};
 
 /// The first pieces are kept as they arrive. After `FEW` of them, pieces smaller than `SMALL` bytes are put together: a
 /// body that is sent byte by byte would otherwise take many times its size.
@@ -16,7 +26,42 @@ pub(in crate::middleware) struct RequestBody {
     pieces: Pieces,
     /// The part that was not read.
     rest: Option<Payload>,
+    announced: Announced,
 }
+
+/// What the head of a request says of its body.
+#[derive(Clone, Copy)]
+pub(in crate::middleware) struct Announced {
+    /// `Content-Length`.
+    length: Option<u64>,
+    /// The connection becomes another protocol's. There is no body to wait for.
+    is_upgrade: bool,
+}
+
+impl Announced {
+    pub(in crate::middleware) fn by(head: &RequestHead) -> Self {
+        let length = head.headers.get(header::CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.trim().parse().ok());
+        let is_upgrade = length.is_none() && head.upgrade() && !head.headers.contains_key(header::TRANSFER_ENCODING);
+        Self { length, is_upgrade }
+    }
+
+    const fn exceeds(self, limits: BodyLimits) -> bool {
+        matches!(self.length, Some(length) if length > limits.bytes as u64)
+    }
+}
+
+/// How much of a body is read, and for how long.
+#[derive(Clone, Copy)]
+pub(in crate::middleware) struct BodyLimits {
+    /// `max_request_body`.
+    pub(in crate::middleware) bytes: usize,
+    /// `limits.body_timeout`, with one more second for each [`PER_SECOND`] bytes that have arrived.
+    pub(in crate::middleware) time: Duration,
+}
+
+/// A client that sends so many bytes a second is not too slow.
+const PER_SECOND: usize = 16 << 10;
 
 /// Most bodies are small, and arrive in one piece.
 #[derive(Default)]
@@ -50,24 +95,51 @@ impl Pieces {
 
 impl RequestBody {
     /// The body of a payload that nobody has polled yet.
-    pub(in crate::middleware) fn unread(payload: Payload) -> Self {
-        Self { pieces: Pieces::None, rest: Some(payload).filter(|payload| !matches!(payload, Payload::None)) }
+    pub(in crate::middleware) fn unread(payload: Payload, announced: Announced) -> Self {
+        let rest = Some(payload).filter(|payload| !matches!(payload, Payload::None));
+        Self { pieces: Pieces::None, rest, announced }
     }
 
-    /// Reads the body to its end, at most `limit` bytes. When it is larger, [`take_payload`](Self::take_payload) still
-    /// gives the whole body: the part that was read, then the rest.
-    pub(in crate::middleware) async fn read(&mut self, limit: usize) -> Result<(), Problem> {
+    /// Reads the body to its end. When it is larger than the limit, [`take_payload`](Self::take_payload) still gives the
+    /// whole body: the part that was read, then the rest.
+    ///
+    /// A body that arrived with its head is read without a timer.
+    pub(in crate::middleware) async fn read(
+        &mut self,
+        limits: BodyLimits,
+        in_flight: &mut InFlightGuard,
+    ) -> Result<(), Problem> {
         let Some(payload) = &mut self.rest else { return Ok(()) };
+        if self.announced.is_upgrade {
+            return Ok(());
+        }
+        if self.announced.exceeds(limits) {
+            return Err(Problem::BodyTooLarge { limit: limits.bytes });
+        }
+        let started = Instant::now();
         let mut small = BytesMut::new();
         let mut length = 0;
         let mut read = Ok(());
-        while let Some(piece) = payload.next().await {
-            let piece = match piece {
-                Ok(piece) => piece,
-                Err(error) => {
+        loop {
+            let next = if let Some(next) = payload.next().now_or_never() {
+                Ok(next)
+            } else {
+                let seconds = Duration::from_secs((length / PER_SECOND) as u64);
+                let until = started + at_most_a_century(limits.time.saturating_add(seconds));
+                Box::pin(tokio::time::timeout_at(until, payload.next())).await
+            };
+            let piece = match next {
+                Ok(None) => break,
+                Ok(Some(Ok(piece))) => piece,
+                Ok(Some(Err(error))) => {
                     tracing::debug!(%error, "a request body could not be read to its end");
                     *payload = failed(error);
                     read = Err(Problem::UnreadableBody);
+                    break;
+                }
+                Err(_) => {
+                    tracing::debug!(length, "a request body took too long to arrive");
+                    read = Err(Problem::BodyTimeout);
                     break;
                 }
             };
@@ -75,6 +147,7 @@ impl RequestBody {
             if piece.is_empty() {
                 continue;
             }
+            let has_room = in_flight.hold_bytes(piece.len());
             if self.pieces.as_slice().len() < FEW || piece.len() >= SMALL {
                 if !small.is_empty() {
                     self.pieces.push(small.split().freeze());
@@ -83,8 +156,13 @@ impl RequestBody {
             } else {
                 small.extend_from_slice(&piece);
             }
-            if length > limit {
-                read = Err(Problem::BodyTooLarge { limit });
+            if length > limits.bytes {
+                read = Err(Problem::BodyTooLarge { limit: limits.bytes });
+                break;
+            }
+            if !has_room {
+                tracing::warn!("limits.max_buffered is reached: a request is refused");
+                read = Err(Problem::Overloaded);
                 break;
             }
         }
@@ -99,15 +177,21 @@ impl RequestBody {
 
     /// Reads and drops at most `limit` bytes of the unread part. A response to an unread body would cost the client its
     /// connection, and over HTTP/2 the response too.
-    pub(in crate::middleware) async fn discard(&mut self, limit: usize) {
+    pub(in crate::middleware) async fn discard(&mut self, limits: BodyLimits) {
         let Some(payload) = &mut self.rest else { return };
-        let mut length = 0;
-        while let Some(Ok(piece)) = payload.next().await {
-            length += piece.len();
-            if length > limit {
-                return;
-            }
+        if self.announced.is_upgrade || self.announced.exceeds(limits) {
+            return;
         }
+        let all = async {
+            let mut length = 0;
+            while let Some(Ok(piece)) = payload.next().await {
+                length += piece.len();
+                if length > limits.bytes {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(limits.time, all).await;
     }
 
     pub(in crate::middleware) fn pieces(&self) -> &[Bytes] {

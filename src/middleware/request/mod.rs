@@ -11,7 +11,12 @@ use std::future::Ready;
 use actix_web::Error;
 use futures_util::future::{Either, LocalBoxFuture};
 
-pub(super) use self::{body::RequestBody, head::HeadRef, pending::PendingRequest, synthetic::SyntheticRequests};
+pub(super) use self::{
+    body::{Announced, BodyLimits, RequestBody},
+    head::HeadRef,
+    pending::PendingRequest,
+    synthetic::SyntheticRequests,
+};
 
 /// A result that is mostly known at once. Only a result that must be waited for is a future, in a box: the future of
 /// every request is moved, and must stay small.

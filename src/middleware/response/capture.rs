@@ -1,14 +1,13 @@
 //! Stores a handler's response before the client gets it.
 
-use std::{future::poll_fn, mem, pin::pin, sync::Once};
+use std::{fmt, future::poll_fn, mem, pin::pin, sync::Once};
 
 use actix_service::Service;
 use actix_web::{
-    Error, HttpMessage as _, HttpRequest, HttpResponse,
-    body::{self, BodySize, MessageBody},
+    Error, HttpMessage as _, HttpRequest, HttpResponse, ResponseError,
+    body::{self, BodySize, BoxBody, MessageBody},
     dev::{ResponseHead, ServiceRequest, ServiceResponse},
-    error::ErrorInternalServerError,
-    http::StatusCode,
+    http::{StatusCode, header::HeaderMap},
 };
 use bytes::{Bytes, BytesMut};
 use futures_util::future::Either;
@@ -25,6 +24,7 @@ use crate::{
     key::Principal,
     middleware::{request::MaybeReady, service::Governed},
     observe::Outcome,
+    record::Record,
 };
 
 /// The response that the client gets.
@@ -39,11 +39,13 @@ where
     let Some(held) = governed.operation.held.take() else {
         return at_once(through(response));
     };
-    if governed.principal.is_anonymous() {
-        warn_of_late_principal(response.request());
-    }
     let settings = &governed.config.settings;
-    let is_stored = !governed.info.is_late_exempt() && stores(&response, settings);
+    // The record of an anonymous request answers whoever sends its key.
+    let is_of_somebody = governed.is_anonymous && response.request().extensions().contains::<Principal>();
+    if is_of_somebody {
+        warn_of_late_principal();
+    }
+    let is_stored = !governed.info.is_late_exempt() && !is_of_somebody && stores(&response, settings);
     if settings.is_observed() {
         observe(is_stored.then(|| response.response().head()), held, governed);
         return at_once(through(response));
@@ -58,7 +60,15 @@ where
     let (request, response) = response.into_parts();
     let (mut response, body) = response.into_parts();
     let is_endless = is_event_stream(response.headers());
-    let Some(length) = length_to_buffer(body.size(), is_endless, settings.storage.max_response_body) else {
+    let most = settings.storage.max_response_body;
+    if let BodySize::Sized(length) = body.size()
+        && length > most as u64
+        && !is_endless
+    {
+        let record = record_of(response.head(), None, settings);
+        return Stored { request, response, held, governed }.store(record, AnswerBody::through(body));
+    }
+    let Some(length) = length_to_buffer(body.size(), is_endless) else {
         governed.operation.held = Some(held);
         let without_body = record_of(response.head(), None, settings);
         // The TTL starts at completion, which is still to come: the record will be kept a little longer than this says.
@@ -67,53 +77,59 @@ where
         let recording = Recording::new(body, without_body, is_endless, operation, settings);
         return at_once(ServiceResponse::new(request, response.set_body(AnswerBody::recorded(recording))));
     };
-    let buffered = Buffered { request, response, held, governed };
+    let stored = Stored { request, response, held, governed };
     match in_one_piece(body, length) {
-        Ok(bytes) => buffered.store(bytes),
+        Ok(bytes) => stored.store_whole(bytes),
         Err(body) => Either::Right(Box::pin(async move {
             match in_pieces(body, length).await {
-                Ok(bytes) => buffered.store(bytes).await,
-                Err(error) => {
-                    // A truncated response must never be replayed, so the key is freed.
-                    buffered.governed.operation.recorder.outcome(Outcome::NotStored);
-                    buffered.held.release().await;
-                    Err(error)
+                Ok(bytes) => stored.store_whole(bytes).await,
+                Err(why) => {
+                    // A truncated response must never be replayed.
+                    tracing::error!(error = why, "the body of a protected response failed; the client gets a 500");
+                    stored.governed.operation.recorder.outcome(Outcome::NotStored);
+                    stored.held.fail().await;
+                    let response = HttpResponse::InternalServerError().finish();
+                    Ok(ServiceResponse::new(stored.request, response.map_body(|_, body| AnswerBody::boxed(body))))
                 }
             }
         })),
     }
 }
 
-/// The length of a body that is stored before the response is sent. `None`: the body is a stream, or too large to keep.
-fn length_to_buffer(size: BodySize, is_endless: bool, most: usize) -> Option<u64> {
+/// The length of a body that is stored before the response is sent. `None`: the body is a stream.
+const fn length_to_buffer(size: BodySize, is_endless: bool) -> Option<u64> {
     match size {
         BodySize::None => Some(0),
-        BodySize::Sized(length) => Some(length).filter(|length| *length <= most as u64 && !is_endless),
-        BodySize::Stream => None,
+        BodySize::Sized(length) if !is_endless => Some(length),
+        BodySize::Sized(_) | BodySize::Stream => None,
     }
 }
 
-/// A response that is stored with its whole body.
-struct Buffered<'a, S: Service<ServiceRequest>> {
+/// A response that is stored before it is sent.
+struct Stored<'a, S: Service<ServiceRequest>> {
     request: HttpRequest,
     response: HttpResponse<()>,
     held: Box<HeldClaim>,
     governed: &'a mut Governed<S>,
 }
 
-impl<'a, S: Service<ServiceRequest>> Buffered<'a, S> {
-    fn store<B: MessageBody + 'static>(self, bytes: Bytes) -> Answer<'a, B> {
-        let Self { request, response, held, governed } = self;
+impl<'a, S: Service<ServiceRequest>> Stored<'a, S> {
+    fn store_whole<B: MessageBody + 'static>(self, bytes: Bytes) -> Answer<'a, B> {
         // A body that a handler gave to one of these statuses is not sent.
-        let is_bodiless = matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT);
+        let is_bodiless = matches!(self.response.status(), StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT);
         let kept = if is_bodiless { &[][..] } else { &bytes[..] };
-        let record = record_of(response.head(), Some(kept), &governed.config.settings);
+        let record = record_of(self.response.head(), Some(kept), &self.governed.config.settings);
+        self.store(record, AnswerBody::whole(bytes))
+    }
+
+    fn store<B: MessageBody + 'static>(self, record: Record, body: AnswerBody<B>) -> Answer<'a, B> {
+        let Self { request, response, held, governed } = self;
         governed.operation.recorder.writes(&record);
         match held.complete(record) {
-            Either::Left(written) => at_once(answer(request, response, bytes, written.into_inner(), governed)),
+            Either::Left(written) => at_once(answer(request, response, body, written.into_inner(), governed)),
             Either::Right(writing) => Either::Right(Box::pin(async move {
                 let written = writing.await;
-                Ok(answer(request, response, bytes, written, governed))
+                Ok(answer(request, response, body, written, governed))
             })),
         }
     }
@@ -123,7 +139,7 @@ impl<'a, S: Service<ServiceRequest>> Buffered<'a, S> {
 fn answer<S: Service<ServiceRequest>, B: MessageBody + 'static>(
     request: HttpRequest,
     mut response: HttpResponse<()>,
-    bytes: Bytes,
+    body: AnswerBody<B>,
     written: Written,
     governed: &mut Governed<S>,
 ) -> ServiceResponse<AnswerBody<B>> {
@@ -137,40 +153,84 @@ fn answer<S: Service<ServiceRequest>, B: MessageBody + 'static>(
             }
         }
         Written::Stored | Written::Behind => {
+            governed.config.add_should_retry(response.headers_mut());
             governed.config.add_expiry(response.headers_mut(), governed.config.settings.storage.ttl);
         }
         Written::Superseded(None) | Written::Lost => {}
     }
-    ServiceResponse::new(request, response.set_body(AnswerBody::whole(bytes)))
+    ServiceResponse::new(request, response.set_body(body))
 }
 
-/// Stores the response that an inner middleware's error will become.
-pub(in crate::middleware) async fn error<S: Service<ServiceRequest>>(error: &Error, governed: &mut Governed<S>) {
-    let Some(held) = governed.operation.held.take() else { return };
+/// Stores the response that an inner middleware's error becomes. Returns the error that becomes just that response: it is
+/// rendered once, so that a replay is equal to the first answer.
+pub(in crate::middleware) async fn error<S: Service<ServiceRequest>>(
+    error: Error,
+    governed: &mut Governed<S>,
+) -> Error {
+    let Some(held) = governed.operation.held.take() else { return error };
     let response = error.error_response();
     let settings = &governed.config.settings;
     let is_stored = !governed.info.is_late_exempt() && stores_status(response.status(), response.head(), settings);
     if settings.is_observed() {
         observe(is_stored.then(|| response.head()), held, governed);
-        return;
+        return error;
+    }
+    if !is_stored {
+        governed.operation.recorder.outcome(Outcome::NotStored);
+        held.release().await;
+        return error;
     }
     let (response, body) = response.into_parts();
-    let record = if is_stored {
-        match body::to_bytes_limited(body, settings.storage.max_response_body).await {
-            Ok(Ok(bytes)) => Some(record_of(response.head(), Some(&bytes), settings)),
-            Ok(Err(_)) => None,
-            Err(_) => Some(record_of(response.head(), None, settings)),
+    let rendered = match body::to_bytes_limited(body, settings.storage.max_response_body).await {
+        Ok(Ok(bytes)) => RenderedError { error, status: response.status(), headers: response.headers().clone(), bytes },
+        // Too large to keep, or broken: it is rendered again.
+        Ok(Err(_)) => {
+            governed.operation.recorder.outcome(Outcome::NotStored);
+            held.fail().await;
+            return error;
         }
-    } else {
-        None
+        Err(_) => {
+            let record = record_of(response.head(), None, settings);
+            governed.operation.recorder.writes(&record);
+            governed.operation.recorder.outcome(held.complete(record).await.outcome());
+            return error;
+        }
     };
-    let recorder = &mut governed.operation.recorder;
-    if let Some(record) = record {
-        recorder.writes(&record);
-        recorder.outcome(held.complete(record).await.outcome());
-    } else {
-        recorder.outcome(Outcome::NotStored);
-        held.release().await;
+    let record = record_of(response.head(), Some(&rendered.bytes), settings);
+    governed.operation.recorder.writes(&record);
+    governed.operation.recorder.outcome(held.complete(record).await.outcome());
+    rendered.into()
+}
+
+/// An error of an inner middleware with the response that was stored for it.
+struct RenderedError {
+    error: Error,
+    status: StatusCode,
+    headers: HeaderMap,
+    bytes: Bytes,
+}
+
+impl fmt::Debug for RenderedError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl fmt::Display for RenderedError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.error, f)
+    }
+}
+
+impl ResponseError for RenderedError {
+    fn status_code(&self) -> StatusCode {
+        self.status
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let mut response = HttpResponse::with_body(self.status, BoxBody::new(self.bytes.clone()));
+        *response.headers_mut() = self.headers.clone();
+        response
     }
 }
 
@@ -189,17 +249,16 @@ fn observe<S: Service<ServiceRequest>>(kept: Option<&ResponseHead>, held: Box<He
     held.complete_unwaited(record);
 }
 
-/// Warns once: the response to one account is stored as the response to anybody.
-fn warn_of_late_principal(request: &HttpRequest) {
+/// Says once why no response is stored.
+fn warn_of_late_principal() {
     static WARNED: Once = Once::new();
-    if !WARNED.is_completed() && request.extensions().contains::<Principal>() {
-        WARNED.call_once(|| {
-            tracing::error!(
-                "a `Principal` came into a request's extensions inside of the idempotency wrap, which took the request for \
-                 anonymous: whoever sends the same key gets this answer. Put the authentication outside of the wrap"
-            );
-        });
-    }
+    WARNED.call_once(|| {
+        tracing::error!(
+            "a `Principal` came into a request's extensions inside of the idempotency wrap, which took the request for \
+             anonymous. Such responses are not stored, since anybody with the same key would get them, and their retries \
+             run again. Put the authentication outside of the wrap"
+        );
+    });
 }
 
 impl Written {
@@ -227,19 +286,19 @@ fn in_one_piece<B: MessageBody>(body: B, length: u64) -> Result<Bytes, B> {
     if length == 0 { Ok(Bytes::new()) } else { body.try_into_bytes() }
 }
 
-/// The whole of a body whose length is known.
-async fn in_pieces<B: MessageBody>(body: B, length: u64) -> Result<Bytes, Error> {
+/// The whole of a body whose length is known, or why it is not there.
+async fn in_pieces<B: MessageBody>(body: B, length: u64) -> Result<Bytes, String> {
     let mut bytes = BytesMut::new();
     let mut body = pin!(body);
     while let Some(piece) = poll_fn(|cx| body.as_mut().poll_next(cx)).await {
-        let piece = piece.map_err(|error| ErrorInternalServerError(error.into().to_string()))?;
+        let piece = piece.map_err(|error| error.into().to_string())?;
         bytes.extend_from_slice(&piece);
         if bytes.len() as u64 > length {
             break;
         }
     }
     if bytes.len() as u64 != length {
-        return Err(ErrorInternalServerError("a body did not have the length that it promised"));
+        return Err("it does not have the length that it promised".into());
     }
     Ok(bytes.freeze())
 }

@@ -59,7 +59,7 @@ pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {
 pub(super) fn record_of(head: &ResponseHead, body: Option<&[u8]>, settings: &Settings) -> Record {
     let nominated: Vec<&[u8]> = connection_options(&head.headers).collect();
     let kept = head.headers.iter().filter(|(name, _)| {
-        !is_left_out(name, settings)
+        !is_left_out(name, head.status, settings)
             && !nominated.iter().any(|option| option.eq_ignore_ascii_case(name.as_str().as_bytes()))
     });
     // An observed record is marked, because it must never be replayed.
@@ -77,8 +77,8 @@ fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
 }
 
 /// Whether a header belongs to one connection, one moment or an outer layer. A replay gets its own.
-fn is_left_out(name: &HeaderName, settings: &Settings) -> bool {
-    const LEFT_OUT: [&str; 17] = [
+fn is_left_out(name: &HeaderName, status: StatusCode, settings: &Settings) -> bool {
+    const LEFT_OUT: [&str; 16] = [
         "age",
         "alt-svc",
         "connection",
@@ -87,7 +87,6 @@ fn is_left_out(name: &HeaderName, settings: &Settings) -> bool {
         "idempotency-body",
         "keep-alive",
         "proxy-connection",
-        "retry-after",
         "server-timing",
         "te",
         "traceparent",
@@ -99,9 +98,14 @@ fn is_left_out(name: &HeaderName, settings: &Settings) -> bool {
     ];
     const PREFIXES: [&str; 4] = ["access-control-", "proxy-auth", "ratelimit-", "x-ratelimit-"];
     let text = name.as_str();
+    // Beside 202 and redirections it tells when to look at another resource; elsewhere, when to send the request again.
+    let repeats = name == header::RETRY_AFTER && status != StatusCode::ACCEPTED && !status.is_redirection();
     LEFT_OUT.contains(&text)
+        || repeats
         || PREFIXES.iter().any(|prefix| text.starts_with(prefix))
         || (name == header::SET_COOKIE && !settings.replay_cookies)
         || settings.replay_header.as_ref() == Some(name)
+        || settings.original_status_header.as_ref() == Some(name)
+        || settings.should_retry_headers.contains(name)
         || settings.exclude_headers.contains(name)
 }

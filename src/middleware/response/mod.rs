@@ -3,6 +3,7 @@
 mod body;
 pub(super) mod capture;
 mod keep;
+mod pump;
 mod recording;
 mod replay;
 

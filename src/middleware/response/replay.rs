@@ -52,6 +52,12 @@ pub(in crate::middleware) fn replay<B: MessageBody + 'static>(
     if let Some(marker) = &config.settings.replay_header {
         headers.insert(marker.clone(), HeaderValue::from_static("true"));
     }
+    if status != first
+        && let Some(name) = &config.settings.original_status_header
+    {
+        headers.insert(name.clone(), HeaderValue::from(first.as_u16()));
+    }
+    config.add_should_retry(headers);
     if let Some(remaining) = remaining {
         config.add_expiry(headers, remaining);
     }

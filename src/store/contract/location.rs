@@ -32,15 +32,19 @@ impl<T: Into<String>> From<T> for Location {
 
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (address, query) = self.0.split_once('?').map_or((self.0.as_str(), ""), |(address, _)| (address, "?…"));
-        let (scheme, rest) = match address.find("://") {
-            Some(at) => address.split_at(at + 3),
-            None => ("", address),
+        let (scheme, rest) = match self.0.find("://") {
+            Some(at) => self.0.split_at(at + 3),
+            None => ("", self.0.as_str()),
         };
-        match rest.rfind('@') {
-            Some(at) => write!(f, "{scheme}…{}{query}", &rest[at..]),
-            None => write!(f, "{scheme}{rest}{query}"),
+        let at = rest.rfind('@');
+        // A `?` before an `@` belongs to a password, or the `@` to one in the query. Nothing tells which.
+        if rest.find('?').is_some_and(|question| at.is_some_and(|at| question < at)) {
+            return write!(f, "{scheme}…");
         }
+        // A password may have any other character in it, so all before the last `@` is left out.
+        let (hidden, address) = at.map_or(("", rest), |at| ("…", &rest[at..]));
+        let (address, query) = address.split_once('?').map_or((address, ""), |(address, _)| (address, "?…"));
+        write!(f, "{scheme}{hidden}{address}{query}")
     }
 }
 

@@ -72,11 +72,10 @@ impl RedisStore {
     /// The answer to `INFO`. `None`: this user may not ask.
     async fn info(&self) -> Result<Option<String>, StoreError> {
         let ask = async {
-            let mut connection = self.connections.connection().await?;
-            match redis::cmd("INFO").query_async::<String>(&mut connection).await {
+            match self.connections.command::<String>(redis::cmd("INFO")).await {
                 Ok(info) => Ok(Some(info)),
                 Err(error) if is_denied(&error) => Ok(None),
-                Err(error) => Err(StoreError::unavailable(error)),
+                Err(error) => Err(error),
             }
         };
         let patience = Duration::from_secs(5);

@@ -13,7 +13,7 @@ use bb8_redis::redis;
 
 pub use self::lock::RedisLock;
 use self::{
-    connections::{Connections, of_redis},
+    connections::Connections,
     poll::Polls,
     reply::{Reply, ReplyExt as _},
     scripts::Scripts,
@@ -140,14 +140,13 @@ impl RedisStore {
     }
 
     async fn ids(&self, after: Option<RecordId>, limit: usize) -> Result<Vec<RecordId>, StoreError> {
-        let mut connection = self.connections.connection().await?;
         // The smallest ids greater than `after`, out of all that the scan finds.
         let mut page = BTreeSet::new();
         let mut cursor = 0_u64;
         loop {
             let mut scan = redis::cmd("SCAN");
             scan.arg(cursor).arg("MATCH").arg(format!("{}*", escape(&self.prefix))).arg("COUNT").arg(1000);
-            let (next, names): (u64, Vec<String>) = scan.query_async(&mut connection).await.map_err(of_redis)?;
+            let (next, names): (u64, Vec<String>) = self.connections.command(scan).await?;
             let ids = names.iter().filter_map(|name| name[self.prefix.len()..].parse::<RecordId>().ok());
             page.extend(ids.filter(|id| after.is_none_or(|after| *id > after)));
             while page.len() > limit {

@@ -9,7 +9,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 
-use super::connections::{Connections, of_redis};
+use super::connections::Connections;
 use crate::{key::RecordId, store::StoreError};
 
 /// The pauses between two polls: a completion is seen at most `LONGEST_PAUSE` and a round trip late.
@@ -133,13 +133,12 @@ impl Drop for Waiter {
 
 /// Polls until nobody holds the record, or another owner does. Whether that is so.
 async fn watch(connections: &Connections, name: &str, until: Instant) -> Result<bool, StoreError> {
-    let mut connection = connections.connection().await?;
     let mut first = None;
     let mut pause = FIRST_PAUSE;
     loop {
         let mut state_and_owner = redis::cmd("HMGET");
         state_and_owner.arg(name).arg("s").arg("o");
-        let claim: Vec<Value> = state_and_owner.query_async(&mut connection).await.map_err(of_redis)?;
+        let claim: Vec<Value> = connections.command(state_and_owner).await?;
         let is_held = matches!(claim.first(), Some(Value::BulkString(state)) if state == b"I" || state == b"L");
         if !is_held || *first.get_or_insert_with(|| claim.clone()) != claim {
             return Ok(true);

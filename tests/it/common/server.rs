@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     io::{BufRead as _, BufReader},
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
 };
 
@@ -73,6 +73,11 @@ impl Server {
     /// Runs the conformance server until it exits. Only for settings with which it fails at start.
     pub(crate) fn fails_to_start(variables: &[(&str, &str)]) -> Output {
         command("conformance", variables).output().expect("the server starts")
+    }
+
+    /// As [`fails_to_start`](Self::fails_to_start), in a directory that has a settings file.
+    pub(crate) fn fails_to_start_in(directory: &Path, variables: &[(&str, &str)]) -> Output {
+        command("conformance", variables).current_dir(directory).output().expect("the server starts")
     }
 
     pub(crate) fn connect(&self) -> Connection {

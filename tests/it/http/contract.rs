@@ -1,6 +1,7 @@
 //! The documented contract of an API with its clients: OpenAPI descriptions, CORS headers and the expiry header.
 
 use actix_idempotency::{Policy, Settings, cors, openapi, settings::OnUnknown};
+use actix_web::http::Method;
 use roas::{
     v3_1::spec::Spec,
     validation::{Options, Validate as _},
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 use crate::common::{Request, Server, fresh_key};
 
 fn document(settings: &Settings, policy: Policy) -> Value {
-    let mut operation: Value = serde_json::from_str(&openapi::operation(settings, policy)).unwrap();
+    let mut operation: Value = serde_json::from_str(&openapi::operation(settings, &Method::POST, policy)).unwrap();
     operation["responses"]["201"] = json!({ "description": "Paid" });
     operation["operationId"] = "pay".into();
     let components: Value = serde_json::from_str(&openapi::components(settings)).unwrap();
@@ -86,7 +87,7 @@ fn every_refusal_is_described() {
 #[test]
 fn the_cors_lists_name_the_headers_of_the_settings() {
     let settings = Settings::default();
-    assert_eq!(cors::ALLOW_HEADERS, [settings.header.as_str()]);
+    assert_eq!(cors::ALLOW_HEADERS, [settings.header[0].as_str()]);
     assert!(cors::EXPOSE_HEADERS.contains(&settings.replay_header.unwrap().as_str()));
 }
 

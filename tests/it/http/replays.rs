@@ -66,7 +66,7 @@ fn by_default_200_to_207_are_stored_and_nothing_else() {
 
 #[test]
 fn profile_ietf() {
-    let server = Server::start(&[("IDEMPOTENCY_KEY__PROFILE", "ietf")]);
+    let server = Server::start(&[("IDEMPOTENCY_KEY__PROFILE", "ietf"), ("IDEMPOTENCY_KEY__LOCK__TIMEOUT", "0")]);
     for status in [200, 201, 204, 205, 226, 302, 303, 400, 404, 409, 410, 422] {
         let (first, again) = twice(&server, &Request::post(&format!("/status/{status}")));
         assert_eq!((first.status, again.status, again.is_replay()), (status, status, true), "{status}");
@@ -91,7 +91,7 @@ fn profile_ietf() {
 
 #[test]
 fn profile_stripe() {
-    let server = Server::start(&[("IDEMPOTENCY_KEY__PROFILE", "stripe")]);
+    let server = Server::start(&[("IDEMPOTENCY_KEY__PROFILE", "stripe"), ("IDEMPOTENCY_KEY__LOCK__TIMEOUT", "0")]);
     for status in [200, 303, 400, 404, 500, 503] {
         let (first, again) = twice(&server, &Request::post(&format!("/status/{status}")));
         assert_eq!((first.status, again.status, again.is_replay()), (status, status, true), "{status}");
@@ -99,7 +99,10 @@ fn profile_stripe() {
     for status in [401, 429] {
         assert!(!twice(&server, &Request::post(&format!("/status/{status}"))).1.is_replay(), "{status}");
     }
-    assert_eq!(server.send(Request::new("PATCH", "/items")).status, 200, "only POST is protected");
+    assert_eq!(server.send(Request::new("PATCH", "/items")).status, 200, "only POST needs a key");
+    let patch = Request::new("PATCH", "/items").key(&fresh_key());
+    assert_eq!(server.send(patch.clone()).status, 200);
+    assert!(server.send(patch).is_replay(), "a key that is sent is honoured with every unsafe method");
     assert_eq!(server.post("/items", "any,visible;\"ascii\"").status, 201);
     in_flight(&server, 409);
     mismatch(&server, 400);

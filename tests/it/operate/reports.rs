@@ -141,7 +141,7 @@ fn a_listener_finds_the_key_free_and_the_operation_no_longer_in_flight() {
         settings.on_disconnect = actix_idempotency::settings::OnDisconnect::Cancel;
         let idempotency = Idempotency::builder().settings(settings).listener(listener).build().unwrap();
         known.set(idempotency.clone()).unwrap();
-        let app = app!(idempotency);
+        let app = app!(idempotency.clone());
         let mut left = Box::pin(app.call(post("/do/slow", Some("a")).to_request()));
         assert!((&mut left).now_or_never().is_none());
         drop(left);
@@ -149,6 +149,9 @@ fn a_listener_finds_the_key_free_and_the_operation_no_longer_in_flight() {
         // The operation moves into a streamed body: its client leaves half way, or the stream fails.
         let half_read = app.call(post("/do/stream", Some("c")).to_request()).await.unwrap();
         drop(half_read);
+        while idempotency.running() > 0 {
+            actix_web::rt::task::yield_now().await;
+        }
         let broken = app.call(post("/do/broken", Some("d")).to_request()).await.unwrap();
         assert!(to_bytes(broken.into_body()).await.is_err());
         let free = [Outcome::Abandoned, Outcome::Panicked, Outcome::Abandoned, Outcome::NotStored];

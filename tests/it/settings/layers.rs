@@ -29,11 +29,11 @@ fn defaults_are_those_of_the_profile() {
     assert_eq!((default.profile, default.conflict_status_code), (Profile::Default, Some(StatusCode::CONFLICT)));
     assert_eq!((default.lock.timeout, default.lock.ttl), (Duration::from_millis(100), None));
     assert_eq!(default.in_flight_status_code, StatusCode::LOCKED);
-    assert_eq!(default.header, "idempotency-key");
+    assert_eq!(default.header, ["idempotency-key"]);
     assert_eq!(default.storage.ttl, Duration::from_secs(86_400));
     let stripe = env(&[("IDEMPOTENCY_KEY__PROFILE", "stripe")]).unwrap();
     assert_eq!((stripe.syntax, stripe.methods), (Syntax::Raw, Methods::List(vec![Method::POST])));
-    assert_eq!((stripe.mismatch_status_code, stripe.lock.timeout), (StatusCode::BAD_REQUEST, Duration::ZERO));
+    assert_eq!((stripe.mismatch_status_code, stripe.lock.timeout), (StatusCode::BAD_REQUEST, Duration::from_secs(5)));
     let ietf = Settings::loader().environment(NOTHING).profile(Profile::Ietf).load().unwrap();
     assert_eq!(ietf.methods, Settings::ietf().methods);
 }
@@ -64,13 +64,13 @@ fn later_layers_win() {
         .unwrap();
     let _ = std::fs::remove_file(path);
     assert_eq!((settings.profile, settings.in_flight_status_code), (Profile::Ietf, StatusCode::CONFLICT));
-    assert_eq!((settings.header.as_str(), settings.max_request_body), ("x-key", 64_000));
+    assert_eq!((settings.header[0].as_str(), settings.max_request_body), ("x-key", 64_000));
     assert_eq!(settings.storage.ttl, Duration::from_secs(7200));
     assert_eq!((settings.lock.timeout, settings.lock.enable), (Duration::from_millis(250), false));
     assert!(settings.storage.store_on_statuses.contains(StatusCode::CONFLICT));
     assert!(!settings.storage.store_on_statuses.contains(StatusCode::NOT_FOUND));
-    assert_eq!(settings.caches["same"].ttl, settings.storage.ttl, "an empty table declares a cache");
-    let reports = &settings.caches["reports"];
+    assert_eq!(settings.cache("same").unwrap().ttl, settings.storage.ttl, "an empty table declares a cache");
+    let reports = settings.cache("reports").unwrap();
     assert_eq!((reports.max_entries, reports.ttl), (7, Duration::from_secs(10_800)));
     assert!(reports.store_on_statuses.contains(StatusCode::OK), "a cache inherits from `storage` what it does not set");
 }
@@ -97,7 +97,7 @@ fn mistakes_name_setting_layer_and_what_is_accepted() {
         ("IDEMPOTENCY_KEY__LOCK__TIMEOUT", "soon", vec!["lock.timeout", "soon", "0.1", "24h"]),
         ("IDEMPOTENCY_KEY__LOCK__TIMEOUT", "-1", vec!["lock.timeout"]),
         ("IDEMPOTENCY_KEY__LOCK__ENABLE", "yes", vec!["lock.enable", "true or false"]),
-        ("IDEMPOTENCY_KEY__SYNTAX", "loose", vec!["syntax", "strict, lenient or raw"]),
+        ("IDEMPOTENCY_KEY__SYNTAX", "loose", vec!["syntax", "strict, lenient, raw or any"]),
         ("IDEMPOTENCY_KEY__METHODS", "POST,GET", vec!["methods", "safe"]),
         ("IDEMPOTENCY_KEY__METHODS", "", vec!["methods"]),
         ("IDEMPOTENCY_KEY__CONFLICT_STATUS_CODE", "204", vec!["conflict_status_code", "none"]),
@@ -109,7 +109,19 @@ fn mistakes_name_setting_layer_and_what_is_accepted() {
         ("IDEMPOTENCY_KEY__STORAGE__STORE_ON_STATUSES", "2xy", vec!["storage.store_on_statuses", "200-207"]),
         ("IDEMPOTENCY_KEY__STORAGE__MAX_BYTES", "lots", vec!["storage.max_bytes", "1MiB"]),
         ("IDEMPOTENCY_KEY__STORAGE__MAX_ENTRIES", "0", vec!["storage.max_entries"]),
-        ("IDEMPOTENCY_KEY__STORAGE__CACHE_NAME", "missing", vec!["missing", "default"]),
+        ("IDEMPOTENCY_KEY__METHODS", "all", vec!["methods", "unsafe"]),
+        ("IDEMPOTENCY_KEY__METHODS", "none", vec!["methods"]),
+        ("IDEMPOTENCY_KEY__METHODS", "unsafe,PURGE", vec!["methods"]),
+        ("IDEMPOTENCY_KEY__METHODS", "5", vec!["methods"]),
+        ("IDEMPOTENCY_KEY__HEADER", "Authorization", vec!["header", "no other meaning"]),
+        ("IDEMPOTENCY_KEY__HEADER", "Host", vec!["header"]),
+        ("IDEMPOTENCY_KEY__HEADER", "X-Key, Content-Type", vec!["header", "content-type"]),
+        ("IDEMPOTENCY_KEY__HEADER", "Cookie", vec!["header"]),
+        ("IDEMPOTENCY_KEY__STORAGE__STORE_ON_STATUSES", "", vec!["storage.store_on_statuses"]),
+        ("IDEMPOTENCY_KEY__STORAGE__STORE_ON_STATUSES", "!201", vec!["storage.store_on_statuses"]),
+        ("IDEMPOTENCY_KEY__EXEMPT[99999999999]", "/x", vec!["exempt[99999999999]"]),
+        ("IDEMPOTENCY_KEY__STORAGE", "redis", vec!["`storage`", "storage.class"]),
+        ("IDEMPOTENCY_KEY__LIMITS__PRINCIPAL_SHARE", "1.5", vec!["limits.principal_share", "0 to 1"]),
         ("IDEMPOTENCY_KEY__MAX_KEY_LENGTH", "0", vec!["max_key_length"]),
         ("IDEMPOTENCY_KEY__LOCK__CLASS", "redis", vec!["lock.class = redis", "memory"]),
     ] {
@@ -123,6 +135,89 @@ fn mistakes_name_setting_layer_and_what_is_accepted() {
     assert!(error.contains(path.file_name().unwrap().to_str().unwrap()), "names the file: {error}");
     std::fs::write(&path, "not toml at all [").unwrap();
     assert!(Settings::loader().file(&path).environment(NOTHING).load().is_err());
+    std::fs::remove_file(path).unwrap();
+}
+
+/// The table of the file was dropped, and the server ran on memory, at some starts.
+#[test]
+fn a_misplaced_variable_is_an_error_at_every_start() {
+    let path = file("[storage]\nclass = \"redis\"\nlocation = \"127.0.0.1:1\"");
+    for _ in 0..20 {
+        let variables = [("IDEMPOTENCY_KEY__STORAGE", "redis"), ("IDEMPOTENCY_KEY__STORAGE__TIMEOUT", "0.3")];
+        let error = Settings::loader().file(&path).environment(variables).load().unwrap_err();
+        assert!(matches!(error, ConfigError::UnknownSetting { .. }), "{error}");
+    }
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn a_setting_that_is_said_twice_is_an_error() {
+    let twice = [("IDEMPOTENCY_KEY__STORAGE__TTL", "1h"), ("IDEMPOTENCY_KEY__storage__ttl", "2h")];
+    let error = env(&twice).unwrap_err().to_string();
+    assert!(error.contains("storage.ttl") && error.contains("twice"), "{error}");
+    assert_eq!(env(&twice[1..]).unwrap().storage.ttl, Duration::from_secs(7200), "upper and lower case are alike");
+    let path = file("\"storage.ttl\" = 1\n[storage]\nttl = 2\n");
+    let error = Settings::loader().file(&path).environment(NOTHING).load().unwrap_err().to_string();
+    assert!(error.contains("twice"), "{error}");
+    std::fs::write(&path, "[caches.A]\n[caches.a]\n").unwrap();
+    let error = Settings::loader().file(&path).environment(NOTHING).load().unwrap_err().to_string();
+    assert!(error.contains("caches.a"), "{error}");
+    std::fs::remove_file(path).unwrap();
+}
+
+/// The server ran on the defaults.
+#[test]
+fn a_settings_file_that_is_there_and_can_not_be_read_is_an_error() {
+    let folder = std::env::temp_dir().join(fresh_key());
+    std::fs::create_dir(&folder).unwrap();
+    let path = folder.join("idempotency.toml");
+    let start = || {
+        let output = Server::fails_to_start_in(&folder, &[]);
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    std::fs::write(&path, b"# caf\xe9\n[storage]\nclass = \"redis\"\n").unwrap();
+    assert!(start().contains("idempotency.toml: it is not UTF-8"), "{}", start());
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    assert!(start().contains("idempotency.toml: "), "{}", start());
+    std::fs::remove_dir(&path).unwrap();
+    std::os::unix::fs::symlink("nowhere", &path).unwrap();
+    assert!(start().contains("idempotency.toml: "), "{}", start());
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+/// Two services would have shared records.
+#[test]
+fn settings_from_code_reach_the_caches_that_a_layer_declared() {
+    let mut settings = env(&[("IDEMPOTENCY_KEY__CACHES__REPORTS__TTL", "1h")]).unwrap();
+    settings.storage.namespace = "billing".into();
+    let reports = settings.cache("Reports").unwrap();
+    assert_eq!((reports.namespace.as_str(), reports.ttl), ("billing", Duration::from_secs(3600)));
+    // A layer may name a cache that code declares.
+    let settings = env(&[("IDEMPOTENCY_KEY__STORAGE__CACHE_NAME", "FiveMinuteCache")]).unwrap();
+    let builder = || Idempotency::builder().settings(settings.clone());
+    assert!(matches!(builder().build(), Err(ConfigError::UnknownCache { .. })));
+    let five_minutes = Duration::from_secs(300);
+    let built = builder().cache("fiveminutecache", move |cache| cache.ttl = five_minutes).build().unwrap();
+    assert_eq!(built.settings().cache("FIVEMINUTECACHE").unwrap().ttl, five_minutes);
+}
+
+/// A location may have a password in it.
+#[test]
+fn no_error_shows_a_password() {
+    for location in ["redis://:sec?ret@h:port", "redis://:secret@a:1,redis://:secret@b:2", "redis://:secret@h:x"] {
+        let mut settings = env(&[("IDEMPOTENCY_KEY__STORAGE__LOCATION", location)]).unwrap();
+        settings.storage.class = "redis".into();
+        let error = Idempotency::builder().settings(settings).build().unwrap_err().to_string();
+        assert!(!error.contains("sec"), "{error}");
+    }
+    let path = file("[storage]\nlocation = [\"redis://:secret@a\", \"redis://:secret@b\"]");
+    let error = Settings::loader().file(&path).environment(NOTHING).load().unwrap_err().to_string();
+    assert!(!error.contains("secret"), "{error}");
+    std::fs::write(&path, "[storage]\nlocation = \"redis://:secret@a\n").unwrap();
+    let error = Settings::loader().file(&path).environment(NOTHING).load().unwrap_err().to_string();
+    assert!(error.contains("line 2") && !error.contains("secret"), "{error}");
     std::fs::remove_file(path).unwrap();
 }
 

@@ -287,7 +287,7 @@ async fn a_wrap_with_its_own_store_and_settings() {
     let mut harness = Harness::new(Idempotency::in_memory());
     harness.wrap = IdempotencyKey::default().store(store.clone()).configure(|settings| {
         settings.conflict_status_code = None;
-        settings.header = actix_web::http::header::HeaderName::from_static("x-key");
+        settings.header = vec![actix_web::http::header::HeaderName::from_static("x-key")];
         settings.storage.store_on_statuses = "201".parse().unwrap();
     });
     let with = || test::TestRequest::post().uri("/").insert_header(("x-key", "k"));
