@@ -25,6 +25,10 @@ pub(crate) enum Stage {
     /// The instance has asked the router who governs.
     #[default]
     Asking,
+    /// As `Asking`, by a copy of the request that is never answered.
+    Probing,
+    /// The instance has decided to run, and asks by the request itself whether it governs.
+    Confirming,
     /// An inner instance has declared itself: it governs.
     GovernedByInner,
     /// The instance let the request pass. An inner instance may still govern.
@@ -44,7 +48,7 @@ impl Stage {
         match self {
             Self::Governing | Self::Running => true,
             Self::Observing => inner == Mode::Observe,
-            Self::Asking | Self::GovernedByInner | Self::Passed => false,
+            Self::Asking | Self::Probing | Self::Confirming | Self::GovernedByInner | Self::Passed => false,
         }
     }
 }
@@ -83,6 +87,13 @@ impl IdempotencyInfo {
         self.governance()?.declared.get()
     }
 
+    /// Forgets what a route guard declared: the router is asked again.
+    pub(crate) fn forget_declared(&self) {
+        if let Some(governance) = self.governance() {
+            governance.declared.set(None);
+        }
+    }
+
     pub(crate) fn is_late_exempt(&self) -> bool {
         self.governance().is_some_and(|governance| governance.late_exempt.get())
     }
@@ -92,6 +103,11 @@ impl IdempotencyInfo {
         if let Some(governance) = self.governance() {
             governance.accept_encoding.borrow_mut().extend(lines);
         }
+    }
+
+    /// The `Accept-Encoding` lines that were taken away.
+    pub(crate) fn kept_accept_encoding(&self) -> Vec<HeaderValue> {
+        self.governance().map(|governance| governance.accept_encoding.borrow().clone()).unwrap_or_default()
     }
 
     /// The `Accept-Encoding` lines that the outer instance took away.

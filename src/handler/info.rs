@@ -9,7 +9,7 @@ use std::{
 
 use actix_web::{Error, FromRequest, HttpMessage as _, HttpRequest, dev::Payload, error::ErrorInternalServerError};
 
-use super::governance::Governance;
+use super::governance::{Governance, Stage};
 use crate::{
     key::{Key, RecordId, digest::Digest},
     record::StoredResponse,
@@ -93,7 +93,7 @@ impl IdempotencyInfo {
         self.claim().map_or(0, |claim| claim.attempt)
     }
 
-    /// Whether the previous owner was lost while it ran. It may have had effects.
+    /// Whether an earlier owner was lost while it ran, and no response was stored since. It may have had effects.
     #[must_use]
     pub fn taken_over(&self) -> bool {
         self.claim().is_some_and(|claim| claim.taken_over)
@@ -140,6 +140,10 @@ impl IdempotencyInfo {
     }
 
     fn view(&self) -> Option<&HandlerView> {
+        // An instance that stepped aside after its decision has nothing to show.
+        if matches!(self.stage(), Stage::Passed | Stage::GovernedByInner) {
+            return None;
+        }
         self.0.as_ref()?.view.get()
     }
 

@@ -32,7 +32,7 @@ pub struct Principal(Kind);
 enum Kind {
     Anonymous,
     Named(Box<str>),
-    Credentials([u8; 32]),
+    Credentials(Box<[u8; 32]>),
 }
 
 impl Principal {
@@ -57,7 +57,7 @@ impl Principal {
                 digest.part(name.as_str().as_bytes()).part(line.as_bytes());
             }
         }
-        digest.map_or(Self::anonymous(), |mut digest| Self(Kind::Credentials(digest.finish())))
+        digest.map_or(Self::anonymous(), |mut digest| Self(Kind::Credentials(Box::new(digest.finish()))))
     }
 
     /// Whether the request showed no identity at all.
@@ -104,7 +104,7 @@ impl Principal {
         match &self.0 {
             Kind::Anonymous => digest.part(b"a").part(b""),
             Kind::Named(subject) => digest.part(b"n").part(subject.as_bytes()),
-            Kind::Credentials(hash) => digest.part(b"c").part(hash),
+            Kind::Credentials(hash) => digest.part(b"c").part(&hash[..]),
         };
     }
 }

@@ -31,6 +31,9 @@ use crate::{
 /// Prepares the rest of an operation for going on without its client.
 pub(super) type CarryFn = Arc<dyn Fn() -> Carry + Send + Sync>;
 
+/// Shows to a copy of a request what guards inside look at.
+pub(super) type ShowFn = Arc<dyn Fn(&ServiceRequest, &mut ServiceRequest) + Send + Sync>;
+
 /// The plan that code gives to a wrap. Becomes a [`WrapConfig`] once the `Idempotency` is known.
 #[derive(Clone)]
 pub(super) struct WrapPlan {
@@ -42,6 +45,9 @@ pub(super) struct WrapPlan {
     pub(super) encoder: Option<Arc<dyn KeyEncoder>>,
     pub(super) principal: Option<PrincipalFn>,
     pub(super) carry: Option<CarryFn>,
+    pub(super) show: Option<ShowFn>,
+    /// Whether this is the wrap of an operators' scope.
+    pub(super) is_operators: bool,
     pub(super) changes: Vec<SettingsChange>,
 }
 
@@ -59,6 +65,8 @@ impl WrapPlan {
             encoder: None,
             principal: None,
             carry: None,
+            show: None,
+            is_operators: false,
             changes: Vec::new(),
         }
     }

@@ -1,6 +1,6 @@
 //! The decision: what becomes of a request that this instance governs.
 
-use std::{mem, sync::Once};
+use std::{mem, sync::Once, time::Duration};
 
 use actix_service::Service;
 use actix_web::{
@@ -11,6 +11,7 @@ use actix_web::{
 };
 
 use super::{
+    request::accept_encoding,
     response::{AnswerBody, replay},
     service::Governed,
 };
@@ -20,7 +21,7 @@ use crate::{
     handler::Stage,
     key::{Key, Principal, RecordId, RequestHeaders},
     observe::Outcome,
-    record::StoredResponse,
+    record::{Record, StoredResponse, UnreadableRecord},
     settings::{OnError, Settings},
     store::{IfCompleted, StoreError},
 };
@@ -94,7 +95,7 @@ where
                     self.without_an_answer(&unreadable.into())
                 }
             },
-            Ok(ClaimAnswer::Completed { record, remaining }) => match replay(&record, Some(remaining), &self.config) {
+            Ok(ClaimAnswer::Completed { record, remaining }) => match self.replay(&record, remaining) {
                 Ok(response) => Decision::Replay(response),
                 Err(unreadable) => self.without_an_answer(&unreadable.into()),
             },
@@ -103,6 +104,11 @@ where
             Ok(ClaimAnswer::OwnerLost) => Decision::Refuse(Problem::OutcomeUnknown),
             Err(error) => self.without_an_answer(&error),
         }
+    }
+
+    fn replay(&self, record: &Record, remaining: Duration) -> Result<HttpResponse<AnswerBody<B>>, UnreadableRecord> {
+        let headers = self.pending.head().headers;
+        replay(record, Some(remaining), &self.config, |coding| accept_encoding::accepts(headers, &self.info, coding))
     }
 
     /// Whether the method of the request needs a key. A key that is sent is honoured in any case.

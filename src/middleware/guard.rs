@@ -44,19 +44,21 @@ pub fn manual() -> impl Guard {
     PolicyGuard::new(Policy::Manual)
 }
 
-struct PolicyGuard(Policy);
+struct PolicyGuard {
+    policy: Policy,
+    _alive: nesting::LiveGuard,
+}
 
 impl PolicyGuard {
     fn new(policy: Policy) -> Self {
-        nesting::announce();
-        Self(policy)
+        Self { policy, _alive: nesting::LiveGuard::new() }
     }
 }
 
 impl Guard for PolicyGuard {
     fn check(&self, ctx: &GuardContext<'_>) -> bool {
         if let Some(info) = ctx.req_data().get::<IdempotencyInfo>() {
-            info.declare(self.0);
+            info.declare(self.policy);
         }
         true
     }

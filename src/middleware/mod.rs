@@ -34,6 +34,7 @@ mod detach;
 pub mod guard;
 mod nesting;
 mod operation;
+mod probe;
 mod recorder;
 mod request;
 mod response;
@@ -42,6 +43,7 @@ mod service;
 mod wrap;
 
 pub use self::{
+    nesting::MakingService,
     response::AnswerBody,
     run::CallFuture,
     service::IdempotencyService,

@@ -35,6 +35,8 @@ struct Draft {
     arrived: Instant,
     stored_bytes: Option<usize>,
     outcome: Outcome,
+    /// Another instance governs, and reports.
+    is_silent: bool,
     span: Span,
 }
 
@@ -57,6 +59,7 @@ impl OutcomeRecorder {
             stored_bytes: None,
             // The outcome of a request that is dropped before another outcome is known.
             outcome: Outcome::Abandoned,
+            is_silent: false,
             span: Span::none(),
         })))
     }
@@ -116,6 +119,13 @@ impl OutcomeRecorder {
         }
     }
 
+    /// Reports nothing: another instance governs.
+    pub(super) fn keep_silent(&mut self) {
+        if let Some(draft) = &mut self.0 {
+            draft.is_silent = true;
+        }
+    }
+
     /// Reports now.
     pub(super) fn finish(&mut self) {
         self.0 = None;
@@ -124,6 +134,9 @@ impl OutcomeRecorder {
 
 impl Drop for Draft {
     fn drop(&mut self) {
+        if self.is_silent {
+            return;
+        }
         if self.outcome == Outcome::Abandoned && std::thread::panicking() {
             self.outcome = Outcome::Panicked;
         }

@@ -64,12 +64,12 @@ where
                 self.operation = Operation::default();
                 panic::resume_unwind(panic)
             }
-            Err(panic) => self.panicked(&*panic).await,
+            Err(panic) => self.panicked(&*panic),
         }
     }
 
     /// Frees the key (or bars it, with `on_unknown = reject`) and answers 500.
-    async fn panicked(&mut self, panic: &(dyn Any + Send)) -> Result<ServiceResponse<AnswerBody<B>>, Error> {
+    fn panicked(&mut self, panic: &(dyn Any + Send)) -> Result<ServiceResponse<AnswerBody<B>>, Error> {
         self.operation.recorder.outcome(Outcome::Panicked);
         drop(self.operation.held.take());
         let key = match self.config.settings.on_unknown {
@@ -78,7 +78,7 @@ where
         };
         tracing::error!(panic = text_of(panic), key, "a protected handler panicked");
         let response = Problem::Panicked.response(&self.config.style).map_body(|_, body| AnswerBody::boxed(body));
-        self.pending.answer(response, &self.config.synthetic).await
+        self.pending.answer(response, &self.config.synthetic)
     }
 }
 
@@ -122,6 +122,11 @@ impl<F, B: MessageBody + 'static> CallFuture<F, B> {
 
     pub(super) const fn answered(answer: ServiceResponse<AnswerBody<B>>) -> Self {
         Self { path: Path::Answered { answer: Some(answer) } }
+    }
+
+    /// The future of a copy of a request, which is never polled.
+    pub(super) const fn of_copy() -> Self {
+        Self { path: Path::Answered { answer: None } }
     }
 
     pub(super) fn governed(

@@ -15,7 +15,9 @@ use tracing::Instrument as _;
 use super::{
     config::{WrapConfig, WrapPlan},
     decide::Decision,
+    nesting::Inner,
     operation::Operation,
+    probe::{Confirmed, Probe},
     recorder::OutcomeRecorder,
     request::{Announced, PendingRequest, RequestBody, accept_encoding},
     response::AnswerBody,
@@ -38,17 +40,27 @@ pub struct IdempotencyService<S> {
     /// Found at the first request, unless the wrap was given its `Idempotency`. `None` within: the wrap is
     /// misconfigured, which was logged.
     config: OnceCell<Option<Rc<WrapConfig>>>,
-    /// Whether inner instances or policy guards may exist. The router is asked then before anything is decided.
-    may_have_inner: bool,
+    /// The instances and policy guards that may be inside. Who governs is asked then before anything is decided.
+    inner: Inner,
+    probe: Rc<Probe>,
 }
 
 impl<S> IdempotencyService<S> {
-    pub(super) fn new(service: S, plan: WrapPlan, config: Option<Rc<WrapConfig>>, may_have_inner: bool) -> Self {
+    pub(super) fn new(service: S, plan: WrapPlan, config: Option<Rc<WrapConfig>>, inner: Inner) -> Self {
         let known = OnceCell::new();
         if let Some(config) = config {
             let _ = known.set(Some(config));
         }
-        Self { service: Rc::new(service), plan, config: known, may_have_inner }
+        let probe = Rc::new(Probe::new(plan.show.clone()));
+        Self { service: Rc::new(service), plan, config: known, inner, probe }
+    }
+
+    fn has_inner(&self, request: &ServiceRequest) -> bool {
+        match self.inner {
+            Inner::None => false,
+            Inner::Any => true,
+            Inner::Operators => ["/find", "/forget"].iter().any(|end| request.match_info().as_str().ends_with(end)),
+        }
     }
 
     fn config(&self, request: &ServiceRequest) -> Option<&Rc<WrapConfig>> {
@@ -82,6 +94,13 @@ where
 
     fn call(&self, mut request: ServiceRequest) -> Self::Future {
         let outer = request.extensions().get::<IdempotencyInfo>().cloned();
+        if let Some(outer) = &outer
+            && outer.stage() == Stage::Probing
+        {
+            // A copy of a request, which has no app data and is never polled.
+            outer.set_stage(Stage::GovernedByInner);
+            return CallFuture::of_copy();
+        }
         let Some(config) = self.config(&request) else {
             if is_safe(request.method()) {
                 return CallFuture::passing(self.service.call(request));
@@ -95,7 +114,7 @@ where
                 outer.declare_late(config.policy(&request, false));
                 return CallFuture::passing(self.service.call(request));
             }
-            Some(outer) if outer.stage() == Stage::Asking => {
+            Some(outer) if matches!(outer.stage(), Stage::Asking | Stage::Confirming) => {
                 outer.set_stage(Stage::GovernedByInner);
                 accept_encoding::restore(&mut request, outer);
             }
@@ -103,8 +122,8 @@ where
         }
 
         let policy = config.policy(&request, outer.is_none());
-        let unprotected = is_safe(request.method());
-        if unprotected || (policy == Policy::Exempt && !self.may_have_inner) {
+        let has_inner = self.has_inner(&request);
+        if is_safe(request.method()) || (policy == Policy::Exempt && !has_inner) {
             // The info of an outer instance that has stepped aside says the same.
             if outer.is_none_or(|outer| outer.stage() != Stage::GovernedByInner) {
                 request.extensions_mut().insert(IdempotencyInfo::default());
@@ -117,22 +136,32 @@ where
         let settings = &config.settings;
         let key = Key::of_request(request.headers(), &settings.header, settings.syntax, settings.max_key_length);
         let has_key = !matches!(key, Ok(None));
-        if policy != Policy::Exempt && has_key && !settings.is_observed() {
-            accept_encoding::take(&mut request, &info);
-        }
         let principal = if has_key { config.principal(&request) } else { Principal::anonymous() };
         let route = if config.observers.any() { request.match_pattern() } else { None };
         let announced = Announced::by(request.head());
-        let (pending, payload) = if self.may_have_inner {
-            PendingRequest::route(&*self.service, request)
+        let asked = if has_inner { self.probe.ask(&*self.service, config, &request, policy, has_key) } else { None };
+        let (pending, payload) = if let Some(policy) = asked {
+            info.declare(policy);
+            PendingRequest::asked(request)
         } else {
-            PendingRequest::keep(request)
+            if policy != Policy::Exempt && has_key && !settings.is_observed() {
+                accept_encoding::take(&mut request, &info);
+            }
+            if has_inner {
+                let refusable = if has_key || policy.allows_keyless() { None } else { self.probe.place_of(&request) };
+                let routed = PendingRequest::route(&*self.service, request);
+                self.probe.learn(refusable, &info, policy);
+                routed
+            } else {
+                PendingRequest::keep(request)
+            }
         };
         // The router has been asked, and every inner instance and guard has spoken: none of them acts later than in
         // `call`.
         if info.stage() == Stage::GovernedByInner {
             return CallFuture::passing(pending.pass(&self.service, payload));
         }
+        let base = policy;
         let policy = info.declared().unwrap_or(policy);
         if policy == Policy::Exempt {
             info.set_stage(Stage::Passed);
@@ -146,6 +175,8 @@ where
             pending,
             body: RequestBody::unread(payload, announced),
             policy,
+            base,
+            probe: self.probe.clone(),
             key,
             is_anonymous: principal.is_anonymous(),
             principal,
@@ -163,6 +194,9 @@ pub(super) struct Governed<S: Service<ServiceRequest>> {
     pub(super) pending: PendingRequest<S>,
     pub(super) body: RequestBody,
     pub(super) policy: Policy,
+    /// The policy where no guard declares another one.
+    pub(super) base: Policy,
+    pub(super) probe: Rc<Probe>,
     pub(super) key: Result<Option<Key>, InvalidKey>,
     pub(super) principal: Principal,
     /// Whether the request showed no identity.
@@ -188,13 +222,17 @@ where
             let answer = async {
                 let mut decision = self.decide().await;
                 self.prepare(&mut decision);
+                if let Decision::Run { held, .. } = decision {
+                    self.operation.held = Some(held);
+                    decision = Decision::RunUnprotected;
+                }
                 match decision {
-                    Decision::Run { held, .. } => {
-                        self.operation.held = Some(held);
-                        self.run().await
-                    }
-                    Decision::RunUnprotected => self.run().await,
-                    Decision::Replay(response) => self.pending.answer(response, &self.config.synthetic).await,
+                    Decision::Run { .. } | Decision::RunUnprotected => match self.confirm() {
+                        Confirmed::Ours => self.run().await,
+                        Confirmed::Theirs => Box::pin(self.step_aside()).await,
+                        Confirmed::Unclear => Box::pin(self.refuse(Problem::Misconfigured)).await,
+                    },
+                    Decision::Replay(response) => self.pending.answer(response, &self.config.synthetic),
                     Decision::Refuse(problem) => Box::pin(self.refuse(problem)).await,
                     Decision::Pass(outcome) => Box::pin(self.pass(outcome)).await,
                 }
@@ -211,7 +249,7 @@ where
             self.body.discard(self.config.body_limits()).await;
         }
         let response = problem.response(&self.config.style).map_body(|_, body| AnswerBody::boxed(body));
-        self.pending.answer(response, &self.config.synthetic).await
+        self.pending.answer(response, &self.config.synthetic)
     }
 
     /// Passes the request to the handler without a claim.

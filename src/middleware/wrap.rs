@@ -1,12 +1,6 @@
 //! The pair of wraps, and what code says at each of them.
 
-use std::{
-    fmt,
-    future::{Ready, ready},
-    rc::Rc,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, rc::Rc, sync::Arc, time::Duration};
 
 use actix_service::{Service, Transform};
 use actix_web::{
@@ -18,7 +12,7 @@ use futures_util::future::LocalBoxFuture;
 
 use super::{
     config::{WrapConfig, WrapPlan},
-    nesting,
+    nesting::{Born, MakingService},
     response::AnswerBody,
     service::IdempotencyService,
 };
@@ -52,6 +46,7 @@ use crate::{
 #[must_use = "a wrap does nothing before it is given to `.wrap()`"]
 pub struct IdempotencyKey {
     plan: WrapPlan,
+    born: Born,
 }
 
 /// Nothing needs a key, unless a route opts in.
@@ -69,19 +64,29 @@ pub struct IdempotencyKey {
 #[must_use = "a wrap does nothing before it is given to `.wrap()`"]
 pub struct ExemptIdempotencyKey {
     plan: WrapPlan,
+    born: Born,
 }
 
 impl Default for IdempotencyKey {
     /// [`Policy::Required`].
     fn default() -> Self {
-        Self { plan: WrapPlan::new(Policy::Required) }
+        Self { plan: WrapPlan::new(Policy::Required), born: Born::now() }
     }
 }
 
 impl Default for ExemptIdempotencyKey {
     /// [`Policy::Exempt`].
     fn default() -> Self {
-        Self { plan: WrapPlan::new(Policy::Exempt) }
+        Self { plan: WrapPlan::new(Policy::Exempt), born: Born::now() }
+    }
+}
+
+impl ExemptIdempotencyKey {
+    /// The wrap of an operators' scope, whose paths are known.
+    pub(crate) fn of_operators() -> Self {
+        let mut wrap = Self::default();
+        wrap.plan.is_operators = true;
+        wrap
     }
 }
 
@@ -159,6 +164,34 @@ macro_rules! wrap {
                 self
             }
 
+            /// Shows to copies of a request what guards and layers inside look at, besides its head and its path.
+            ///
+            /// A wrap that has others inside asks by a copy of the request who governs it. A copy has no extensions, no
+            /// app data and no connection data. Where a guard inside goes by them, put them into the copy here; else the
+            /// first requests of its routes may be refused.
+            ///
+            /// ```
+            #[doc = concat!("use actix_idempotency::", stringify!($name), ";")]
+            /// use actix_web::HttpMessage;
+            ///
+            /// #[derive(Clone)]
+            /// struct Tenant(u32);
+            ///
+            #[doc = concat!("let wrap = ", stringify!($name), "::default().showing(|request, copy| {")]
+            ///     if let Some(tenant) = request.extensions().get::<Tenant>() {
+            ///         copy.extensions_mut().insert(tenant.clone());
+            ///     }
+            /// });
+            /// # let _ = wrap;
+            /// ```
+            pub fn showing(
+                mut self,
+                show: impl Fn(&ServiceRequest, &mut ServiceRequest) + Send + Sync + 'static,
+            ) -> Self {
+                self.plan.show = Some(Arc::new(show));
+                self
+            }
+
             /// Restores what layers outside keep in task-locals, where an operation goes on without its client.
             ///
             /// Such an operation becomes a task of its own, outside of the scopes of all layers. `hook` is called within
@@ -218,10 +251,10 @@ macro_rules! wrap {
             type Error = Error;
             type Transform = IdempotencyService<S>;
             type InitError = ();
-            type Future = Ready<Result<Self::Transform, ()>>;
+            type Future = MakingService<Self::Transform>;
 
             fn new_transform(&self, service: S) -> Self::Future {
-                ready(service_of(&self.plan, service))
+                service_of(&self.plan, &self.born, service)
             }
         }
 
@@ -240,19 +273,19 @@ macro_rules! wrap {
 wrap!(IdempotencyKey);
 wrap!(ExemptIdempotencyKey);
 
-fn service_of<S>(plan: &WrapPlan, service: S) -> Result<IdempotencyService<S>, ()> {
-    let may_have_inner = nesting::may_have_inner();
-    nesting::announce();
+fn service_of<S>(plan: &WrapPlan, born: &Born, service: S) -> MakingService<IdempotencyService<S>> {
+    let inner = born.inner();
     let config = match &plan.idempotency {
         Some(idempotency) => WrapConfig::new(plan, idempotency).map(|config| Some(Rc::new(config))),
         // The rest is found, and checked, at the first request. The rules can be checked now.
         None => plan.rules().map(|_| None).map_err(Into::into),
     };
-    match config {
-        Ok(config) => Ok(IdempotencyService::new(service, plan.clone(), config, may_have_inner)),
+    let service = match config {
+        Ok(config) => Ok(IdempotencyService::new(service, plan.clone(), config, inner)),
         Err(error) => {
             tracing::error!(%error, "the server does not start");
             Err(())
         }
-    }
+    };
+    MakingService::new(service, plan.is_operators)
 }

@@ -80,7 +80,7 @@ impl Idempotency {
             .route("/records/{cache}/{id}/forget", web::post().to(forget))
             .route("/find", web::post().to(find))
             // Operators' requests need no key where the App requires one.
-            .wrap(ExemptIdempotencyKey::default().using(self))
+            .wrap(ExemptIdempotencyKey::of_operators().using(self))
             .wrap(no_store)
     }
 }

@@ -32,8 +32,8 @@ pub(in crate::middleware) struct RequestBody {
 /// What the head of a request says of its body.
 #[derive(Clone, Copy)]
 pub(in crate::middleware) struct Announced {
-    /// `Content-Length`.
-    length: Option<u64>,
+    /// `Content-Length`, or 0.
+    length: u64,
     /// The connection becomes another protocol's. There is no body to wait for.
     is_upgrade: bool,
 }
@@ -43,11 +43,11 @@ impl Announced {
         let length = head.headers.get(header::CONTENT_LENGTH);
         let length = length.and_then(|length| length.to_str().ok()?.trim().parse().ok());
         let is_upgrade = length.is_none() && head.upgrade() && !head.headers.contains_key(header::TRANSFER_ENCODING);
-        Self { length, is_upgrade }
+        Self { length: length.unwrap_or(0), is_upgrade }
     }
 
     const fn exceeds(self, limits: BodyLimits) -> bool {
-        matches!(self.length, Some(length) if length > limits.bytes as u64)
+        self.length > limits.bytes as u64
     }
 }
 

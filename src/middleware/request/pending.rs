@@ -1,9 +1,8 @@
 //! A request that has not been handed to the inner service for good. It is kept as it is; or, where inner instances may
-//! exist, it has been routed already, and its handler waits for the payload.
+//! exist, a copy of it has been routed, or it has been routed itself, and its handler waits for the payload.
 
 use std::{
     cell::RefCell,
-    future::ready,
     mem,
     pin::Pin,
     rc::Rc,
@@ -12,15 +11,14 @@ use std::{
 
 use actix_service::Service;
 use actix_web::{
-    HttpMessage as _, HttpResponse,
+    Error, HttpMessage as _, HttpResponse,
     dev::{Payload, ServiceRequest, ServiceResponse},
-    error::PayloadError,
+    error::{ErrorInternalServerError, PayloadError},
 };
 use bytes::Bytes;
-use futures_util::{Stream, future::Either};
+use futures_util::Stream;
 
 use super::{
-    MaybeReady,
     head::{HeadRef, RequestHead},
     synthetic::SyntheticRequests,
 };
@@ -29,6 +27,9 @@ use crate::key::RequestHeaders;
 pub(in crate::middleware) enum PendingRequest<S: Service<ServiceRequest>> {
     /// There are no inner instances: the request has not been routed.
     Kept(ServiceRequest),
+    /// A copy of the request has been routed, and said that this instance governs. The request itself is routed before
+    /// anything runs.
+    Asked(ServiceRequest),
     /// The request has been routed. Routing is synchronous and runs nothing: actix-web starts a handler when its future
     /// is first polled.
     Routed { inside: S::Future, payload: DeferredPayload, head: RequestHead },
@@ -46,6 +47,27 @@ where
         (Self::Kept(request), payload)
     }
 
+    /// Keeps the request, a copy of which was routed, and takes its payload.
+    pub(in crate::middleware) fn asked(mut request: ServiceRequest) -> (Self, Payload) {
+        let payload = request.take_payload();
+        (Self::Asked(request), payload)
+    }
+
+    /// Routes the request of which a copy was routed. `prepare` is called before.
+    pub(in crate::middleware) fn confirm(&mut self, service: &S, prepare: impl FnOnce(&mut ServiceRequest)) -> bool {
+        let Self::Asked(mut request) = self.take() else { return false };
+        prepare(&mut request);
+        let head = RequestHead::for_a_panic(request.head());
+        let payload = DeferredPayload::default();
+        request.set_payload(Payload::Stream { payload: Box::pin(payload.clone()) });
+        *self = Self::Routed { inside: service.call(request), payload, head };
+        true
+    }
+
+    pub(in crate::middleware) const fn is_asked(&self) -> bool {
+        matches!(self, Self::Asked(_))
+    }
+
     /// Asks the router: calls `service` with a payload that yields nothing yet. Returns the real payload.
     pub(in crate::middleware) fn route(service: &S, mut request: ServiceRequest) -> (Self, Payload) {
         let head = RequestHead::of(request.head());
@@ -57,7 +79,7 @@ where
 
     pub(in crate::middleware) fn head(&self) -> HeadRef<'_> {
         match self {
-            Self::Kept(request) => {
+            Self::Kept(request) | Self::Asked(request) => {
                 let head = request.head();
                 HeadRef { method: &head.method, uri: &head.uri, headers: RequestHeaders::from(&head.headers) }
             }
@@ -69,7 +91,7 @@ where
     /// Call once.
     pub(in crate::middleware) fn enter(&mut self, service: &S, payload: Payload) -> S::Future {
         let head = match self {
-            Self::Kept(request) => RequestHead::for_a_panic(request.head()),
+            Self::Kept(request) | Self::Asked(request) => RequestHead::for_a_panic(request.head()),
             Self::Routed { head, .. } | Self::Inside(head) => mem::take(head),
         };
         mem::replace(self, Self::Inside(head)).pass(service, payload)
@@ -83,7 +105,7 @@ where
     /// Hands the request to the inner service for good: its response is the only one. Call once.
     pub(in crate::middleware) fn pass(self, service: &S, payload: Payload) -> S::Future {
         match self {
-            Self::Kept(mut request) => {
+            Self::Kept(mut request) | Self::Asked(mut request) => {
                 request.set_payload(payload);
                 service.call(request)
             }
@@ -96,17 +118,17 @@ where
     }
 
     /// Answers instead of the handler. A request that has gone inside is replaced by a synthetic one.
-    pub(in crate::middleware) fn answer<'a, T: 'static>(
+    pub(in crate::middleware) fn answer<T: 'static>(
         &mut self,
         response: HttpResponse<T>,
-        synthetic: &'a SyntheticRequests,
-    ) -> MaybeReady<'a, ServiceResponse<T>> {
+        synthetic: &SyntheticRequests,
+    ) -> Result<ServiceResponse<T>, Error> {
         match self.take() {
-            Self::Kept(request) => Either::Left(ready(Ok(request.into_response(response)))),
-            Self::Routed { head, .. } | Self::Inside(head) => Either::Right(Box::pin(async move {
-                let request = synthetic.request(head).await?;
-                Ok(ServiceResponse::new(request, response))
-            })),
+            Self::Kept(request) | Self::Asked(request) => Ok(request.into_response(response)),
+            Self::Routed { head, .. } | Self::Inside(head) => match synthetic.stand_in(head) {
+                Some(request) => Ok(ServiceResponse::new(request, response)),
+                None => Err(ErrorInternalServerError("an App without routes did not start")),
+            },
         }
     }
 }

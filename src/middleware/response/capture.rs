@@ -1,6 +1,12 @@
 //! Stores a handler's response before the client gets it.
 
-use std::{fmt, future::poll_fn, mem, pin::pin, sync::Once};
+use std::{
+    fmt,
+    future::{Ready, poll_fn},
+    mem,
+    pin::pin,
+    sync::Once,
+};
 
 use actix_service::Service;
 use actix_web::{
@@ -10,7 +16,7 @@ use actix_web::{
     http::{StatusCode, header::HeaderMap},
 };
 use bytes::{Bytes, BytesMut};
-use futures_util::future::Either;
+use futures_util::future::{Either, LocalBoxFuture};
 
 use super::{
     body::AnswerBody,
@@ -22,13 +28,17 @@ use crate::{
     claim::{HeldClaim, Written},
     handler::Stage,
     key::Principal,
-    middleware::{request::MaybeReady, service::Governed},
+    middleware::service::Governed,
     observe::Outcome,
     record::Record,
 };
 
-/// The response that the client gets.
-type Answer<'a, B> = MaybeReady<'a, ServiceResponse<AnswerBody<B>>>;
+/// The response that the client gets. It is mostly known at once. Only a response that must be waited for is a future, in a
+/// box: the future of every request is moved, and must stay small.
+type Answer<'a, B> = Either<
+    Ready<Result<ServiceResponse<AnswerBody<B>>, Error>>,
+    LocalBoxFuture<'a, Result<ServiceResponse<AnswerBody<B>>, Error>>,
+>;
 
 /// Stores what the handler answered, if its status says so, and passes it on.
 pub(in crate::middleware) fn response<S, B>(response: ServiceResponse<B>, governed: &mut Governed<S>) -> Answer<'_, B>
@@ -148,7 +158,7 @@ fn answer<S: Service<ServiceRequest>, B: MessageBody + 'static>(
     match written {
         // The client of a late owner gets the response that everybody gets.
         Written::Superseded(Some(winner)) => {
-            if let Ok(response) = replay(&winner, None, &governed.config) {
+            if let Ok(response) = replay(&winner, None, &governed.config, |_| true) {
                 return ServiceResponse::new(request, response);
             }
         }
