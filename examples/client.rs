@@ -22,30 +22,37 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// The next step after an answer.
 enum Verdict {
-    /// The answer is that of the operation: of this attempt, or a replay of an earlier one.
+    /// The operation succeeded: in this attempt, or in an earlier one whose answer is replayed.
     Done,
     /// Send the same request with the same key again, after at least this time.
     Retry(Duration),
-    /// The same request will always be refused. The client has to change it first.
-    Refused,
+    /// The operation failed and the failure is stored, or the request will always be refused. The same request with the
+    /// same key gets the same answer each time.
+    Failed,
 }
 
 fn judge(response: &Response<Body>) -> Verdict {
     let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
-    // A replay is the answer of the operation, even if the server sends it with the status 409.
+    // A replay is the answer of the operation, and the first status is its outcome. A server that sends replays with a
+    // status of their own, mostly 409, names the first one in `Idempotent-Status`. The marker alone says nothing about
+    // success: failures are stored too.
     if header("idempotent-replayed") == Some("true") {
-        return Verdict::Done;
+        let first = header("idempotent-status").and_then(|status| status.parse().ok());
+        return match first.unwrap_or(response.status().as_u16()) {
+            200..400 => Verdict::Done,
+            _ => Verdict::Failed,
+        };
     }
     let wait =
         header("retry-after").and_then(|seconds| seconds.parse().ok()).map_or(Duration::ZERO, Duration::from_secs);
     match response.status().as_u16() {
         200..400 => Verdict::Done,
-        // The request timed out, came too early or too often, is still in flight, or the server is in trouble: a retry
-        // may succeed. So may one after a 409 with Retry-After. A 409 without Retry-After is an answer of the operation
-        // itself.
+        // The request took too long to arrive, came too early or too often, is still in flight, or the server is in
+        // trouble: a retry may succeed. So may one after a 409 with Retry-After. A 409 without Retry-After is an answer
+        // of the operation itself.
         408 | 423 | 425 | 429 | 500.. => Verdict::Retry(wait),
         409 if header("retry-after").is_some() => Verdict::Retry(wait),
-        _ => Verdict::Refused,
+        _ => Verdict::Failed,
     }
 }
 

@@ -3,12 +3,13 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use actix_web::{HttpResponse, dev::ServiceRequest, http::Method};
+use actix_web::{HttpResponse, dev::ServiceRequest};
 use parking_lot::Mutex;
 
 use super::{
     Idempotency,
     idempotency::{PrincipalFn, Shared},
+    promises::warn_of_given_up_promises,
 };
 #[cfg(feature = "redis")]
 use crate::store::{RedisLock, RedisOptions, RedisStore};
@@ -17,7 +18,7 @@ use crate::{
     client::problem::{Refusal, RefusalFn},
     key::{BasicKeyEncoder, CanonicalJsonEncoder, DjangoKeyEncoder, KeyEncoder, Principal},
     observe::{Listener, Observers, metrics},
-    settings::{CacheOverrides, ConfigError, Methods, OnError, Settings, StorageSettings},
+    settings::{CacheOverrides, ConfigError, Settings, StorageSettings},
     store::{
         ComposedStore, Lock, MemoryLimits, MemoryStore, Storage, Store, ThreadLock,
         key_value::{AnyLock, AnyStorage},
@@ -142,7 +143,7 @@ impl Builder {
         self.settings.check()?;
         self.settings.rules()?;
         self.lock_of_settings()?;
-        warn_of_given_up_promises(&self.settings);
+        warn_of_given_up_promises(&self.settings, None);
         let in_flight = InFlight::new(&self.settings.limits);
         let caches = self.settings.all_caches().into_iter();
         let stores = caches
@@ -241,39 +242,6 @@ fn unknown_class<'a>(
     let mut known: Vec<&str> = built_in.to_vec();
     known.extend(registered.map(String::as_str));
     ConfigError::UnknownClass { setting, name: name.to_owned(), known: known.join(", ") }
-}
-
-fn warn_of_given_up_promises(settings: &Settings) {
-    if settings.is_observed() {
-        tracing::warn!(
-            "mode = observe: every request runs, retries too; what enforcing would have done is only reported"
-        );
-    }
-    if let Methods::List(methods) = &settings.methods {
-        let known = [Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
-        for method in methods.iter().filter(|method| !known.contains(method)) {
-            tracing::warn!(%method, "methods: not one of POST, PUT, PATCH and DELETE; is it meant?");
-        }
-    }
-    if !settings.lock.enable {
-        tracing::warn!("lock.enable = false: duplicates may run side by side");
-    }
-    let caches = settings.all_caches();
-    if let Some((_, cache)) = caches.iter().find(|(_, cache)| cache.class != "memory")
-        && settings.lock.lease < cache.timeout * 4
-    {
-        tracing::warn!(
-            lease = ?settings.lock.lease,
-            timeout = ?cache.timeout,
-            "lock.lease is less than four times storage.timeout: one slow call can cost a live owner its lease"
-        );
-    }
-    if settings.lock.ttl.is_some() {
-        tracing::warn!("lock.ttl is set: an operation that runs longer may be run again beside");
-    }
-    if caches.iter().any(|(_, cache)| cache.on_error == OnError::Run) {
-        tracing::warn!("storage.on_error = run: while the store can't answer, operations run unprotected");
-    }
 }
 
 impl fmt::Debug for Builder {

@@ -4,7 +4,8 @@
 mod builder;
 mod idempotency;
 mod operators;
+mod promises;
 mod shutdown;
 
-pub(crate) use self::idempotency::PrincipalFn;
 pub use self::{builder::Builder, idempotency::Idempotency};
+pub(crate) use self::{idempotency::PrincipalFn, promises::warn_of_given_up_promises};

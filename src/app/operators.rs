@@ -15,7 +15,8 @@ impl Idempotency {
     #[must_use]
     pub fn record_id(&self, cache: &str, principal: &Principal, key: &str) -> RecordId {
         let namespace = self.settings().cache(cache).map_or_else(String::new, |settings| settings.namespace);
-        self.settings().mode.record_id(RecordIds::new(&namespace, cache).of(principal, key, None))
+        let cache = cache.to_ascii_lowercase();
+        self.settings().mode.record_id(RecordIds::new(&namespace, &cache).of(principal, key, None))
     }
 
     /// Tells what is known of a record.

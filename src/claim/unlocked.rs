@@ -9,7 +9,7 @@ use super::{
     hold::{HeldClaim, Written},
 };
 use crate::{
-    key::Fingerprint,
+    key::Match,
     observe::metrics,
     record::Record,
     store::{Begin, BeginRequest, Claim, IfCompleted, Inspection, RecordState, StoreError},
@@ -25,9 +25,13 @@ impl Claims {
             answer => answer?,
         };
         let completed = seen.filter(|seen| seen.state == RecordState::Completed);
-        let is_other = |fingerprint: &Fingerprint| !fingerprint.compare(&begin.fingerprint).is_same();
+        let fingerprint = completed.as_ref().and_then(|seen| seen.fingerprint);
+        match fingerprint.map(|fingerprint| fingerprint.compare(&begin.fingerprint)) {
+            Some(Match::Mismatch) => return Ok(ClaimAnswer::Mismatch),
+            Some(Match::OtherScheme) => metrics::other_scheme(),
+            Some(Match::Same) | None => {}
+        }
         let previous = match completed {
-            Some(seen) if seen.fingerprint.as_ref().is_some_and(is_other) => return Ok(ClaimAnswer::Mismatch),
             Some(Inspection { record: Some(record), remaining, .. }) if begin.if_completed == IfCompleted::Replay => {
                 return Ok(ClaimAnswer::Completed { record, remaining });
             }

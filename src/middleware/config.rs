@@ -18,7 +18,7 @@ use super::{
     run::Carry,
 };
 use crate::{
-    app::{Idempotency, PrincipalFn},
+    app::{Idempotency, PrincipalFn, warn_of_given_up_promises},
     claim::{ClaimRequest, Claims, InFlight, at_most_a_century},
     client::problem::ProblemStyle,
     key::{Fingerprint, Key, KeyEncoder, KeyRequest, Principal, RecordId, record_id::RecordIds},
@@ -128,6 +128,7 @@ impl WrapConfig {
                     .into(),
             ));
         }
+        warn_of_given_up_promises(&settings, Some(&shared.settings));
         let handle = match &plan.store {
             Some(store) => idempotency.handle_of(&declared.name, store),
             None => declared.clone(),
@@ -223,6 +224,7 @@ fn fixed_setting(before: &Settings, after: &Settings) -> Option<&'static str> {
     let (lock, now_lock) = (&before.lock, &after.lock);
     let (limits, now_limits) = (&before.limits, &after.limits);
     let changed = [
+        ("profile", before.profile != after.profile),
         ("encoder", before.encoder != after.encoder),
         ("storage.class", storage.class != now.class),
         ("storage.cache_name", storage.cache_name != now.cache_name),
@@ -237,6 +239,7 @@ fn fixed_setting(before: &Settings, after: &Settings) -> Option<&'static str> {
         ("lock.class", lock.class != now_lock.class),
         ("lock.location", lock.location != now_lock.location),
         ("lock.name", lock.name != now_lock.name),
+        ("caches", !before.caches.keys().eq(after.caches.keys())),
         ("limits.max_in_flight", limits.max_in_flight != now_limits.max_in_flight),
         ("limits.max_buffered", limits.max_buffered != now_limits.max_buffered),
         ("limits.principal_share", limits.principal_share.to_bits() != now_limits.principal_share.to_bits()),

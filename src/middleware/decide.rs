@@ -7,7 +7,6 @@ use actix_web::{
     Error, HttpResponse,
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse},
-    http::header,
 };
 
 use super::{
@@ -137,7 +136,7 @@ where
     /// Makes the request for a claim. The body has been read.
     fn claim_request(&mut self, key: Key) -> ClaimRequest {
         if self.is_anonymous {
-            warn_of_anonymous_cookie(self.pending.head().headers);
+            warn_of_anonymous_credentials(self.pending.head().headers);
         }
         let principal = mem::replace(&mut self.principal, Principal::anonymous());
         let if_completed = if self.policy.is_manual() { IfCompleted::Rerun } else { IfCompleted::Replay };
@@ -194,13 +193,19 @@ fn observe<B: MessageBody + 'static>(decision: &mut Decision<B>) {
 }
 
 /// Warns once: clients without a principal that share a key would share its response.
-fn warn_of_anonymous_cookie(headers: RequestHeaders<'_>) {
+fn warn_of_anonymous_credentials(headers: RequestHeaders<'_>) {
     static WARNED: Once = Once::new();
-    if !WARNED.is_completed() && headers.get(header::COOKIE).is_some() {
+    const WORDS: [&str; 7] = ["cookie", "api-key", "apikey", "token", "auth", "secret", "credential"];
+    if WARNED.is_completed() {
+        return;
+    }
+    let tells = |name: &str| WORDS.iter().any(|word| name.contains(word));
+    if let Some((name, _)) = headers.iter().find(|(name, _)| tells(name.as_str())) {
         WARNED.call_once(|| {
             tracing::warn!(
-                "a protected request carries a Cookie but no principal: put a `Principal` into the request's extensions, \
-                 or give `.principal(…)`"
+                header = %name,
+                "a protected request carries something like credentials, but no principal: put a `Principal` into the \
+                 request's extensions, give `.principal(…)`, or name the header in `credential_headers`"
             );
         });
     }

@@ -81,7 +81,7 @@ impl Drop for LiveGuard {
     }
 }
 
-/// A service in the making. It waits for one poll, so that siblings ask for [`Born::inner`] before any of them counts.
+/// A service in the making. It waits for one poll, so that sibling wraps ask what is inside before any of them counts.
 #[derive(Debug)]
 pub struct MakingService<S> {
     service: Option<Result<S, ()>>,

@@ -58,7 +58,7 @@ mod facade {
     /// Describes every metric to the recorder, which must be installed before.
     pub(crate) fn describe() {
         describe_counter!(REQUESTS, "Requests under a wrap that named an outcome, by outcome");
-        describe_gauge!(IN_FLIGHT, "Protected operations from the question for their claim on, writes behind included");
+        describe_gauge!(IN_FLIGHT, "Protected operations from before their body is read, writes behind included");
         describe_histogram!(WAITED, Unit::Seconds, "How long duplicates waited for the first request");
         describe_histogram!(STORE_CALLS, Unit::Seconds, "How long a call to the store took");
         describe_counter!(STORE_ERRORS, "Calls to the store that failed or were not answered in time");

@@ -6,8 +6,7 @@
 pub enum Outcome {
     /// It ran, and its response is stored.
     Stored,
-    /// It ran; its response is not one that is stored, and the key is free. With `lock.enable = false` also: the store
-    /// could not be asked after the run.
+    /// It ran; its response is not one that is stored, and the key is free.
     NotStored,
     /// It ran; the store could not take the response in time, and the write-behind goes on.
     WrittenBehind,
@@ -15,7 +14,8 @@ pub enum Outcome {
     Superseded,
     /// The handler panicked.
     Panicked,
-    /// The client left before the handler ran, or while it ran with `on_disconnect = cancel`.
+    /// The client left before the handler ran, or while it ran with `on_disconnect = cancel`; or the operation went on without
+    /// its client and outran `limits.max_run`.
     Abandoned,
     /// It ran unprotected: the store could not answer, and `storage.on_error = run`.
     Unprotected,
@@ -39,8 +39,8 @@ pub enum Outcome {
     UnreadableBody,
     /// Refused: `store-unavailable`.
     StoreUnavailable,
-    /// Refused as `store-unavailable`: the process has reached `limits.max_in_flight` or `limits.max_buffered`, or this
-    /// principal its share of them.
+    /// Refused as `store-unavailable`: the process has reached `limits.max_in_flight` or `limits.max_buffered`, or the
+    /// principal its share of the former.
     Overloaded,
     /// Refused: `outcome-unknown`.
     OutcomeUnknown,

@@ -53,7 +53,7 @@ pub enum Scope {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnDisconnect {
-    /// The operation finishes, and its response is stored for the retry.
+    /// The operation finishes, and its response is stored for the retry. One that outruns `limits.max_run` is dropped.
     #[default]
     Finish,
     /// The operation is dropped, as actix does by itself, and the key freed.

@@ -84,7 +84,7 @@ pub struct Settings {
     /// `None`: no such header.
     pub observe_header: Option<HeaderName>,
     /// `should_retry_headers`: response headers that tell clients whether to retry: `true` beside `Retry-After`, `false` on
-    /// stored responses.
+    /// other refusals and on stored responses.
     pub should_retry_headers: Vec<HeaderName>,
     /// `credential_headers`: request headers with credentials. Where no principal is named, their hash stands in.
     pub credential_headers: Vec<HeaderName>,
@@ -182,7 +182,7 @@ pub struct LockSettings {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Limits {
-    /// `max_run`: how long a live owner's lease is renewed.
+    /// `max_run`: how long a live owner's lease is renewed, and how long an operation may go on whose client has left.
     pub max_run: Duration,
     /// `max_in_flight`: how many protected requests may be in flight; beyond: 503.
     pub max_in_flight: usize,

@@ -4,12 +4,14 @@ mod list;
 mod refusal;
 mod view;
 
+use std::collections::BTreeMap;
+
 use actix_web::{
     HttpMessage as _, HttpRequest, HttpResponse,
     dev::HttpServiceFactory,
     http::{
         StatusCode,
-        header::{self, HeaderMap, HeaderValue},
+        header::{self, HeaderMap, HeaderName, HeaderValue},
     },
     middleware::DefaultHeaders,
     web,
@@ -24,7 +26,7 @@ use crate::{
     app::Idempotency,
     key::{Key, Principal, RecordId, record_id::RecordIds},
     middleware::ExemptIdempotencyKey,
-    settings::Scope,
+    settings::{Scope, Settings},
     store::{Forgotten, StoreError},
 };
 
@@ -138,8 +140,28 @@ struct Finding {
     key: String,
     principal: Option<String>,
     authorization: Option<String>,
+    /// The headers with the credentials of a request for which no principal was named.
+    #[serde(default)]
+    credentials: BTreeMap<String, String>,
     method: Option<String>,
     path: Option<String>,
+}
+
+impl Finding {
+    fn principal(&self, settings: &Settings) -> Result<Principal, Refusal> {
+        let authorization = self.authorization.as_ref().map(|value| (header::AUTHORIZATION.as_str(), value));
+        let mut headers = HeaderMap::new();
+        for (name, value) in self.credentials.iter().map(|(name, value)| (name.as_str(), value)).chain(authorization) {
+            let line = HeaderName::try_from(name).ok().zip(HeaderValue::from_str(value).ok());
+            let (name, line) = line.ok_or_else(|| Refusal::bad(&format!("`{name}` is no header with a value")))?;
+            headers.append(name, line);
+        }
+        match &self.principal {
+            Some(_) if !headers.is_empty() => Err(Refusal::bad("principal or credentials, not both")),
+            Some(subject) => Ok(Principal::new(subject.clone())),
+            None => Ok(Principal::of_credentials(&headers, &settings.credential_headers)),
+        }
+    }
 }
 
 async fn find(idempotency: web::Data<Idempotency>, finding: web::Json<Finding>) -> Result<HttpResponse, Refusal> {
@@ -154,17 +176,7 @@ async fn find(idempotency: web::Data<Idempotency>, finding: web::Json<Finding>) 
     let key = Key::parse(finding.key.as_bytes(), settings.syntax, settings.max_key_length);
     let key = key.map_err(|invalid| Refusal::bad(&invalid))?;
     let cache = cache_of(&idempotency, finding.cache.as_deref())?;
-    let principal = match (&finding.principal, &finding.authorization) {
-        (Some(_), Some(_)) => return Err(Refusal::bad("principal or authorization, not both")),
-        (Some(subject), None) => Principal::new(subject.clone()),
-        (None, Some(credentials)) => {
-            let line =
-                HeaderValue::from_str(credentials).map_err(|_| Refusal::bad("authorization is no header value"))?;
-            let headers: HeaderMap = [(header::AUTHORIZATION, line)].into_iter().collect();
-            Principal::of_credentials(&headers, &[header::AUTHORIZATION])
-        }
-        (None, None) => Principal::anonymous(),
-    };
+    let principal = finding.principal(settings)?;
     let endpoint = match (settings.scope, &finding.method, &finding.path) {
         (Scope::Principal, ..) => None,
         (Scope::Endpoint, Some(method), Some(path)) => Some((method.as_str(), path.as_str())),

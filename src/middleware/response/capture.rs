@@ -82,6 +82,7 @@ where
         governed.operation.held = Some(held);
         let without_body = record_of(response.head(), None, settings);
         // The TTL starts at completion, which is still to come: the record will be kept a little longer than this says.
+        governed.config.add_should_retry(response.headers_mut());
         governed.config.add_expiry(response.headers_mut(), settings.storage.ttl);
         let operation = mem::take(&mut governed.operation);
         let recording = Recording::new(body, without_body, is_endless, operation, settings);
@@ -209,6 +210,9 @@ pub(in crate::middleware) async fn error<S: Service<ServiceRequest>>(
     let record = record_of(response.head(), Some(&rendered.bytes), settings);
     governed.operation.recorder.writes(&record);
     governed.operation.recorder.outcome(held.complete(record).await.outcome());
+    let mut rendered = rendered;
+    governed.config.add_should_retry(&mut rendered.headers);
+    governed.config.add_expiry(&mut rendered.headers, governed.config.settings.storage.ttl);
     rendered.into()
 }
 

@@ -237,7 +237,7 @@ impl<B: MessageBody + 'static> Pump<B> {
                 let body = self.body.take();
                 let is_read = self.copy.borrow().client == ClientState::Reads;
                 if is_read {
-                    self.copy.borrow_mut().end(EndOfCopy::TooLarge(body));
+                    self.end(EndOfCopy::TooLarge(body));
                 } else {
                     drop_caught(body, "a response body");
                 }
@@ -254,13 +254,18 @@ impl<B: MessageBody + 'static> Pump<B> {
             None => {
                 let whole = self.copy.borrow_mut().whole();
                 self.store(Some(&whole)).await;
-                let held = self.operation.in_flight.take().map(InFlightGuard::end);
-                let mut copy = self.copy.borrow_mut();
-                copy.held = held;
-                copy.end(EndOfCopy::Whole);
+                self.end(EndOfCopy::Whole);
             }
         }
         true
+    }
+
+    /// Ends the copy. The operation is not in flight any more, and the bytes that the client has yet to read are held.
+    fn end(&mut self, end: EndOfCopy<B>) {
+        let held = self.operation.in_flight.take().map(InFlightGuard::end);
+        let mut copy = self.copy.borrow_mut();
+        copy.held = held;
+        copy.end(end);
     }
 
     fn drop_body(&mut self) {

@@ -42,8 +42,7 @@ use crate::{key::RecordId, record::Record};
 /// - Within its TTL a completed record is claimed again only by [`IfCompleted::Rerun`]. The TTL counts from completion,
 ///   and no read prolongs it.
 /// - A claim lasts for its lease. The first request that finds the lease over notes it, and from then on the owner has
-///   the
-///   grace to come back: until its end nobody takes over.
+///   the grace to come back: until its end nobody takes over.
 /// - A record whose owner was lost says so to every later claim, until a response is stored or the record expires.
 /// - Every write is a compare-and-set on the owner token.
 /// - `begin` and `complete` may be repeated with the same token, because a caller can't know whether a call that timed
@@ -123,7 +122,8 @@ pub trait Store: Send + Sync + 'static {
         true
     }
 
-    /// Whether every call returns a future that is ready at once, because the store lives in this process's memory.
+    /// Whether every call but [`wait_for_change`](Self::wait_for_change) returns a [`StoreFuture::ready`], because the store
+    /// lives in this process's memory.
     ///
     /// The middleware then calls the store where it could not wait, for example in a destructor, and keeps no table of
     /// its own claims in front of the store.

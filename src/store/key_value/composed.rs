@@ -32,13 +32,14 @@ use crate::{
 ///
 /// The two parts know nothing of each other, so there is no atomic slot per record. Therefore:
 ///
-/// - *Claim before run*, *a stored response is never re-run* and *nothing stays locked* hold only while the lock's
-///   lease
+/// - *Claim before run*, *a stored response is never re-run* and *nothing stays locked* hold only while the lock's lease
 ///   holds. The lock is renewed right before the response is put, and the put is given up when that fails. A lock that is
 ///   lost between the two still lets a late writer through.
 /// - An in-flight duplicate with another payload is answered as in flight instead of as a mismatch.
 /// - A lost owner leaves no trace: `on_unknown = reject` can't be honoured, `attempt` says only whether a response is
 ///   stored, and `taken_over` is always false.
+/// - There is no grace for an owner that was only stalled, a claim that is lost can't be restored, and steps can't be saved.
+/// - Fencing tokens are those of the lock ([`Lock::fence`]). A lock without any has the clock of each process for them.
 /// - Records can't be listed.
 #[derive(Clone, Debug)]
 pub struct ComposedStore {

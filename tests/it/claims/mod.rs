@@ -3,6 +3,8 @@
 mod concurrency;
 #[cfg(feature = "testing")]
 mod faults;
+mod orphans;
 #[cfg(feature = "testing")]
 mod protocol;
 mod shutdown;
+mod unlocked;

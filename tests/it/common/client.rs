@@ -8,6 +8,7 @@ use std::{
 };
 
 use serde::de::DeserializeOwned;
+use socket2::{Domain, SockRef, Socket, Type};
 
 use super::PATIENCE;
 
@@ -124,7 +125,7 @@ impl Reply {
         assert!(uri.starts_with("https://") && uri.rsplit('/').next() == Some(kind), "{json}");
         assert!(json["title"].is_string(), "{json}");
         let retry = self.value("retry-after").map(|wait| wait.parse::<u64>().expect("whole seconds"));
-        assert_eq!(retry.is_some(), matches!(status, 423 | 503 | 409), "{self:?}");
+        assert_eq!(retry.is_some(), matches!(status, 408 | 409 | 423 | 503), "{self:?}");
         assert_ne!(retry, Some(0));
         assert!(!self.is_replay());
     }
@@ -140,6 +141,17 @@ impl Connection {
         let stream = TcpStream::connect(address).expect("the server listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket takes a time-out");
         stream.set_nodelay(true).expect("a socket takes an option");
+        Self { stream, read: Vec::new() }
+    }
+
+    /// As [`open`](Self::open), with buffers so small that a server can't hand over a large answer which nobody reads.
+    pub(crate) fn open_narrow(address: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
+        // Before it connects: the size of the first segments depends on it.
+        socket.set_recv_buffer_size(4096).expect("a socket takes an option");
+        socket.connect(&address.into()).expect("the server listens");
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket takes a time-out");
         Self { stream, read: Vec::new() }
     }
 
@@ -159,7 +171,7 @@ impl Connection {
 
     /// Closes the connection with a TCP reset.
     pub(crate) fn reset(self) {
-        let socket = socket2::SockRef::from(&self.stream);
+        let socket = SockRef::from(&self.stream);
         socket.set_linger(Some(Duration::ZERO)).expect("a socket takes an option");
     }
 
@@ -210,6 +222,24 @@ impl Connection {
                 None => return Ok(Reply { status, headers, body: Vec::new() }),
             }
         }
+    }
+
+    /// Makes the buffers of a [narrow](Self::open_narrow) connection large enough to read fast.
+    pub(crate) fn widen(&self) {
+        SockRef::from(&self.stream).set_recv_buffer_size(1 << 20).expect("a socket takes an option");
+    }
+
+    /// All bytes until the end of the connection, which may break off.
+    pub(crate) fn rest(&mut self) -> Vec<u8> {
+        loop {
+            match self.fill() {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break,
+                Err(error) => panic!("the connection does not end: {error}"),
+            }
+        }
+        std::mem::take(&mut self.read)
     }
 
     /// Waits for at least one more byte.

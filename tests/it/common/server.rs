@@ -84,6 +84,13 @@ impl Server {
         Connection::open(self.address)
     }
 
+    /// Sends a request and does not wait for its answer.
+    pub(crate) fn begin(&self, request: &Request) -> Connection {
+        let mut connection = self.connect();
+        connection.write(&request.bytes());
+        connection
+    }
+
     /// Sends one request on a new connection.
     pub(crate) fn send(&self, request: Request) -> Reply {
         self.connect().send(&request)
@@ -108,6 +115,15 @@ impl Server {
 
     pub(crate) fn terminate(&self) {
         signal("TERM", self.child.id());
+    }
+
+    /// Stops the process, as a virtual machine that is moved does, until it is [resumed](Self::resume).
+    pub(crate) fn pause(&self) {
+        signal("STOP", self.child.id());
+    }
+
+    pub(crate) fn resume(&self) {
+        signal("CONT", self.child.id());
     }
 
     /// Kills the process as a crash would: it sends no answer and releases no claim.

@@ -8,11 +8,21 @@ use std::{
     time::Duration,
 };
 
-use actix_idempotency::{Idempotency, IdempotencyKey, ResponseExt as _, guard};
-use actix_web::{App, Error, HttpResponse, body::MessageBody, dev::Service, rt, test::init_service, web};
+use actix_idempotency::{Idempotency, IdempotencyKey, ResponseExt as _, Settings, guard, settings::OnUnknown};
+use actix_web::{
+    App, Error, HttpResponse,
+    body::{MessageBody, SizedStream},
+    dev::Service,
+    rt,
+    test::init_service,
+    web,
+};
 use futures_util::stream;
 
-use crate::common::in_process::{MARKER, Runs, alone, app, post, send};
+use crate::{
+    common::in_process::{MARKER, Runs, alone, app, post, send},
+    store::custom_parts::eventually,
+};
 
 /// Sets a flag when it is dropped.
 struct DropFlag(Rc<Cell<bool>>);
@@ -74,6 +84,60 @@ fn an_event_stream_ends_with_its_client_and_is_not_run_again() {
         assert!(body.is_empty() && dropped.get(), "the event stream is not read after its client has left");
         assert_eq!(runs.0.get(), 1);
     });
+}
+
+/// Once, it was read on at full speed for `limits.drain_timeout`.
+#[test]
+fn a_stream_too_large_to_keep_is_dropped_with_its_client() {
+    for read_by_the_client in [3 << 20, 0] {
+        alone(move || async move {
+            let dropped = Rc::new(Cell::new(false));
+            let flag = dropped.clone();
+            let handler = move || {
+                let drop_flag = DropFlag(flag.clone());
+                let pieces = stream::repeat_with(move || {
+                    let _ = &drop_flag;
+                    Ok::<_, Error>(web::Bytes::from(vec![7; 10_000]))
+                });
+                async move { HttpResponse::Ok().streaming(pieces) }
+            };
+            let app = app!(.wrap(IdempotencyKey::default()).route("/", web::post().to(handler)));
+            let response = app.call(post("/", Some("k")).to_request()).await.unwrap();
+            let mut body = Box::pin(response.into_body());
+            let mut length = 0;
+            while length < read_by_the_client {
+                let piece = poll_fn(|cx| body.as_mut().poll_next(cx)).await.unwrap();
+                length += piece.map_err(|_| ()).unwrap().len();
+            }
+            drop(body);
+            eventually(async || dropped.get()).await;
+            let (status, headers, _) = send(&app, post("/", Some("k"))).await;
+            assert_eq!((status.as_u16(), headers.get("idempotency-body").unwrap().to_str().unwrap()), (409, "omitted"));
+        });
+    }
+}
+
+/// A body whose length is known fails before anything of it was sent.
+#[test]
+fn a_body_that_fails_becomes_an_empty_500_and_its_key_is_free_or_barred() {
+    for on_unknown in [OnUnknown::Rerun, OnUnknown::Reject] {
+        alone(move || async move {
+            let mut settings = Settings::default();
+            settings.on_unknown = on_unknown;
+            let idempotency = Idempotency::builder().settings(settings).build().unwrap();
+            let handler = || async {
+                let error = std::io::Error::other("postgres://app:secret@db: connection reset");
+                let pieces = [Ok(web::Bytes::from_static(b"half")), Err(error)];
+                HttpResponse::Ok().body(SizedStream::new(10, stream::iter(pieces)))
+            };
+            let app = App::new().app_data(web::Data::new(idempotency)).wrap(IdempotencyKey::default());
+            let app = init_service(app.route("/", web::post().to(handler))).await;
+            let (status, headers, body) = send(&app, post("/", Some("k"))).await;
+            assert_eq!((status.as_u16(), headers.contains_key(MARKER), &body[..]), (500, false, &b""[..]));
+            let again = send(&app, post("/", Some("k"))).await.0;
+            assert_eq!(again.as_u16(), if on_unknown == OnUnknown::Reject { 409 } else { 500 });
+        });
+    }
 }
 
 #[test]

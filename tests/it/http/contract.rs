@@ -1,7 +1,7 @@
 //! The documented contract of an API with its clients: OpenAPI descriptions, CORS headers and the expiry header.
 
-use actix_idempotency::{Policy, Settings, cors, openapi, settings::OnUnknown};
-use actix_web::http::Method;
+use actix_idempotency::{Policy, Settings, cors, key::Syntax, openapi, settings::OnUnknown};
+use actix_web::{dev::ResourceDef, http::Method};
 use roas::{
     v3_1::spec::Spec,
     validation::{Options, Validate as _},
@@ -80,6 +80,112 @@ fn every_refusal_is_described() {
                 response["headers"].get("Retry-After").is_some(),
                 reply.value("retry-after").is_some() || reply.status == 409
             );
+        }
+    }
+}
+
+/// A document with one path, described by `describe`.
+fn described(settings: &Settings, item: Value) -> Value {
+    let mut document = json!({
+        "openapi": "3.1.0",
+        "info": { "title": "Payments", "version": "1" },
+        "paths": { "/payments": item },
+        "components": { "responses": { "Bad": { "description": "The amount is negative" } } },
+    });
+    openapi::describe(settings, &mut document, |_, _| Policy::Required);
+    let spec: Spec = serde_json::from_value(document.clone()).unwrap();
+    let lenient = Options::IgnoreUnusedParameters
+        | Options::IgnoreUnusedResponses
+        | Options::IgnoreUnusedHeaders
+        | Options::IgnoreUnusedSchemas;
+    spec.validate(lenient, None).unwrap_or_else(|error| panic!("{error}\n{document:#}"));
+    document["paths"]["/payments"].take()
+}
+
+#[test]
+fn an_operation_keeps_its_own_description_of_a_status_beside_the_refusals() {
+    let content = json!({ "application/json": { "schema": { "type": "object" } } });
+    let own = json!({ "description": "The amount is negative", "content": content });
+    for own in [own, json!({ "$ref": "#/components/responses/Bad" })] {
+        let operation = json!({ "responses": { "201": { "description": "Paid" }, "400": own } });
+        let item = described(&Settings::ietf(), json!({ "post": operation }));
+        let responses = &item["post"]["responses"];
+        assert_eq!(responses["201"], json!({ "description": "Paid" }));
+        assert_eq!(responses["400"]["description"], "The amount is negative");
+        assert_eq!(responses["400"]["content"]["application/json"], own["content"]["application/json"]);
+        let problem = &responses["400"]["content"]["application/problem+json"];
+        assert_eq!(problem["schema"]["$ref"], "#/components/schemas/IdempotencyProblem", "{item:#}");
+        assert_eq!(responses["422"]["$ref"], "#/components/responses/Idempotency422");
+    }
+}
+
+#[test]
+fn where_a_method_needs_no_key_its_key_is_described_as_optional() {
+    let operation = json!({ "responses": { "200": { "description": "Done" } } });
+    let item = described(
+        &Settings::stripe(),
+        json!({ "post": operation, "patch": operation, "get": operation, "summary": "Payments" }),
+    );
+    assert_eq!(item["post"]["parameters"][0]["$ref"], "#/components/parameters/IdempotencyKey");
+    assert_eq!(item["patch"]["parameters"][0]["$ref"], "#/components/parameters/OptionalIdempotencyKey");
+    assert_eq!(item["patch"]["responses"]["400"]["$ref"], "#/components/responses/OptionalIdempotency400");
+    assert_eq!(item["get"], operation, "a safe method has no key");
+}
+
+/// Whether a key matches the description. The router's patterns are regular expressions, too.
+fn is_described(schema: &Value, key: &str) -> bool {
+    let one_of = schema["anyOf"].as_array().cloned().unwrap_or_else(|| vec![schema.clone()]);
+    one_of.iter().any(|schema| {
+        let pattern = schema["pattern"].as_str().unwrap();
+        let inner = pattern.strip_prefix('^').and_then(|pattern| pattern.strip_suffix('$')).unwrap();
+        ResourceDef::new(format!("/{{key:{inner}}}")).is_match(&format!("/{key}"))
+    })
+}
+
+#[test]
+fn a_key_that_is_described_is_accepted() {
+    let uuid = "8e03978e-40d5-43dd-bc93-6894a57f9324";
+    let quoted = format!("\"{uuid}\"");
+    let texts = [
+        uuid,
+        quoted.as_str(),
+        "",
+        " ",
+        "   ",
+        "\"\"",
+        "\"  \"",
+        "\" a \"",
+        "\"open",
+        "a b",
+        "a;b",
+        "\"k\";###",
+        "\"k\";",
+        "\"k\" x",
+        "\"a\\\"b\"",
+        "\"a\\b\"",
+        "=x",
+        ":x",
+        "a=",
+        "a,b",
+    ];
+    for (name, syntax) in
+        [("strict", Syntax::Strict), ("lenient", Syntax::Lenient), ("raw", Syntax::Raw), ("any", Syntax::Any)]
+    {
+        let server = Server::start(&[("IDEMPOTENCY_KEY__SYNTAX", name)]);
+        let mut settings = Settings::default();
+        settings.syntax = syntax;
+        let components: Value = serde_json::from_str(&openapi::components(&settings)).unwrap();
+        let schema = &components["parameters"]["IdempotencyKey"]["schema"];
+        for text in texts {
+            // Optional whitespace around a value belongs to HTTP.
+            let is_accepted = server.post("/items", text).status != 400;
+            assert!(is_accepted || !is_described(schema, text), "{name}: {text:?} is described, and refused");
+        }
+        assert!(is_described(schema, if syntax == Syntax::Strict { &quoted } else { uuid }), "{name}");
+        if matches!(syntax, Syntax::Strict | Syntax::Lenient) {
+            for rubbish in ["\"k\";###", "\"  \"", "   ", ""] {
+                assert!(!is_described(schema, rubbish), "{name}: {rubbish:?}");
+            }
         }
     }
 }

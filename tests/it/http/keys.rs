@@ -1,5 +1,15 @@
 //! Keys that clients send: which are accepted, and how the others are refused.
 
+use actix_idempotency::{
+    Principal,
+    key::{Key, KeyRequest, Syntax},
+};
+use actix_web::http::{
+    Method,
+    header::{self, HeaderMap, HeaderValue},
+};
+use bytes::Bytes;
+
 use crate::common::{Request, Server, fresh_key};
 
 #[test]
@@ -145,6 +155,21 @@ fn a_key_is_never_echoed() {
         let text = format!("{:?} {}", reply.headers, String::from_utf8_lossy(&reply.body));
         assert!(!text.contains(key), "{text}");
     }
+}
+
+/// An encoder of the application may log what it gets.
+#[test]
+fn a_request_shows_neither_key_nor_credentials_nor_body_to_a_log() {
+    let key = Key::parse(b"secret-key", Syntax::Lenient, 255).unwrap();
+    let principal = Principal::new("secret-subject");
+    let mut headers = HeaderMap::new();
+    for name in [header::AUTHORIZATION, header::COOKIE, header::HeaderName::from_static("x-api-key")] {
+        headers.insert(name, HeaderValue::from_static("secret-credentials"));
+    }
+    let body = [Bytes::from_static(b"secret-body")];
+    let request = KeyRequest::new(&key, &principal, &Method::POST, "/pay", "page=1", &headers, &body);
+    let text = format!("{request:?} {:?} {key:?} {principal:?}", request.headers);
+    assert!(!text.contains("secret"), "{text}");
 }
 
 #[test]

@@ -3,7 +3,11 @@
 mod answers;
 mod connections;
 mod contract;
+mod first_status;
 mod keys;
+mod payloads;
+mod real_clients;
 mod replays;
 mod streams;
+mod uploads;
 mod wire;

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::common::{Request, Server, eventually, fresh_key};
+use serde_json::Value;
+
+use crate::common::{Connection, Request, Server, eventually, fresh_key};
 
 #[test]
 fn a_stream_is_passed_on_as_it_is_produced_and_replayed_whole() {
@@ -109,4 +111,56 @@ fn a_stream_that_is_always_ready_does_not_keep_its_worker() {
         let again = server.send(request.clone());
         if again.is_replay() { Ok(()) } else { Err(again.status) }
     });
+}
+
+/// Once, the record was written at the pace of the client, and the operation held its place among those in flight.
+#[test]
+fn a_stream_is_stored_at_its_own_pace_although_its_client_reads_nothing() {
+    let server = Server::start(&[
+        ("IDEMPOTENCY_KEY__STORAGE__MAX_RESPONSE_BODY", "16MiB"),
+        ("IDEMPOTENCY_KEY__LIMITS__MAX_IN_FLIGHT", "1"),
+    ]);
+    // Larger than all buffers of a connection.
+    let request = Request::post("/stream?chunks=800&size=10000").key(&fresh_key());
+    let mut slow = Connection::open_narrow(server.address);
+    slow.write(&request.bytes());
+    server.wait_for_runs("/stream", 1);
+    eventually("the end of the operation", || {
+        let status: Value = server.send(Request::get("/admin/status")).json();
+        if status["running"] == 0 { Ok(()) } else { Err(status) }
+    });
+    let again = server.send(request);
+    assert!(again.is_replay(), "{:?}", again.headers);
+    assert_eq!((server.runs("/stream"), again.body.len()), (1, 8_000_000));
+    slow.widen();
+    let first = slow.reply();
+    assert_eq!((first.status, first.is_replay()), (200, false));
+    assert!(first.body == again.body, "the client gets the whole body, of {} bytes", first.body.len());
+}
+
+#[test]
+fn a_stream_that_fails_breaks_off_without_the_text_of_its_error() {
+    let server = Server::start(&[]);
+    // The pauses let the first chunks arrive: actix-web drops what it has not sent when a body fails.
+    let request = Request::post("/stream?chunks=5&size=10&delay_ms=50&fail_at=3").key(&fresh_key());
+    let mut connection = server.connect();
+    connection.write(&request.bytes());
+    let bytes = connection.rest();
+    let text = String::from_utf8_lossy(&bytes);
+    assert!(text.starts_with("HTTP/1.1 200") && text.contains("aaaaaaaaaa"), "{text}");
+    assert!(!text.contains("failed") && !text.contains("asked"), "{text}");
+    assert!(!text.ends_with("0\r\n\r\n"), "the client can see that the end is missing: {text}");
+}
+
+#[test]
+fn under_on_unknown_reject_a_stream_that_fails_bars_its_key() {
+    let server = Server::start(&[("IDEMPOTENCY_KEY__ON_UNKNOWN", "reject")]);
+    let request = Request::post("/stream?chunks=5&size=10&fail_at=3").key(&fresh_key());
+    assert!(server.connect().try_send(&request).is_err(), "the answer broke off");
+    eventually("the outcome is unknown", || match server.send(request.clone()).status {
+        409 => Ok(()),
+        status => Err(status),
+    });
+    server.send(request).is_problem(409, "outcome-unknown");
+    assert_eq!(server.runs("/stream"), 1);
 }

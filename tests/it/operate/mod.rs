@@ -1,5 +1,6 @@
 //! Operating a service: reports, traces, metrics, the admin page, observe mode.
 
+mod listing;
 mod observing;
 pub(crate) mod operators;
 mod reports;

@@ -1,3 +1,4 @@
 //! Settings: their layers, their defaults, and their errors.
 
 mod layers;
+mod wraps;

@@ -34,33 +34,33 @@ fn id(n: u64) -> RecordId {
     RecordId::from_bytes(bytes)
 }
 
-fn ask(n: u64) -> BeginRequest {
+pub(super) fn ask(n: u64) -> BeginRequest {
     let mut request = BeginRequest::new(id(n), Fingerprint::from_bytes([1; 42]), OwnerToken::random());
     request.lease = LEASE;
     request
 }
 
-fn record(body: &[u8]) -> Record {
+pub(super) fn record(body: &[u8]) -> Record {
     Record::new(StatusCode::CREATED, [], Some(body))
 }
 
 /// The answer of a store that answers at once.
-fn now<T>(future: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+pub(super) fn now<T>(future: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
     future.now_or_never().expect("a memory store answers at once")
 }
 
-fn begin(store: &MemoryStore, request: &BeginRequest) -> Begin {
+pub(super) fn begin(store: &MemoryStore, request: &BeginRequest) -> Begin {
     now(store.begin(request)).unwrap()
 }
 
-fn claim(store: &MemoryStore, request: &BeginRequest) -> Claim {
+pub(super) fn claim(store: &MemoryStore, request: &BeginRequest) -> Claim {
     match begin(store, request) {
         Begin::Acquired(acquired) => acquired.claim,
         other => panic!("{other:?}"),
     }
 }
 
-fn complete(store: &MemoryStore, claim: &Claim, body: &[u8]) -> Completion {
+pub(super) fn complete(store: &MemoryStore, claim: &Claim, body: &[u8]) -> Completion {
     now(store.complete(claim, &record(body), TTL)).unwrap()
 }
 

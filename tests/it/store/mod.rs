@@ -2,7 +2,10 @@
 
 #[cfg(feature = "testing")]
 mod acceptance;
+#[cfg(feature = "testing")]
+mod broken_stores;
 pub(crate) mod custom_parts;
 mod memory;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
+mod shares;

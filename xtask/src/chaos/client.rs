@@ -18,7 +18,7 @@ pub(crate) fn until_answered(servers: &Servers, path: &str, key: &str, random: R
     ask(any, path, key, random, 10)
 }
 
-/// The body of the answer of one server. The client never leaves before it.
+/// The body of the answer of one server. The client neither leaves before it nor stalls.
 pub(crate) fn until_answered_by(server: SocketAddr, path: &str, key: &str) -> Result<Vec<u8>, String> {
     ask(|_| server, path, key, Random::new(0), 0)
 }
@@ -28,14 +28,15 @@ fn ask(
     path: &str,
     key: &str,
     mut random: Random,
-    leaves: u64,
+    leaves_percent: u64,
 ) -> Result<Vec<u8>, String> {
     let start = Instant::now();
     let mut last = String::new();
     while start.elapsed() < PATIENCE {
         let server = server(&mut random);
-        let leaves = random.percent(leaves);
-        match send(server, path, key, leaves.then(|| random.below(200))) {
+        let leaves = random.percent(leaves_percent);
+        let stalls = random.percent(leaves_percent);
+        match send(server, path, key, leaves.then(|| random.below(200)), stalls) {
             Ok((200..300, body)) => return Ok(body),
             Ok((423 | 503, _)) => last = "in flight or unavailable".into(),
             Ok((status, body)) => return Err(format!("{key}: {status} {}", String::from_utf8_lossy(&body))),
@@ -47,10 +48,17 @@ fn ask(
 }
 
 /// One attempt. With `leave_after`, the client closes its connection this many milliseconds after it has sent the
-/// request.
-fn send(server: SocketAddr, path: &str, key: &str, leave_after: Option<u64>) -> io::Result<(u16, Vec<u8>)> {
+/// request. A client that `stalls` stops reading half way for a while.
+fn send(
+    server: SocketAddr,
+    path: &str,
+    key: &str,
+    leave_after: Option<u64>,
+    stalls: bool,
+) -> io::Result<(u16, Vec<u8>)> {
     let mut stream = TcpStream::connect_timeout(&server, Duration::from_secs(1))?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    // Longer than any outage.
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
     write!(
         stream,
         "POST {path} HTTP/1.1\r\nHost: chaos\r\nConnection: close\r\nIdempotency-Key: {key}\r\nContent-Length: 0\r\n\r\n"
@@ -60,6 +68,12 @@ fn send(server: SocketAddr, path: &str, key: &str, leave_after: Option<u64>) -> 
         return Err(io::Error::other("the client left"));
     }
     let mut answer = Vec::new();
+    if stalls {
+        let mut first = [0; 16];
+        let length = stream.read(&mut first)?;
+        answer.extend_from_slice(&first[..length]);
+        thread::sleep(Duration::from_millis(700));
+    }
     stream.read_to_end(&mut answer)?;
     parse(&answer).ok_or_else(|| io::Error::other("the answer was cut short"))
 }

@@ -1,12 +1,14 @@
 //! A chaos test. Several servers share one Redis, through a proxy that resets, stalls, cuts and delays. Servers are
-//! killed and restarted. Clients retry until they have an answer. At the end, `verdict` checks the runs and answers of
-//! every key.
+//! killed and restarted, or hang; Redis hangs for longer than a lease, closes its connections, or forgets everything.
+//! Clients retry until they have an answer; some stall while they read it. At the end, `verdict` checks the runs and
+//! answers of every key.
 //!
-//! The faults stay within the limits under which the crate makes its promises: the network never fails for as long as a
-//! lease lasts, and Redis loses nothing.
+//! The faults stay within the limits under which the crate makes its promises, and `verdict` counts what lies beyond: a
+//! Redis that forgets a key lets it run again.
 
 mod client;
 mod network;
+mod outages;
 mod random;
 mod servers;
 mod verdict;
@@ -21,7 +23,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use self::{network::Network, random::Random, servers::Servers};
+use self::{
+    network::Network,
+    random::Random,
+    servers::{Redis, Servers},
+};
 
 const SERVERS: usize = 3;
 /// The number of keys in use at a time.
@@ -32,10 +38,10 @@ const CLIENTS_PER_KEY: usize = 3;
 /// Runs for `length`. An error names the promise that was broken.
 pub(crate) fn run(length: Duration, seed: u64) -> Result<(), String> {
     println!("chaos: seed {seed}, {} s; the same seed gives the same faults, not the same schedule", length.as_secs());
-    let redis = servers::Redis::start()?;
-    let network = Network::start(redis.port)?;
+    let redis = Arc::new(servers::Redis::start()?);
+    let network = Arc::new(Network::start(redis.port)?);
     let servers = Arc::new(Servers::start(SERVERS, network.port)?);
-    let outcome = storm(&network, &servers, length, seed);
+    let outcome = storm(&redis, &network, &servers, length, seed);
     // After a failure, threads may still hold the servers, so their drop can't be relied on.
     servers.stop();
     match &outcome {
@@ -45,7 +51,13 @@ pub(crate) fn run(length: Duration, seed: u64) -> Result<(), String> {
     outcome
 }
 
-fn storm(network: &Network, servers: &Arc<Servers>, length: Duration, seed: u64) -> Result<(), String> {
+fn storm(
+    redis: &Arc<Redis>,
+    network: &Arc<Network>,
+    servers: &Arc<Servers>,
+    length: Duration,
+    seed: u64,
+) -> Result<(), String> {
     let (stop, next_key) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
 
     let workers: Vec<_> = (0..KEYS_AT_ONCE)
@@ -56,6 +68,8 @@ fn storm(network: &Network, servers: &Arc<Servers>, length: Duration, seed: u64)
         })
         .collect();
     let faults = network.disturb(Random::new(seed ^ 0xbad), stop.clone());
+    let outages =
+        outages::cause(redis.clone(), network.clone(), servers.clone(), Random::new(seed ^ 0x0ff), stop.clone());
     let crashes = crash(servers.clone(), Random::new(seed ^ 0xdead), stop.clone());
 
     let start = Instant::now();
@@ -67,12 +81,13 @@ fn storm(network: &Network, servers: &Arc<Servers>, length: Duration, seed: u64)
     // The faults end here. Every client that still retries must now succeed.
     stop.store(true, SeqCst);
     crashes.join().map_err(|_| "the thread that kills servers panicked")?;
+    outages.join().map_err(|_| "the thread that causes outages panicked")?;
     faults.join().map_err(|_| "the thread that changes the network panicked")?;
     let mut keys = Vec::new();
     for worker in workers {
         keys.extend(worker.join().map_err(|_| "a worker thread panicked")??);
     }
-    verdict::of(&keys, servers, &memory)
+    verdict::of(&keys, servers, &redis.flushes(), &memory)
 }
 
 /// A key, and the answers that its clients got.

@@ -4,7 +4,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{Shutdown, TcpListener, TcpStream},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU8, Ordering::SeqCst},
     },
     thread,
@@ -25,6 +25,8 @@ const STALLED: u8 = 3;
 pub(crate) struct Network {
     pub(crate) port: u16,
     state: Arc<AtomicU8>,
+    /// Held while everything must pass.
+    quiet: Arc<Mutex<()>>,
 }
 
 impl Network {
@@ -41,18 +43,31 @@ impl Network {
                 pump(&server, &client, shared.clone(), Random::new(n * 2 + 1));
             }
         });
-        Ok(Self { port, state })
+        Ok(Self { port, state, quiet: Arc::default() })
+    }
+
+    /// Everything passes until the guard is dropped.
+    pub(crate) fn quiet(&self) -> MutexGuard<'_, ()> {
+        self.quiet.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the state of the network at random until `stop` is set. Then everything passes.
     pub(crate) fn disturb(&self, mut random: Random, stop: Arc<AtomicBool>) -> thread::JoinHandle<()> {
-        let state = self.state.clone();
+        let (state, quiet) = (self.state.clone(), self.quiet.clone());
         thread::spawn(move || {
+            let mut stalled = false;
             while !stop.load(SeqCst) {
+                let disturbing = quiet.lock();
                 // Never stalled twice in a row, because that could last longer than a lease.
-                let choices = if state.load(SeqCst) == STALLED { 4 } else { 5 };
-                state.store([CLEAR, CLEAR, SLOW, CUTTING, STALLED][random.index(choices)], SeqCst);
+                let choices = if stalled { 4 } else { 5 };
+                let next = [CLEAR, CLEAR, SLOW, CUTTING, STALLED][random.index(choices)];
+                stalled = next == STALLED;
+                state.store(next, SeqCst);
                 thread::sleep(Duration::from_millis(100 + random.below(900)));
+                state.store(CLEAR, SeqCst);
+                drop(disturbing);
+                // Whoever waits for quiet gets it.
+                thread::sleep(Duration::from_millis(5));
             }
             state.store(CLEAR, SeqCst);
         })

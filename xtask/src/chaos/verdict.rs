@@ -11,9 +11,9 @@ struct Run {
     end: Option<u128>,
 }
 
-pub(crate) fn of(keys: &[Key], servers: &Servers, memory: &[usize]) -> Result<(), String> {
+pub(crate) fn of(keys: &[Key], servers: &Servers, flushes: &[u128], memory: &[usize]) -> Result<(), String> {
     let runs = runs(&fs::read_to_string(&servers.log).map_err(|error| error.to_string())?)?;
-    let (mut all, mut again, mut window) = (0, 0, 0);
+    let (mut all, mut again, mut window, mut forgotten) = (0, 0, 0, 0);
     for key in keys {
         let of_key = runs.get(&key.name).map(Vec::as_slice).unwrap_or_default();
         all += of_key.len();
@@ -30,14 +30,22 @@ pub(crate) fn of(keys: &[Key], servers: &Servers, memory: &[usize]) -> Result<()
         }
         window += usize::from(key.answers.len() > 1);
         for (first, second) in of_key.iter().zip(of_key.iter().skip(1)) {
-            // A second run is only allowed if the process of the first one was killed, and only after that.
-            if servers.killed(first.pid).is_none_or(|killed| second.start < killed) {
+            // A second run is only allowed if Redis forgot the key since, or if the process of the first one was killed,
+            // and only after that.
+            if flushes.iter().any(|flush| (first.start..=second.start).contains(flush)) {
+                forgotten += 1;
+            } else if servers.killed(first.pid).is_none_or(|killed| second.start < killed) {
                 return Err(format!("{} ran twice while its owner lived: {of_key:?}", key.name));
             }
         }
     }
+    let last_flush = flushes.iter().copied().max().unwrap_or(0);
+    let was_kept = |key: &&Key| {
+        let runs = runs.get(&key.name).map(Vec::as_slice).unwrap_or_default();
+        runs.iter().all(|run| run.start > last_flush)
+    };
     // The latest keys still replay their answer at every server: no key is locked, and no record is lost.
-    for key in keys.iter().rev().take(200) {
+    for key in keys.iter().rev().filter(was_kept).take(200) {
         for server in 0..servers.count() {
             let body = client::until_answered_by(servers.address(server), &key.path, &key.name)?;
             if !key.answers.contains(&body) {
@@ -52,8 +60,8 @@ pub(crate) fn of(keys: &[Key], servers: &Servers, memory: &[usize]) -> Result<()
         return Err(format!("memory grows: {early} MiB, then {late} MiB"));
     }
     println!(
-        "chaos: {} keys, {all} runs, {again} of them take-overs from a killed owner, {window} of these after it had \
-         answered; a server used at most {late} MiB",
+        "chaos: {} keys, {all} runs, {again} of them a second one: {forgotten} after Redis had forgotten the key, the others \
+         from a killed owner; {window} keys have two answers; a server used at most {late} MiB",
         keys.len()
     );
     Ok(())

@@ -1,0 +1,77 @@
+//! Listings of many records.
+
+use std::{cell::Cell, rc::Rc};
+
+use actix_idempotency::{
+    Idempotency, Settings,
+    key::{Fingerprint, RecordId},
+    record::Record,
+    store::{Begin, BeginRequest, MemoryStore, OwnerToken, Store as _},
+};
+use actix_web::{
+    App,
+    http::StatusCode,
+    rt,
+    test::{TestRequest, init_service},
+    web,
+};
+use futures_util::FutureExt as _;
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use crate::common::in_process::{alone, send};
+
+const RECORDS: usize = 20_000;
+
+fn full_store() -> MemoryStore {
+    let store = MemoryStore::default();
+    let record = Record::new(StatusCode::CREATED, [], Some(b"done"));
+    for n in 0..RECORDS {
+        let id = RecordId::from_bytes(Sha256::digest(n.to_le_bytes()).into());
+        let ask = BeginRequest::new(id, Fingerprint::from_bytes([1; 42]), OwnerToken::random());
+        let Some(Ok(Begin::Acquired(acquired))) = store.begin(&ask).now_or_never() else { panic!("{n}") };
+        let ttl = std::time::Duration::from_secs(3600);
+        store.complete(&acquired.claim, &record, ttl).now_or_never().unwrap().unwrap();
+    }
+    store
+}
+
+/// Once, such a listing kept its worker from everything else for seconds.
+#[test]
+fn a_filter_that_no_record_passes_leaves_the_worker_to_other_requests() {
+    alone(|| async {
+        let mut settings = Settings::default();
+        settings.storage.class = "full".into();
+        let idempotency = Idempotency::builder().settings(settings).store("full", full_store()).build().unwrap();
+        let app = App::new().service(web::scope("/ops").service(idempotency.admin_scope()));
+        let app = init_service(app).await;
+        let turns = Rc::new(Cell::new(0_u32));
+        let count = turns.clone();
+        let others = rt::spawn(async move {
+            loop {
+                count.set(count.get() + 1);
+                rt::task::yield_now().await;
+            }
+        });
+        let (mut after, mut looked, mut least) = (String::new(), 0, u32::MAX);
+        loop {
+            let before = turns.get();
+            let uri = format!("/ops/records?state=lost{after}");
+            let (status, _, body) = send(&app, TestRequest::get().uri(&uri)).await;
+            let page: Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!((status.as_u16(), page["records"].as_array().map(Vec::len)), (200, Some(0)));
+            looked += 1;
+            match page["next"].as_str() {
+                // Only a whole page counts: the last one may have looked at a few records.
+                Some(next) => {
+                    after = format!("&after={next}");
+                    least = least.min(turns.get() - before);
+                }
+                None => break,
+            }
+        }
+        others.abort();
+        assert!(looked > 1, "one request looks at a part of {RECORDS} records");
+        assert!(least >= 20, "others had {least} turns during a listing");
+    });
+}
