@@ -143,18 +143,16 @@ where
         let (pending, payload) = if let Some(policy) = asked {
             info.declare(policy);
             PendingRequest::asked(request)
+        } else if has_inner {
+            let refusable = if has_key || policy.allows_keyless() { None } else { self.probe.place_of(&request) };
+            let routed = PendingRequest::route(&*self.service, request);
+            self.probe.learn(refusable, &info, policy);
+            routed
         } else {
-            if policy != Policy::Exempt && has_key && !settings.is_observed() {
+            if has_key && !settings.is_observed() {
                 accept_encoding::take(&mut request, &info);
             }
-            if has_inner {
-                let refusable = if has_key || policy.allows_keyless() { None } else { self.probe.place_of(&request) };
-                let routed = PendingRequest::route(&*self.service, request);
-                self.probe.learn(refusable, &info, policy);
-                routed
-            } else {
-                PendingRequest::keep(request)
-            }
+            PendingRequest::keep(request)
         };
         // The router has been asked, and every inner instance and guard has spoken: none of them acts later than in
         // `call`.

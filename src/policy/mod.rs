@@ -1,8 +1,9 @@
 //! Policies: whether a route requires a key, and what the key does there.
 
+mod pattern;
 mod rules;
 
-pub use self::rules::PatternError;
+pub use self::pattern::PatternError;
 pub(crate) use self::rules::{MatchedPath, Rules};
 
 /// The meaning of a key for a request.

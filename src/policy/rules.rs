@@ -1,10 +1,13 @@
 //! Policies by path pattern.
 
-use std::{collections::HashMap, panic};
+use std::collections::HashMap;
 
 use actix_web::dev::{Path, ResourceDef, ServiceRequest, Url};
 
-use super::Policy;
+use super::{
+    Policy,
+    pattern::{self, PatternError},
+};
 
 /// Policies by path pattern, in the router's own syntax: `/webhooks/{tail}*`.
 #[derive(Clone, Debug, Default)]
@@ -26,30 +29,6 @@ pub(crate) enum MatchedPath {
     Whole,
 }
 
-/// Why a route pattern was refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum PatternError {
-    /// The router would refuse the pattern.
-    #[error("route pattern `{pattern}` is malformed: {why}")]
-    Malformed {
-        /// The pattern.
-        pattern: String,
-        /// The reason.
-        why: String,
-    },
-    /// The pattern was given two policies.
-    #[error("route pattern `{pattern}` can't be both {first:?} and {second:?}")]
-    Contradiction {
-        /// The pattern.
-        pattern: String,
-        /// One policy.
-        first: Policy,
-        /// The other policy.
-        second: Policy,
-    },
-}
-
 impl Rules {
     /// The rules of one list.
     ///
@@ -66,7 +45,7 @@ impl Rules {
                     return Err(PatternError::Contradiction { pattern: pattern.to_owned(), first, second: policy });
                 }
                 Some(_) => {}
-                None => parsed.push(Rule { pattern: parse(pattern)?, policy, path }),
+                None => parsed.push(Rule { pattern: pattern::parse(pattern)?, policy, path }),
             }
         }
         Ok(Self(parsed))
@@ -86,24 +65,4 @@ impl Rules {
         };
         self.0.iter().find(matches).map(|rule| rule.policy)
     }
-}
-
-fn parse(pattern: &str) -> Result<ResourceDef, PatternError> {
-    let refused = |why: String| PatternError::Malformed { pattern: pattern.to_owned(), why };
-    if !pattern.is_empty() && !pattern.starts_with('/') {
-        return Err(refused("it does not start with `/`".into()));
-    }
-    let open = pattern.bytes().try_fold(0_u32, |open, byte| match byte {
-        b'{' => Some(open + 1),
-        b'}' => open.checked_sub(1),
-        _ => Some(open),
-    });
-    if open != Some(0) {
-        return Err(refused("a brace has no counterpart".into()));
-    }
-    // `ResourceDef::new` panics on a pattern that it can't parse.
-    panic::catch_unwind(|| ResourceDef::new(pattern)).map_err(|panic| {
-        let text = panic.downcast_ref::<String>().cloned();
-        refused(text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default())
-    })
 }

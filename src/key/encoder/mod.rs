@@ -3,7 +3,7 @@
 mod json;
 mod multipart;
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
 
 use actix_web::http::{
     Method,
@@ -19,8 +19,8 @@ use super::{
     digest::{Digest, hex},
 };
 
-/// A protected request as an encoder sees it: its key is parsed and its body is read.
-#[derive(Debug)]
+/// A protected request as an encoder sees it: its key is parsed and its body is read. Its `Debug` shows neither key, query,
+/// header values nor body, since they may end in a log.
 #[non_exhaustive]
 pub struct KeyRequest<'a> {
     /// The key that the client sent, decoded.
@@ -55,11 +55,30 @@ impl<'a> KeyRequest<'a> {
     }
 }
 
-/// The headers of a request as an encoder sees them.
-#[derive(Clone, Copy, Debug)]
+impl fmt::Debug for KeyRequest<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyRequest")
+            .field("key", self.key)
+            .field("principal", self.principal)
+            .field("method", self.method)
+            .field("path", &self.path)
+            .field("headers", &self.headers)
+            .field("body_length", &self.body.iter().map(Bytes::len).sum::<usize>())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The headers of a request as an encoder sees them. Its `Debug` shows their names.
+#[derive(Clone, Copy)]
 pub struct RequestHeaders<'a>(Lines<'a>);
 
-#[derive(Clone, Copy, Debug)]
+impl fmt::Debug for RequestHeaders<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter().map(|(name, _)| name.as_str())).finish()
+    }
+}
+
+#[derive(Clone, Copy)]
 enum Lines<'a> {
     Map(&'a HeaderMap),
     List(&'a [(HeaderName, HeaderValue)]),

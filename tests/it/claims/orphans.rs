@@ -134,7 +134,7 @@ fn on_detach_restores_the_task_locals_of_layers_outside() {
             async move {
                 rt::task::yield_now().await;
                 note.set(Some(TENANT.try_with(|tenant| *tenant).ok()));
-                HttpResponse::Created()
+                HttpResponse::Created().finish()
             }
         };
         let wrap = IdempotencyKey::default().on_detach(|| {

@@ -46,6 +46,10 @@ fn in_profile_stripe_refusals_have_the_error_that_its_clients_go_by() {
     assert_eq!(reused(&ietf).json::<Value>()["error"], Value::Null);
 }
 
+fn panic_on_purpose() -> &'static str {
+    panic!("on purpose")
+}
+
 #[test]
 fn an_application_can_shape_refusals() {
     alone(|| async {
@@ -58,15 +62,8 @@ fn an_application_can_shape_refusals() {
         };
         let idempotency = Idempotency::builder().refusal(shape).build().unwrap();
         let app = App::new().app_data(web::Data::new(idempotency)).wrap(IdempotencyKey::default());
-        let app = app.route("/", web::post().to(HttpResponse::Created)).route(
-            "/panic",
-            web::post().to(|| async {
-                if true {
-                    panic!("on purpose");
-                }
-                HttpResponse::Created()
-            }),
-        );
+        let panics = || async { HttpResponse::Ok().body(panic_on_purpose()) };
+        let app = app.route("/", web::post().to(HttpResponse::Created)).route("/panic", web::post().to(panics));
         let app = init_service(app).await;
         send(&app, post("/", Some("k"))).await;
         for (request, status, body) in [

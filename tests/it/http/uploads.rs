@@ -1,5 +1,7 @@
 //! Request bodies under way: how long they may take, how many there may be, and which are refused before they are sent.
 
+use serde_json::Value;
+
 use crate::common::{Connection, Request, Server, eventually, fresh_key};
 
 /// Sends a request but for the last byte of its body.
@@ -34,11 +36,15 @@ fn a_body_that_makes_progress_has_more_time() {
 fn slow_uploads_count_toward_the_operations_in_flight() {
     let server = Server::start(&[("IDEMPOTENCY_KEY__LIMITS__MAX_IN_FLIGHT", "2")]);
     let request = || Request::post("/items").key(&fresh_key()).body("0123456789");
-    let mut uploads = [0, 1].map(|_| all_but_the_end(&server, &request()));
-    eventually("a refusal", || match server.send(request()) {
-        refused if refused.status == 503 => Ok(refused.is_problem(503, "store-unavailable")),
-        other => Err(other.status),
+    let mut uploads = [1, 2].map(|n| {
+        let upload = all_but_the_end(&server, &request());
+        eventually("the begin of an upload", || {
+            let status: Value = server.send(Request::get("/admin/status")).json();
+            if status["running"] == n { Ok(()) } else { Err(status) }
+        });
+        upload
     });
+    server.send(request()).is_problem(503, "store-unavailable");
     assert_eq!(server.send(Request::post("/exempt")).status, 201, "other requests go on");
     for upload in &mut uploads {
         upload.write(b"9");
@@ -52,21 +58,19 @@ fn slow_uploads_count_toward_the_operations_in_flight() {
 
 #[test]
 fn uploads_hold_no_more_bytes_than_max_buffered() {
-    let server = Server::start(&[("IDEMPOTENCY_KEY__LIMITS__MAX_BUFFERED", "100kB")]);
-    let request = |n: usize| Request::post("/echo").key(&fresh_key()).body(vec![b'x'; n]);
+    // One worker, so that no small body is under way when the upload arrives.
+    let server = Server::start(&[("IDEMPOTENCY_KEY__LIMITS__MAX_BUFFERED", "100kB"), ("WORKERS", "1")]);
+    let request = |n: usize| Request::post("/items").key(&fresh_key()).body(vec![b'x'; n]);
     server.send(request(100_001)).is_problem(503, "store-unavailable");
-    let mut upload = all_but_the_end(&server, &request(60_000));
-    eventually("a refusal", || match server.send(request(60_000)) {
-        refused if refused.status == 503 => Ok(refused.is_problem(503, "store-unavailable")),
-        other => Err(other.status),
-    });
-    assert_eq!(server.send(request(20_000)).status, 200, "there is room for a smaller one");
-    upload.write(b"x");
-    assert_eq!(upload.reply().status, 200);
-    eventually("room again", || match server.send(request(60_000)).status {
-        200 => Ok(()),
+    let mut upload = all_but_the_end(&server, &request(99_991));
+    eventually("a refusal", || match server.send(request(20)).status {
+        503 => Ok(()),
         status => Err(status),
     });
+    assert_eq!(server.send(request(5)).status, 201, "there is room for a smaller one");
+    upload.write(b"x");
+    assert_eq!(upload.reply().status, 201);
+    assert_eq!(server.send(request(99_991)).status, 201, "there is room again");
 }
 
 #[test]

@@ -43,7 +43,7 @@ fn an_exemption_that_guards_decide_by_data_of_the_request_is_found() {
                 .service(free("/x", by_extension))
                 .service(web::scope("/y").guard(by_app_data).wrap(ExemptIdempotencyKey::default())
                     .route("", web::post().to(handler)))
-                .default_service(web::to(|| async { HttpResponse::ImATeapot() }))
+                .default_service(web::to(HttpResponse::ImATeapot))
                 .wrap(wrap)
                 .wrap(from_fn(outside))
             );
@@ -141,8 +141,8 @@ fn in_a_process_of_its_own(test: &str, run: fn()) {
     let test = format!("{module}::{test}");
     let mut again = Command::new(std::env::current_exe().expect("a test has a binary"));
     let output = again.args(["--exact", &test]).env(IS_ALONE, "1").output().expect("the binary starts");
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
 }
 
 /// A policy guard anywhere in the process makes every instance ask, since nothing tells into which App it went.

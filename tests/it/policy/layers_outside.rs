@@ -200,7 +200,7 @@ fn sessions_and_connection_data_are_kept_at_runs_replays_and_refusals() {
             let session = session.cookie_secure(false).session_lifecycle(on_every_request).build();
             let pay = |session: Session| async move {
                 session.insert("paid", true).unwrap();
-                HttpResponse::Created()
+                HttpResponse::Created().finish()
             };
             App::new()
                 .app_data(web::Data::new(idempotency.clone()))
@@ -212,7 +212,9 @@ fn sessions_and_connection_data_are_kept_at_runs_replays_and_refusals() {
         };
         rt::System::new().block_on(async {
             let server = HttpServer::new(app).workers(1).disable_signals();
-            let server = server.on_connect(|_, data| drop(data.insert(ConnectionNumber(42))));
+            let server = server.on_connect(|_, data| {
+                data.insert(ConnectionNumber(42));
+            });
             let server = server.bind("127.0.0.1:0").expect("a free port");
             let address = server.addrs()[0];
             let server = server.run();

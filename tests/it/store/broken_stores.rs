@@ -160,7 +160,8 @@ fn a_store_that_panics_in_renew_keeps_no_claim_from_being_renewed() {
         let count = renewals.clone();
         let bad = Broken::new(false, move |call| {
             if call == Call::Renew {
-                assert!(count.fetch_add(1, SeqCst) % 2 > 0, "the store panics at every other renewal, on purpose");
+                let n = count.fetch_add(1, SeqCst);
+                assert!(!n.is_multiple_of(2), "the store panics at every other renewal, on purpose");
             }
         });
         let (good, faults) = FaultyStore::new(MemoryStore::default());

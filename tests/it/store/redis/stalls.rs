@@ -1,7 +1,10 @@
 //! Redis stalls, restarts or forgets everything, or an owner is paused, while an operation runs. As long as its owner
 //! lives, its key is not given away.
 
-use std::{thread::sleep, time::Duration};
+use std::{
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 
@@ -11,8 +14,12 @@ use crate::common::{Reply, Request, RunLog, Server, at_once, eventually, fresh_k
 /// Longer than the lease of 2 seconds, and shorter than lease and grace.
 const STALL: Duration = Duration::from_millis(2300);
 
-/// Duplicates wait until the first run has ended.
-const PATIENT: [(&str, &str); 2] = [("IDEMPOTENCY_KEY__LOCK__LEASE", "2"), ("IDEMPOTENCY_KEY__LOCK__TIMEOUT", "15")];
+/// Duplicates wait until the first run has ended. The grace grows with the time that a call may take: it is 2.3 seconds.
+const PATIENT: [(&str, &str); 3] = [
+    ("IDEMPOTENCY_KEY__LOCK__LEASE", "2"),
+    ("IDEMPOTENCY_KEY__LOCK__TIMEOUT", "15"),
+    ("IDEMPOTENCY_KEY__STORAGE__TIMEOUT", "1"),
+];
 
 /// Several keys, because chance decides whether Redis sees the owner or the duplicate first when it goes on.
 const KEYS: usize = 5;
@@ -65,9 +72,10 @@ fn answers_outlast(outage: fn(&mut Redis), end: fn(&mut Redis)) {
     let mut running: Vec<_> = requests.iter().map(|request| owner.begin(request)).collect();
     log.wait_for("start", KEYS);
     outage(&mut redis);
+    let since = Instant::now();
     let answers: Vec<Reply> = running.iter_mut().map(|connection| connection.reply()).collect();
     assert!(answers.iter().all(|answer| answer.status == 200 && !answer.is_replay()), "{answers:?}");
-    sleep(STALL);
+    sleep(STALL.saturating_sub(since.elapsed()));
     end(&mut redis);
     are_answered_by(&other, &requests, &answers, &log);
 }
@@ -85,10 +93,10 @@ fn answers_given_while_redis_was_restarted_are_replayed_by_other_processes() {
 #[test]
 fn an_owner_that_is_paused_for_less_than_lease_and_grace_keeps_its_key() {
     let (redis, log) = (Redis::start(), RunLog::new());
-    // The grace grows with the time that a call may take, so it is more than 4 seconds.
-    let long_grace = ("IDEMPOTENCY_KEY__STORAGE__TIMEOUT", "2");
-    let [owner, other] = [0, 1].map(|_| redis.server(&log, &[PATIENT[0], PATIENT[1], long_grace]));
-    let hasty = redis.server(&log, &[PATIENT[0], ("IDEMPOTENCY_KEY__LOCK__TIMEOUT", "0"), long_grace]);
+    // So that the grace is more than 4 seconds.
+    let slow_calls = ("IDEMPOTENCY_KEY__STORAGE__TIMEOUT", "2");
+    let [owner, other] = [0, 1].map(|_| redis.server(&log, &[PATIENT[0], PATIENT[1], slow_calls]));
+    let hasty = redis.server(&log, &[PATIENT[0], ("IDEMPOTENCY_KEY__LOCK__TIMEOUT", "0"), slow_calls]);
     let request = Request::post("/slow?ms=3500").key(&fresh_key());
     let mut running = owner.begin(&request);
     log.wait_for("start", 1);
