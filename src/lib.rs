@@ -19,6 +19,8 @@ mod app;
 mod claim;
 // What does a handler see and say?
 mod handler;
+// How are a handler's rows and its answer committed together?
+pub mod ledger;
 // What does a client see? Refusals, OpenAPI, CORS.
 mod client;
 // What can be set?

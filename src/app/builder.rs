@@ -156,7 +156,18 @@ impl Builder {
         metrics::describe();
         let (settings, principal, brought) = (self.settings, self.principal, Mutex::default());
         let (observers, refusal) = (Arc::new(self.observers), self.refusal);
-        Ok(Idempotency::of(Shared { settings, encoder, stores, principal, in_flight, observers, refusal, brought }))
+        let ledgers = Mutex::default();
+        Ok(Idempotency::of(Shared {
+            settings,
+            encoder,
+            stores,
+            principal,
+            in_flight,
+            observers,
+            refusal,
+            brought,
+            ledgers,
+        }))
     }
 
     fn encoder_of_settings(&self) -> Result<Arc<dyn KeyEncoder>, ConfigError> {

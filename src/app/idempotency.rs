@@ -10,9 +10,10 @@ use parking_lot::Mutex;
 
 use super::Builder;
 use crate::{
-    claim::{Caught, InFlight, StoreHandle},
+    claim::{Caught, InFlight, StoreHandle, at_most_a_century},
     client::problem::RefusalFn,
     key::{KeyEncoder, Principal},
+    ledger::AnyLedger,
     observe::Observers,
     settings::{ConfigError, Settings},
     store::Store,
@@ -58,6 +59,8 @@ pub(crate) struct Shared {
     pub(crate) refusal: Option<RefusalFn>,
     /// The stores that wraps brought with them: one handle per store, whichever worker asks.
     pub(crate) brought: Mutex<Vec<Brought>>,
+    /// The ledgers of wraps, by the name of their cache: one of each, whichever worker asks.
+    pub(crate) ledgers: Mutex<Vec<(String, AnyLedger)>>,
 }
 
 /// A store that a wrap brought with it.
@@ -154,6 +157,28 @@ impl Idempotency {
         let handle = StoreHandle::new(name.to_owned(), caught, self.0.in_flight.clone());
         brought.push((store.clone(), handle.clone()));
         handle
+    }
+}
+
+impl Idempotency {
+    /// The ledger of a wrap. The first that is given under a name stands for all.
+    pub(crate) fn ledger_of(&self, cache: &str, ledger: &AnyLedger, settings: &Settings) -> AnyLedger {
+        let mut ledgers = self.0.ledgers.lock();
+        let known = ledgers.iter().map(|(_, known)| known).find(|known| known.is_same(ledger)).cloned();
+        let ledger = known.unwrap_or_else(|| {
+            ledger.look_after(at_most_a_century(settings.limits.max_run));
+            ledger.clone()
+        });
+        if !ledgers.iter().any(|(name, known)| name == cache && known.is_same(&ledger)) {
+            ledgers.push((cache.to_owned(), ledger.clone()));
+        }
+        ledger
+    }
+
+    /// The ledgers of the wraps that use a cache.
+    pub(super) fn ledgers(&self, cache: &str) -> Vec<AnyLedger> {
+        let ledgers = self.0.ledgers.lock();
+        ledgers.iter().filter(|(name, _)| name.eq_ignore_ascii_case(cache)).map(|(_, ledger)| ledger.clone()).collect()
     }
 }
 

@@ -19,25 +19,41 @@ impl Idempotency {
         self.settings().mode.record_id(RecordIds::new(&namespace, &cache).of(principal, key, None))
     }
 
-    /// Tells what is known of a record.
+    /// Tells what is known of a record: in the ledgers of the cache's wraps, or in its store.
     ///
     /// # Errors
     /// [`StoreError`] when the store can't answer, or no cache has this name.
     pub async fn inspect(&self, cache: &str, id: &RecordId) -> Result<Option<Inspection>, StoreError> {
+        for ledger in self.ledgers(cache) {
+            // With the memory of a lost owner or steps, both have something to tell, and the row is the answer.
+            if let Some(row) = ledger.look(*id, self.settings().storage.timeout).await?.row {
+                return Ok(Some(row.into()));
+            }
+        }
         self.handle(cache)?.store.inspect(id).await
     }
 
-    /// Forgets a completed record, or one whose owner was lost, so that its key can be used again. A live claim stays.
+    /// Forgets a completed record, or one whose owner was lost, so that its key can be used again. A live claim stays, and
+    /// so does a row of a ledger beside it.
     ///
     /// Log who did it and why, as [`admin_scope`](Self::admin_scope) does.
     ///
     /// # Errors
     /// As for [`inspect`](Self::inspect).
     pub async fn forget(&self, cache: &str, id: &RecordId) -> Result<Forgotten, StoreError> {
-        self.handle(cache)?.store.forget(id).await
+        let mut forgotten = self.handle(cache)?.store.forget(id).await?;
+        if forgotten == Forgotten::InFlight {
+            return Ok(forgotten);
+        }
+        for ledger in self.ledgers(cache) {
+            if ledger.forget(*id).await? {
+                forgotten = Forgotten::Removed;
+            }
+        }
+        Ok(forgotten)
     }
 
-    /// Lists at most `limit` records with ids greater than `after`, in ascending order of their ids. An empty page
+    /// Lists at most `limit` records, rows of ledgers among them, with ids greater than `after`, in ascending order of their ids. An empty page
     /// means that there are no more.
     ///
     /// # Errors
@@ -48,7 +64,15 @@ impl Idempotency {
         after: Option<RecordId>,
         limit: usize,
     ) -> Result<Vec<Inspection>, StoreError> {
-        self.handle(cache)?.store.list(after, limit).await
+        let mut records = self.handle(cache)?.store.list(after, limit).await?;
+        for ledger in self.ledgers(cache) {
+            let rows = ledger.list(after, limit).await?;
+            records.retain(|record| rows.iter().all(|row| row.id != record.id));
+            records.extend(rows.into_iter().map(Inspection::from));
+            records.sort_by_key(|record| record.id);
+            records.truncate(limit);
+        }
+        Ok(records)
     }
 
     fn handle(&self, cache: &str) -> Result<&Arc<StoreHandle>, StoreError> {

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     key::{Fingerprint, Principal, RecordId},
+    ledger::{AnyLedger, Row},
     observe::metrics::{self, CallTimer},
     record::Record,
     settings::Settings,
@@ -22,12 +23,14 @@ pub(crate) struct Claims {
 }
 
 /// The request for a claim.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct ClaimRequest {
     pub(crate) id: RecordId,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) principal: Principal,
     pub(crate) if_completed: IfCompleted,
+    /// Where duplicates look for an answer while they wait.
+    pub(crate) ledger: Option<AnyLedger>,
 }
 
 /// The answer to a [`ClaimRequest`].
@@ -36,6 +39,8 @@ pub(crate) enum ClaimAnswer {
     Run { held: Box<HeldClaim>, previous: Option<Record> },
     /// The operation has run.
     Completed { record: Record, remaining: Duration },
+    /// The operation has run, and the ledger has its answer.
+    Recorded(Box<Row>),
     /// Another request still runs. With the grace that is left when its lease is over.
     InFlight(Option<Duration>),
     /// The key was used for another operation.
@@ -64,6 +69,7 @@ impl Claims {
         self: &Arc<Self>,
         request: ClaimRequest,
     ) -> impl Future<Output = (Result<ClaimAnswer, StoreError>, Duration)> {
+        let ledger = request.ledger.clone();
         let begin = request.begin(self.handle.new_token(), &self.config);
         async move {
             if !self.config.exclusive {
@@ -71,7 +77,7 @@ impl Claims {
             }
             match self.ask(&begin).await {
                 Ok(Asked::Answer(answer)) => (Ok(answer), Duration::ZERO),
-                Ok(Asked::InFlight(holder)) => Box::pin(self.wait_for_claim(&begin, holder)).await,
+                Ok(Asked::InFlight(holder)) => Box::pin(self.wait_for_claim(&begin, holder, ledger)).await,
                 Err(error) => (Err(error), Duration::ZERO),
             }
         }

@@ -183,6 +183,17 @@ impl HeldClaim {
         self.end(ReleaseAs::Free);
     }
 
+    /// Frees the key of an operation whose answer is in a ledger, without waiting for the store. The record forgets its
+    /// lost owners and its steps.
+    pub(crate) fn ended(mut self: Box<Self>) {
+        self.end(ReleaseAs::Ended);
+    }
+
+    /// Bars the key, because it is not known whether a lost owner has done its work.
+    pub(crate) fn bar(mut self: Box<Self>) {
+        self.end(ReleaseAs::Unknown);
+    }
+
     /// Ends the claim of an operation whose response is not known, as a drop does. Waits until the key is free.
     pub(crate) async fn fail(self: Box<Self>) {
         if self.claims.config.on_unknown == OnUnknown::Rerun {

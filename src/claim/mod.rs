@@ -5,7 +5,6 @@
 //! finishes the writes that the store could not take in time. Stores need not limit or repeat calls: [`call`] does.
 
 mod ask;
-mod background;
 mod call;
 mod caught;
 mod config;
@@ -13,6 +12,7 @@ mod hold;
 mod in_flight;
 mod local;
 mod renewal;
+mod settle_behind;
 mod store_handle;
 mod unlocked;
 mod wait;

@@ -14,10 +14,10 @@ use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
-use super::{background::Background, call::StoreCall, config::ClaimConfig, local::ClaimEnd, store_handle::Health};
+use super::{call::StoreCall, config::ClaimConfig, local::ClaimEnd, store_handle::Health};
 use crate::{
     observe::metrics,
-    store::{Claim, Moment, OwnerToken, Renewal, Restore, Store, StoreError, StoreFuture},
+    store::{Claim, Moment, OwnerToken, Renewal, Restore, Store, StoreError, StoreFuture, background::Background},
 };
 
 /// The renewals of the claims that this process holds in one store.

@@ -10,11 +10,8 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{
-    background::Background, call::StoreCall, in_flight::InFlight, local::LocalClaims, renewal::Renewals,
-    waiting_room::WaitingRoom,
-};
-use crate::store::{OwnerToken, Store, StoreError, StoreFuture};
+use super::{call::StoreCall, in_flight::InFlight, local::LocalClaims, renewal::Renewals, waiting_room::WaitingRoom};
+use crate::store::{OwnerToken, Store, StoreError, StoreFuture, background::Background};
 
 /// A store, with the requests of this process that wait for it and the claims that this process holds in it.
 pub(crate) struct StoreHandle {

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     key::RecordId,
+    ledger::AnyLedger,
     store::{BeginRequest, StoreError, Wait},
 };
 
@@ -28,11 +29,19 @@ impl Claims {
         self: &Arc<Self>,
         begin: &BeginRequest,
         mut holder: Holder,
+        ledger: Option<AnyLedger>,
     ) -> (Result<ClaimAnswer, StoreError>, Duration) {
         let start = Instant::now();
         let mut waited = Duration::ZERO;
         let mut seat = None;
         for round in 0.. {
+            // A client that saw its answer must not be told afterwards that its operation is in flight.
+            if let Some(ledger) = &ledger
+                && let Ok(look) = ledger.look(begin.id, self.config.timeout).await
+                && let Some(row) = look.row
+            {
+                return (Ok(ClaimAnswer::Recorded(Box::new(row))), waited);
+            }
             let left = self.config.wait.saturating_sub(start.elapsed());
             if left.is_zero() {
                 break;

@@ -14,6 +14,9 @@
 //! | `store-unavailable` | 503 | retries later with the same key |
 //! | `outcome-unknown` | 409 | asks a person: whether the operation took effect is not known |
 //! | `shutting-down` | 503 | retries with the same key |
+//! | `transaction-failed` | 500 | reports it: the database refused the transaction, and nothing was committed |
+//! | `transaction-misused` | 500 | reports it: the handler is wrong, and nothing was committed |
+//! | `not-recorded` | 500 | reports it: a success that must not be recorded was rolled back |
 //!
 //! An unreadable body (400), a panicked handler and a misconfigured instance (500) are `about:blank`: their status says
 //! it all.
@@ -59,6 +62,12 @@ pub(crate) enum Problem {
     Overloaded,
     OutcomeUnknown,
     ShuttingDown,
+    /// The database refused the handler's transaction.
+    TransactionFailed,
+    /// The handler uses its transaction in a way that can't be committed.
+    TransactionMisused,
+    /// A success that must not be recorded was rolled back.
+    NotRecorded,
     /// The handler panicked.
     Panicked,
     /// The instance names something that its `Idempotency` does not have.
@@ -161,6 +170,9 @@ impl Problem {
             Self::StoreUnavailable | Self::Overloaded => "store-unavailable",
             Self::OutcomeUnknown => "outcome-unknown",
             Self::ShuttingDown => "shutting-down",
+            Self::TransactionFailed => "transaction-failed",
+            Self::TransactionMisused => "transaction-misused",
+            Self::NotRecorded => "not-recorded",
             Self::UnreadableBody | Self::Panicked | Self::Misconfigured => return None,
         })
     }
@@ -179,6 +191,7 @@ impl Problem {
             Self::Overloaded => Outcome::Overloaded,
             Self::OutcomeUnknown => Outcome::OutcomeUnknown,
             Self::ShuttingDown => Outcome::ShuttingDown,
+            Self::TransactionFailed | Self::TransactionMisused | Self::NotRecorded => Outcome::RolledBack,
             Self::Panicked | Self::Misconfigured => Outcome::Panicked,
         }
     }
@@ -194,6 +207,9 @@ impl Problem {
             Self::StoreUnavailable | Self::Overloaded => "Idempotency store unavailable",
             Self::OutcomeUnknown => "Outcome of the first request unknown",
             Self::ShuttingDown => "Server shutting down",
+            Self::TransactionFailed => "Transaction failed",
+            Self::TransactionMisused => "Transaction misused",
+            Self::NotRecorded => "Answer not recorded",
             Self::UnreadableBody => "Bad Request",
             Self::Panicked | Self::Misconfigured => "Internal Server Error",
         }
@@ -221,6 +237,11 @@ impl Problem {
                     .into()
             }
             Self::ShuttingDown => "The operation was not run. Retry with the same key.".into(),
+            Self::TransactionFailed => "The database refused the transaction, and nothing of it was committed.".into(),
+            Self::TransactionMisused => {
+                "The transaction could not be committed together with its answer, and was rolled back.".into()
+            }
+            Self::NotRecorded => "The answer must not be recorded, so its transaction was rolled back.".into(),
             Self::Panicked => "The operation failed.".into(),
             Self::Misconfigured => "The operation was not run: its idempotency is misconfigured.".into(),
         }
@@ -235,7 +256,11 @@ impl Problem {
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::StoreUnavailable | Self::Overloaded | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
             Self::OutcomeUnknown => StatusCode::CONFLICT,
-            Self::Panicked | Self::Misconfigured => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::TransactionFailed
+            | Self::TransactionMisused
+            | Self::NotRecorded
+            | Self::Panicked
+            | Self::Misconfigured => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -323,6 +348,9 @@ mod tests {
             Problem::Overloaded,
             Problem::OutcomeUnknown,
             Problem::ShuttingDown,
+            Problem::TransactionFailed,
+            Problem::TransactionMisused,
+            Problem::NotRecorded,
             Problem::Panicked,
             Problem::Misconfigured,
         ] {

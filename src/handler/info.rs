@@ -7,11 +7,14 @@ use std::{
     rc::Rc,
 };
 
-use actix_web::{Error, FromRequest, HttpMessage as _, HttpRequest, dev::Payload, error::ErrorInternalServerError};
+use actix_web::{
+    Error, FromRequest, HttpMessage as _, HttpRequest, HttpResponse, dev::Payload, error::ErrorInternalServerError,
+};
 
 use super::governance::{Governance, Stage};
 use crate::{
     key::{Key, RecordId, digest::Digest},
+    ledger::{LedgerEntry, LedgerRun, TransactionError},
     record::StoredResponse,
     settings::Mode,
     store::Claim,
@@ -48,6 +51,7 @@ pub struct IdempotencyInfo(
 struct Shared {
     governance: Governance,
     view: OnceCell<HandlerView>,
+    ledger: OnceCell<Rc<LedgerRun>>,
 }
 
 /// The part of a decision that the handler can know.
@@ -133,6 +137,23 @@ impl IdempotencyInfo {
         let mut digest = Digest::new(b"derived");
         digest.part(self.view()?.id.as_bytes()).part(service.as_bytes()).part(call.as_bytes());
         Some(Key::derived(digest.finish()))
+    }
+
+    /// The row of a ledger with this response, for a handler that inserts it in its own transaction as the last statement:
+    /// for libraries that have no [`Ledger`](crate::ledger::Ledger). The response keeps its body.
+    ///
+    /// # Errors
+    /// [`TransactionError::Misused`] where no key protects the request, its wrap has no ledger, or the body is a stream.
+    pub fn ledger_entry(&self, response: &mut HttpResponse) -> Result<LedgerEntry, TransactionError> {
+        let run = self.0.as_ref().and_then(|shared| shared.ledger.get());
+        run.ok_or(TransactionError::Misused("the wrap of this request has no ledger"))?.give_entry(response)
+    }
+
+    /// Remembers the request's work with a ledger. Called once per request.
+    pub(crate) fn works_with(&self, run: &Rc<LedgerRun>) {
+        if let Some(shared) = &self.0 {
+            let _ = shared.ledger.set(run.clone());
+        }
     }
 
     fn claim(&self) -> Option<ClaimView> {

@@ -22,10 +22,11 @@ use crate::{
     claim::{ClaimRequest, Claims, InFlight, at_most_a_century},
     client::problem::ProblemStyle,
     key::{Fingerprint, Key, KeyEncoder, KeyRequest, Principal, RecordId, record_id::RecordIds},
+    ledger::AnyLedger,
     observe::Observers,
     policy::{MatchedPath, PatternError, Policy, Rules},
     settings::{ConfigError, Scope, Settings},
-    store::{IfCompleted, Store},
+    store::{IfCompleted, OnUnknown, Store},
 };
 
 /// Prepares the rest of an operation for going on without its client.
@@ -46,6 +47,9 @@ pub(super) struct WrapPlan {
     pub(super) principal: Option<PrincipalFn>,
     pub(super) carry: Option<CarryFn>,
     pub(super) show: Option<ShowFn>,
+    pub(super) ledger: Option<AnyLedger>,
+    /// Whether claims are completed as well, for processes that don't know the ledger yet.
+    pub(super) is_in_transition: bool,
     /// Whether this is the wrap of an operators' scope.
     pub(super) is_operators: bool,
     pub(super) changes: Vec<SettingsChange>,
@@ -66,6 +70,8 @@ impl WrapPlan {
             principal: None,
             carry: None,
             show: None,
+            ledger: None,
+            is_in_transition: false,
             is_operators: false,
             changes: Vec::new(),
         }
@@ -94,6 +100,8 @@ pub(super) struct WrapConfig {
     scheme: [u8; 2],
     principal: Option<PrincipalFn>,
     pub(super) carry: Option<CarryFn>,
+    pub(super) ledger: Option<AnyLedger>,
+    pub(super) is_in_transition: bool,
 }
 
 impl WrapConfig {
@@ -133,6 +141,19 @@ impl WrapConfig {
             Some(store) => idempotency.handle_of(&declared.name, store),
             None => declared.clone(),
         };
+        let mut claimed = settings.clone();
+        if plan.ledger.is_some() {
+            if plan.policy.is_manual() || plan.rules.iter().any(|(_, policy)| policy.is_manual()) {
+                return Err(ConfigError::Combination(
+                    "a manual handler decides itself what becomes of a retry, and the answers in a ledger are final: a wrap \
+                     with `.ledger` can't be `.manual`"
+                        .into(),
+                ));
+            }
+            // The ledger says what a lost owner did, so its claims never bar a key.
+            claimed.on_unknown = OnUnknown::Rerun;
+        }
+        let ledger = plan.ledger.as_ref().map(|ledger| idempotency.ledger_of(&handle.name, ledger, &settings));
         let encoder = plan.encoder.clone().unwrap_or_else(|| shared.encoder.clone());
         Ok(Self {
             style: ProblemStyle::of(&settings).shaped_by(shared.refusal.clone()),
@@ -147,7 +168,9 @@ impl WrapConfig {
             encoder,
             carry: plan.carry.clone(),
             principal: plan.principal.clone().or_else(|| shared.principal.clone()),
-            claims: Claims::new(handle, &settings),
+            claims: Claims::new(handle, &claimed),
+            ledger,
+            is_in_transition: plan.is_in_transition,
             settings,
         })
     }
@@ -213,7 +236,14 @@ impl WrapConfig {
         let id = self.record_ids.of(&principal, &encoded, endpoint);
         let target = Fingerprint::target_of(head.method.as_str(), request.path);
         let fingerprint = Fingerprint::new(self.scheme, target, self.encoder.fingerprint(&request));
-        let claim_request = ClaimRequest { id: self.settings.mode.record_id(id), fingerprint, principal, if_completed };
+        let claim_request = ClaimRequest {
+            id: self.settings.mode.record_id(id),
+            fingerprint,
+            principal,
+            if_completed,
+            // Observed requests are neither delayed nor recorded there.
+            ledger: self.ledger.clone().filter(|_| !self.settings.is_observed()),
+        };
         (id, claim_request)
     }
 }

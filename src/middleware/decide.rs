@@ -10,6 +10,7 @@ use actix_web::{
 };
 
 use super::{
+    consult::Question,
     request::accept_encoding,
     response::{AnswerBody, replay},
     service::Governed,
@@ -19,6 +20,7 @@ use crate::{
     client::problem::Problem,
     handler::Stage,
     key::{Key, Principal, RecordId, RequestHeaders},
+    ledger::Row,
     observe::Outcome,
     record::{Record, StoredResponse, UnreadableRecord},
     settings::{OnError, Settings},
@@ -62,6 +64,8 @@ where
     /// | valid | | owner lost, and `on_unknown = reject` | refuse: `outcome-unknown` |
     /// | valid | | nothing: it is down, and `storage.on_error = run` | run unprotected |
     /// | valid | | nothing | refuse: `store-unavailable` |
+    ///
+    /// With a ledger, [`consult`](Self::consult) decides instead once the store was asked.
     pub(super) async fn decide(&mut self) -> Decision<B> {
         let key = match mem::replace(&mut self.key, Ok(None)) {
             Ok(Some(key)) => key,
@@ -69,6 +73,10 @@ where
             Ok(None) => return Decision::Refuse(Problem::MissingKey),
             Err(invalid) => return Decision::Refuse(Problem::InvalidKey(invalid)),
         };
+        if self.policy.is_manual() && self.config.ledger.is_some() {
+            tracing::error!("a route guard declares `manual` under a wrap with a ledger, whose answers are final");
+            return Decision::Refuse(Problem::Misconfigured);
+        }
         self.info.set_stage(Stage::Governing);
         // Counted from before the body is read: slow uploads hold memory too.
         let in_flight = match self.config.in_flight.start(self.principal.share()) {
@@ -84,8 +92,12 @@ where
             return Decision::Refuse(Problem::ShuttingDown);
         }
         let request = self.claim_request(key);
+        let question = Question::of(&request);
         let (answer, waited) = self.config.claims.claim(request).await;
         self.operation.recorder.waited(waited);
+        if let Some(question) = question {
+            return Box::pin(self.consult(answer, *question)).await;
+        }
         match answer {
             Ok(ClaimAnswer::Run { held, previous }) => match previous.map(|record| record.response()).transpose() {
                 Ok(previous) => Decision::Run { held, previous },
@@ -98,6 +110,7 @@ where
                 Ok(response) => Decision::Replay(response),
                 Err(unreadable) => self.without_an_answer(&unreadable.into()),
             },
+            Ok(ClaimAnswer::Recorded(row)) => self.replay_row(&row),
             Ok(ClaimAnswer::InFlight(grace)) => Decision::Refuse(Problem::InFlight { grace }),
             Ok(ClaimAnswer::Mismatch) => Decision::Refuse(Problem::KeyReused),
             Ok(ClaimAnswer::OwnerLost) => Decision::Refuse(Problem::OutcomeUnknown),
@@ -105,7 +118,18 @@ where
         }
     }
 
-    fn replay(&self, record: &Record, remaining: Duration) -> Result<HttpResponse<AnswerBody<B>>, UnreadableRecord> {
+    pub(super) fn replay_row(&self, row: &Row) -> Decision<B> {
+        match self.replay(&row.record, row.remaining) {
+            Ok(response) => Decision::Replay(response),
+            Err(unreadable) => self.without_an_answer(&unreadable.into()),
+        }
+    }
+
+    pub(super) fn replay(
+        &self,
+        record: &Record,
+        remaining: Duration,
+    ) -> Result<HttpResponse<AnswerBody<B>>, UnreadableRecord> {
         let headers = self.pending.head().headers;
         replay(record, Some(remaining), &self.config, |coding| accept_encoding::accepts(headers, &self.info, coding))
     }
@@ -148,7 +172,7 @@ where
     }
 
     /// The store can't answer: the operation is refused, or runs unprotected.
-    fn without_an_answer(&self, error: &StoreError) -> Decision<B> {
+    pub(super) fn without_an_answer(&self, error: &StoreError) -> Decision<B> {
         let Settings { mode, storage, .. } = &self.config.settings;
         let is_down = matches!(error, StoreError::Unavailable(_) | StoreError::TimedOut(_));
         let unprotected = is_down && storage.on_error == OnError::Run;

@@ -32,6 +32,7 @@
 //! | while it reads a streamed response | with `finish` the stream is copied on for `limits.drain_timeout`, and stored without its body when that is over; with `cancel` it is dropped as above. A stream that is stored already is dropped, and an event stream is completed without its body | `response::pump`, `response::recording` |
 
 mod config;
+mod consult;
 mod decide;
 mod detach;
 pub mod guard;

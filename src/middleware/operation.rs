@@ -1,7 +1,12 @@
 //! The obligations of a running operation, and the order in which they are met.
 
-use super::recorder::OutcomeRecorder;
-use crate::claim::{HeldClaim, InFlightGuard};
+use std::rc::Rc;
+
+use super::{recorder::OutcomeRecorder, response::abandon};
+use crate::{
+    claim::{HeldClaim, InFlightGuard},
+    ledger::LedgerRun,
+};
 
 /// The obligations of a running operation. The struct is moved whole: from the future of the request into the body of a
 /// streamed response.
@@ -19,10 +24,21 @@ pub(super) struct Operation {
     /// `None`: shutdown does not wait for the operation.
     pub(super) in_flight: Option<InFlightGuard>,
     pub(super) recorder: OutcomeRecorder,
+    /// The work with a ledger. While a transaction is open, it and the claim end in a task: the former is rolled back, then
+    /// the latter is given up.
+    pub(super) ledger: Option<Rc<LedgerRun>>,
 }
 
 impl Operation {
-    pub(super) const fn new(recorder: OutcomeRecorder) -> Self {
-        Self { held: None, in_flight: None, recorder }
+    pub(super) const fn new(recorder: OutcomeRecorder, ledger: Option<Rc<LedgerRun>>) -> Self {
+        Self { held: None, in_flight: None, recorder, ledger }
+    }
+}
+
+impl Drop for Operation {
+    fn drop(&mut self) {
+        if let Some(run) = self.ledger.take() {
+            abandon(&run, &mut self.held, &mut self.in_flight);
+        }
     }
 }

@@ -162,6 +162,9 @@ where
         if let Some(held) = self.operation.held.take() {
             held.release().await;
         }
+        if let Some(run) = self.operation.ledger.take() {
+            run.close();
+        }
         self.operation.in_flight = None;
         self.operation.recorder.keep_silent();
         if self.info.stage() != Stage::GovernedByInner {

@@ -27,13 +27,14 @@ use super::{
     config::WrapConfig,
     detach::{self, drop_caught},
     operation::Operation,
-    response::{AnswerBody, capture},
+    response::{AnswerBody, capture, commit, end_ordinary},
     service::Governed,
 };
 use crate::{
     claim::at_most_a_century,
     client::problem::Problem,
     handler::{IdempotencyInfo, Stage},
+    ledger::LedgerRun,
     observe::Outcome,
     settings::OnDisconnect,
     store::OnUnknown,
@@ -52,10 +53,25 @@ where
         } else if self.config.settings.on_disconnect == OnDisconnect::Finish {
             self.info.set_stage(Stage::Running);
         }
+        if let Some(run) = self.operation.ledger.as_ref().filter(|_| is_observed) {
+            run.is_ordinary();
+        }
         let payload = self.body.take_payload();
         // The handler is called within the future, so that a panic of the call itself is caught too.
         let inside = async { self.pending.enter(&*self.service, payload).await };
         let ended = AssertUnwindSafe(inside).catch_unwind().await;
+        if let Some(run) = self.operation.ledger.clone() {
+            return Box::pin(self.end_with_ledger(ended, run)).await;
+        }
+        self.end(ended).await
+    }
+
+    /// Stores what the handler answered.
+    async fn end(
+        &mut self,
+        ended: Result<Result<ServiceResponse<B>, Error>, Panic>,
+    ) -> Result<ServiceResponse<AnswerBody<B>>, Error> {
+        let is_observed = self.config.settings.is_observed();
         match ended {
             Ok(Ok(response)) => capture::response(response, self).await,
             Ok(Err(error)) => Err(Box::pin(capture::error(error, self)).await),
@@ -65,6 +81,32 @@ where
                 panic::resume_unwind(panic)
             }
             Err(panic) => self.panicked(&*panic),
+        }
+    }
+
+    /// Commits what the handler did and answered, or rolls it back.
+    async fn end_with_ledger(
+        &mut self,
+        ended: Result<Result<ServiceResponse<B>, Error>, Panic>,
+        run: Rc<LedgerRun>,
+    ) -> Result<ServiceResponse<AnswerBody<B>>, Error> {
+        if self.config.settings.is_observed() {
+            if let Ok(Ok(response)) = &ended
+                && let Err(problem) = end_ordinary(&run, response).await
+            {
+                return self.refuse(problem).await;
+            }
+            return self.end(ended).await;
+        }
+        match ended {
+            Ok(ended) => commit::response(ended, self, &run).await,
+            Err(panic) => match commit::after_panic(self, &run).await {
+                Some(committed) => {
+                    tracing::error!(panic = text_of(&*panic), "a handler panicked after its transaction was committed");
+                    self.pending.answer(committed, &self.config.synthetic)
+                }
+                None => self.panicked(&*panic),
+            },
         }
     }
 
@@ -81,6 +123,8 @@ where
         self.pending.answer(response, &self.config.synthetic)
     }
 }
+
+type Panic = Box<dyn Any + Send>;
 
 fn text_of(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();

@@ -20,7 +20,7 @@ use super::{
     probe::{Confirmed, Probe},
     recorder::OutcomeRecorder,
     request::{Announced, PendingRequest, RequestBody, accept_encoding},
-    response::AnswerBody,
+    response::{AnswerBody, end_ordinary},
     run::CallFuture,
 };
 use crate::{
@@ -28,6 +28,7 @@ use crate::{
     client::problem::{Problem, ProblemStyle},
     handler::{IdempotencyInfo, Stage},
     key::{InvalidKey, Key, Principal, RecordId},
+    ledger::LedgerRun,
     observe::Outcome,
     policy::Policy,
     settings::is_safe,
@@ -134,6 +135,11 @@ where
         request.extensions_mut().insert(info.clone());
 
         let settings = &config.settings;
+        let ledger = config.ledger.as_ref().map(|ledger| LedgerRun::new(ledger, settings.limits.max_run));
+        if let Some(run) = &ledger {
+            info.works_with(run);
+            request.extensions_mut().insert(run.clone());
+        }
         let key = Key::of_request(request.headers(), &settings.header, settings.syntax, settings.max_key_length);
         let has_key = !matches!(key, Ok(None));
         let principal = if has_key { config.principal(&request) } else { Principal::anonymous() };
@@ -167,7 +173,7 @@ where
         }
         let governed = Governed {
             service: self.service.clone(),
-            operation: Operation::new(OutcomeRecorder::new(config, pending.head().method, route, policy)),
+            operation: Operation::new(OutcomeRecorder::new(config, pending.head().method, route, policy), ledger),
             config: config.clone(),
             info: info.clone(),
             pending,
@@ -240,7 +246,7 @@ where
     }
 
     /// Answers with a problem.
-    async fn refuse(&mut self, problem: Problem) -> Result<ServiceResponse<AnswerBody<B>>, Error> {
+    pub(super) async fn refuse(&mut self, problem: Problem) -> Result<ServiceResponse<AnswerBody<B>>, Error> {
         let is_of_body =
             matches!(problem, Problem::BodyTooLarge { .. } | Problem::BodyTimeout | Problem::UnreadableBody);
         if !is_of_body {
@@ -254,7 +260,16 @@ where
     async fn pass(&mut self, outcome: Outcome) -> Result<ServiceResponse<AnswerBody<B>>, Error> {
         self.info.set_stage(if outcome == Outcome::Keyless { Stage::Passed } else { Stage::Observing });
         let payload = self.body.take_payload();
+        if let Some(run) = &self.operation.ledger {
+            run.is_ordinary();
+        }
         let mut response = self.pending.take().pass(&*self.service, payload).await?;
+        if let Some(run) = self.operation.ledger.clone()
+            && let Err(problem) = end_ordinary(&run, &response).await
+        {
+            let problem = problem.response(&self.config.style).map_body(|_, body| AnswerBody::boxed(body));
+            return Ok(response.into_response(problem));
+        }
         if let Some(name) = &self.config.settings.observe_header
             && outcome != Outcome::Keyless
         {

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     app::Idempotency,
     key::{KeyEncoder, Principal},
+    ledger::{AnyLedger, Ledger},
     policy::Policy,
     settings::Settings,
     store::Store,
@@ -213,6 +214,24 @@ macro_rules! wrap {
                 C: FnOnce(LocalBoxFuture<'static, ()>) -> LocalBoxFuture<'static, ()> + 'static,
             {
                 self.plan.carry = Some(Arc::new(move || Box::new(hook())));
+                self
+            }
+
+            /// Commits the rows of handlers and their answers together, in the database of this ledger: handlers take a
+            /// [`Tx`](crate::ledger::Tx) or [`Transactions`](crate::ledger::Transactions). Claims only save runs then.
+            ///
+            /// Every answer that is recorded gets a row of the ledger, and replays are made from rows. Give wraps with a ledger
+            /// a [`cache_name`](Self::cache_name) of their own: a key that is committed there is free for other wraps of
+            /// its cache. Not for `.manual()` wraps.
+            pub fn ledger(mut self, ledger: &impl Ledger) -> Self {
+                self.plan.ledger = Some(AnyLedger::new(ledger));
+                self
+            }
+
+            /// Stores answers in the store as well as in the [`ledger`](Self::ledger): for one TTL while a wrap that was
+            /// used without a ledger gets one by a rolling deployment, since old processes don't look there.
+            pub fn ledger_transition(mut self) -> Self {
+                self.plan.is_in_transition = true;
                 self
             }
 

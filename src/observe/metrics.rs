@@ -20,6 +20,10 @@ pub(crate) enum Evicted {
 /// One write-behind under way: of a response, or of the release of a claim.
 pub(crate) struct WriteBehind(());
 
+/// A transaction of a handler, from its BEGIN until it is committed or rolled back.
+#[derive(Debug)]
+pub(crate) struct OpenTransaction(#[cfg(feature = "metrics")] std::time::Instant);
+
 /// A governed request whose outcome is known.
 #[cfg_attr(not(feature = "metrics"), expect(dead_code, reason = "only the facade reads it"))]
 pub(crate) struct Request<'a> {
@@ -37,7 +41,7 @@ mod facade {
 
     use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
-    use super::{Evicted, Request, WriteBehind};
+    use super::{Evicted, OpenTransaction, Request, WriteBehind};
 
     pub(crate) const ENABLED: bool = true;
 
@@ -54,6 +58,11 @@ mod facade {
     const TAKE_OVERS: &str = "idempotency_take_overs_total";
     const WRITES_BEHIND: &str = "idempotency_writes_behind";
     const WRITES_LOST: &str = "idempotency_writes_lost_total";
+    const TRANSACTIONS: &str = "idempotency_transactions";
+    const TRANSACTION_SECONDS: &str = "idempotency_transaction_seconds";
+    const SUPERSEDED: &str = "idempotency_transactions_superseded_total";
+    const SETTLED: &str = "idempotency_commits_settled_total";
+    const UNSETTLED: &str = "idempotency_commits_unknown_total";
 
     /// Describes every metric to the recorder, which must be installed before.
     pub(crate) fn describe() {
@@ -73,6 +82,11 @@ mod facade {
         describe_counter!(TAKE_OVERS, "Operations that ran because an earlier owner was lost");
         describe_gauge!(WRITES_BEHIND, "Writes that the store could not take in time and that are tried again");
         describe_counter!(WRITES_LOST, "Responses of finished operations that could not be stored at all");
+        describe_gauge!(TRANSACTIONS, "Open transactions of handlers, each of which holds a connection");
+        describe_histogram!(TRANSACTION_SECONDS, Unit::Seconds, "How long a transaction of a handler was open");
+        describe_counter!(SUPERSEDED, "Transactions that were rolled back because another run was committed first");
+        describe_counter!(SETTLED, "COMMITs whose lost answer was found out");
+        describe_counter!(UNSETTLED, "COMMITs whose lost answer could not be found out while the client waited");
     }
 
     pub(crate) fn request(request: &Request<'_>) {
@@ -125,6 +139,32 @@ mod facade {
         counter!(WRITES_LOST).increment(1);
     }
 
+    pub(crate) fn superseded() {
+        counter!(SUPERSEDED).increment(1);
+    }
+
+    pub(crate) fn settled() {
+        counter!(SETTLED).increment(1);
+    }
+
+    pub(crate) fn unsettled() {
+        counter!(UNSETTLED).increment(1);
+    }
+
+    impl OpenTransaction {
+        pub(crate) fn begins() -> Self {
+            gauge!(TRANSACTIONS).increment(1);
+            Self(Instant::now())
+        }
+    }
+
+    impl Drop for OpenTransaction {
+        fn drop(&mut self) {
+            gauge!(TRANSACTIONS).decrement(1);
+            histogram!(TRANSACTION_SECONDS).record(self.0.elapsed());
+        }
+    }
+
     impl WriteBehind {
         pub(crate) fn starts() -> Self {
             gauge!(WRITES_BEHIND).increment(1);
@@ -164,7 +204,7 @@ mod facade {
 mod nothing {
     use std::marker::PhantomData;
 
-    use super::{Evicted, Request, WriteBehind};
+    use super::{Evicted, OpenTransaction, Request, WriteBehind};
 
     pub(crate) const ENABLED: bool = false;
 
@@ -177,6 +217,15 @@ mod nothing {
     pub(crate) const fn claim_restored() {}
     pub(crate) const fn other_scheme() {}
     pub(crate) const fn write_lost() {}
+    pub(crate) const fn superseded() {}
+    pub(crate) const fn settled() {}
+    pub(crate) const fn unsettled() {}
+
+    impl OpenTransaction {
+        pub(crate) const fn begins() -> Self {
+            Self()
+        }
+    }
 
     impl WriteBehind {
         pub(crate) const fn starts() -> Self {

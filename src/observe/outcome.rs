@@ -12,6 +12,8 @@ pub enum Outcome {
     WrittenBehind,
     /// It ran too long, or without a lock, and another owner's response stands.
     Superseded,
+    /// It ran; its transaction was rolled back: it failed, was misused, or had a success that must not be recorded.
+    RolledBack,
     /// The handler panicked.
     Panicked,
     /// The client left before the handler ran, or while it ran with `on_disconnect = cancel`; or the operation went on without
@@ -57,6 +59,7 @@ impl Outcome {
             Self::NotStored => "not-stored",
             Self::WrittenBehind => "written-behind",
             Self::Superseded => "superseded",
+            Self::RolledBack => "rolled-back",
             Self::Panicked => "panicked",
             Self::Abandoned => "abandoned",
             Self::Unprotected => "unprotected",

@@ -2,6 +2,7 @@
 #![doc = ""]
 #![doc = include_str!("../../docs/stores.md")]
 
+pub(crate) mod background;
 pub(crate) mod clock;
 mod contract;
 pub(crate) mod key_value;

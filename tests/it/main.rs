@@ -14,6 +14,7 @@ mod common;
 mod docs;
 mod examples;
 mod http;
+mod ledger;
 mod operate;
 mod policy;
 mod settings;

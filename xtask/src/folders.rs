@@ -14,13 +14,14 @@ use syn::visit::{self, Visit};
 use crate::command::Step;
 
 /// The folders of `src`, from the top floor to the ground. Each may use those that come after it.
-const FLOORS: [&str; 13] = [
+const FLOORS: [&str; 14] = [
     "testing",
     "endpoints",
     "middleware",
     "app",
     "claim",
     "handler",
+    "ledger",
     "client",
     "settings",
     "store",

@@ -1,4 +1,4 @@
-//! The development tasks of this project: `cargo xtask test`, `bench`, `chaos`, `folders`, `release`.
+//! The development tasks of this project: `cargo xtask test`, `bench`, `chaos`, `clients`, `folders`, `release`.
 
 mod chaos;
 mod command;
@@ -17,7 +17,7 @@ use std::{
 
 use self::{
     command::{Step, cargo, run, succeed, succeeds, with_variable},
-    needs::{need_browser, need_component, need_redis, need_valgrind, need_wrk},
+    needs::{need_browser, need_component, need_python, need_redis, need_valgrind, need_wrk},
 };
 
 const HELP: &str = "\
@@ -28,6 +28,7 @@ cargo xtask bench --growth                  draw benches/growth.svg: how cost gr
 cargo xtask bench --instructions            compare instructions per operation with their budget
 cargo xtask bench --instructions --bless    write the budget of instructions
 cargo xtask chaos [--minutes N] [--seed S]  kill servers and disturb the network (default: 2 minutes)
+cargo xtask clients [CLIENT]                send real clients through a proxy that cuts connections
 cargo xtask folders                         check that folders of src name only folders below them
 cargo xtask release [STEP]                  run the checks before a release: all, or the named ones
 cargo xtask release --bless                 write the listing of the public API";
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         ["bench", ref rest @ ..] => bench(rest),
         ["folders"] => folders::check(),
         ["chaos", ref rest @ ..] => chaos(rest),
+        ["clients", ref rest @ ..] => clients(rest),
         ["release", ref rest @ ..] => release::release(rest),
         _ => Err(HELP.into()),
     };
@@ -75,6 +77,7 @@ fn test() -> Step {
     // The tests start the examples as processes.
     cargo("examples", &["build", "--all-features", "--examples"])?;
     fuzz()?;
+    ecosystem()?;
     // This test runs without the feature `metrics`, because metrics allocate too.
     cargo("allocations", &["test", "--test", "allocations"])?;
     match need_valgrind() {
@@ -119,6 +122,17 @@ fn fuzz() -> Step {
     Ok(())
 }
 
+/// Tests the crate with the crates that people use around it, at one mounting for each of them. The package has a
+/// workspace and a target directory of its own; `tests/ecosystem/README.md` says how to run everything.
+fn ecosystem() -> Step {
+    let manifest = ["--manifest-path", "tests/ecosystem/Cargo.toml"];
+    let target = ["--target-dir", "target/ecosystem"];
+    cargo("formatting of the ecosystem", &[&["fmt"][..], &manifest, &["--check"]].concat())?;
+    let lints = [&["clippy"][..], &manifest, &target, &["--all-targets", "--", "-D", "warnings"]];
+    cargo("lints of the ecosystem", &lints.concat())?;
+    cargo("ecosystem", &[&["test"][..], &manifest, &target].concat())
+}
+
 /// Explores thread schedules of the memory store. It has its own target directory, because `--cfg shuttle` changes the
 /// mutex of the store.
 fn schedules() -> Step {
@@ -139,6 +153,14 @@ fn chaos(arguments: &[&str]) -> Step {
     }
     cargo("examples", &["build", "--all-features", "--examples"])?;
     run_chaos(Duration::from_secs_f64(minutes * 60.0), seed)
+}
+
+/// The script installs the clients with npm, pip and cargo, or names the program that is missing.
+fn clients(arguments: &[&str]) -> Step {
+    need_python()?;
+    println!("== clients");
+    // The script prints its verdict last.
+    succeed("clients", Command::new("python3").arg("tests/clients/run").args(arguments))
 }
 
 fn run_chaos(length: Duration, seed: u64) -> Step {

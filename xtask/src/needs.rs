@@ -25,6 +25,11 @@ pub(crate) fn need_browser() -> Step {
     need_program("chromedriver", &Packages { debian: &["chromium-driver"], others: &["chromedriver"] })
 }
 
+/// The clients of other languages are run by a script.
+pub(crate) fn need_python() -> Step {
+    need_program("python3", &Packages { debian: &["python3", "python3-venv"], others: &["python3"] })
+}
+
 /// Valgrind counts instructions.
 pub(crate) fn need_valgrind() -> Step {
     need_program("valgrind", &Packages { debian: &["valgrind"], others: &["valgrind"] })

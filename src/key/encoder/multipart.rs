@@ -64,7 +64,8 @@ fn parts<'a>(body: &'a [u8], boundary: &[u8]) -> Option<Vec<&'a [u8]>> {
     let mut parts = Vec::new();
     loop {
         match rest {
-            [b'-', b'-'] | [b'-', b'-', b'\r', b'\n'] => return Some(parts),
+            // Some libraries end a form with more than one line break.
+            [b'-', b'-', end @ ..] if end.iter().all(|byte| b"\r\n".contains(byte)) => return Some(parts),
             [b'\r', b'\n', content @ ..] => {
                 let end = memmem::find(content, &delimiter)?;
                 parts.push(&content[..end]);
@@ -98,6 +99,18 @@ mod tests {
 
     const AMOUNT: &str = "Content-Disposition: form-data; name=\"amount\"\r\n\r\n100";
     const OTHER: &str = "Content-Disposition: form-data; name=\"amount\"\r\n\r\n999";
+
+    #[test]
+    fn line_breaks_after_the_end_do_not_count() {
+        let end_of = |boundary: &str, end: &str| {
+            let (content_type, mut body) = form(boundary, &[AMOUNT]);
+            body.extend_from_slice(end.as_bytes());
+            hash(&content_type, &body)
+        };
+        assert_eq!(end_of("aaaa", "\r\n"), end_of("bbbb", "\r\n"));
+        assert_eq!(end_of("aaaa", ""), end_of("bbbb", "\r\n"));
+        assert_eq!(end_of("aaaa", "more"), None);
+    }
 
     #[test]
     fn the_boundary_does_not_count_and_the_parts_do() {

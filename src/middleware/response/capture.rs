@@ -55,7 +55,8 @@ where
     if is_of_somebody {
         warn_of_late_principal();
     }
-    let is_stored = !governed.info.is_late_exempt() && !is_of_somebody && stores(&response, settings);
+    let is_stored =
+        !governed.info.is_late_exempt() && !is_of_somebody && stores(response.request(), response.response(), settings);
     if settings.is_observed() {
         observe(is_stored.then(|| response.response().head()), held, governed);
         return at_once(through(response));
@@ -126,10 +127,7 @@ struct Stored<'a, S: Service<ServiceRequest>> {
 
 impl<'a, S: Service<ServiceRequest>> Stored<'a, S> {
     fn store_whole<B: MessageBody + 'static>(self, bytes: Bytes) -> Answer<'a, B> {
-        // A body that a handler gave to one of these statuses is not sent.
-        let is_bodiless = matches!(self.response.status(), StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT);
-        let kept = if is_bodiless { &[][..] } else { &bytes[..] };
-        let record = record_of(self.response.head(), Some(kept), &self.governed.config.settings);
+        let record = record_of(self.response.head(), Some(&bytes), &self.governed.config.settings);
         self.store(record, AnswerBody::whole(bytes))
     }
 
@@ -217,11 +215,20 @@ pub(in crate::middleware) async fn error<S: Service<ServiceRequest>>(
 }
 
 /// An error of an inner middleware with the response that was stored for it.
-struct RenderedError {
+pub(super) struct RenderedError {
     error: Error,
     status: StatusCode,
     headers: HeaderMap,
     bytes: Bytes,
+}
+
+impl RenderedError {
+    /// The error that becomes this response.
+    pub(super) async fn of<B: MessageBody + 'static>(error: Error, response: HttpResponse<AnswerBody<B>>) -> Error {
+        let (status, headers) = (response.status(), response.headers().clone());
+        let bytes = body::to_bytes(response.into_body()).await.unwrap_or_default();
+        Self { error, status, headers, bytes }.into()
+    }
 }
 
 impl fmt::Debug for RenderedError {
@@ -264,7 +271,7 @@ fn observe<S: Service<ServiceRequest>>(kept: Option<&ResponseHead>, held: Box<He
 }
 
 /// Says once why no response is stored.
-fn warn_of_late_principal() {
+pub(super) fn warn_of_late_principal() {
     static WARNED: Once = Once::new();
     WARNED.call_once(|| {
         tracing::error!(

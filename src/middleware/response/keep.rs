@@ -1,8 +1,8 @@
 //! Which responses are stored, and which of their headers.
 
 use actix_web::{
-    HttpRequest,
-    dev::{ResponseHead, ServiceResponse},
+    HttpRequest, HttpResponse,
+    dev::ResponseHead,
     http::{
         StatusCode,
         header::{self, HeaderMap, HeaderName, HeaderValue},
@@ -16,15 +16,15 @@ use crate::{
 };
 
 /// Whether a handler's response is stored.
-pub(super) fn stores<B>(response: &ServiceResponse<B>, settings: &Settings) -> bool {
-    let head = response.response().head();
+pub(super) fn stores<B>(request: &HttpRequest, response: &HttpResponse<B>, settings: &Settings) -> bool {
+    let head = response.head();
     let status = response.status();
-    let word = response.response().extensions().get::<StoreOverride>().copied();
+    let word = response.extensions().get::<StoreOverride>().copied();
     match word {
         Some(StoreOverride::Never) => false,
         Some(StoreOverride::Always) => is_replayable(status, head),
         None => {
-            let unmatched = status == StatusCode::NOT_FOUND && !matched_a_resource(response.request());
+            let unmatched = status == StatusCode::NOT_FOUND && !matched_a_resource(request);
             !unmatched && stores_status(status, head, settings)
         }
     }
@@ -37,7 +37,7 @@ pub(super) fn stores_status(status: StatusCode, head: &ResponseHead, settings: &
         && is_replayable(status, head)
 }
 
-fn is_replayable(status: StatusCode, head: &ResponseHead) -> bool {
+pub(in crate::middleware) fn is_replayable(status: StatusCode, head: &ResponseHead) -> bool {
     !status.is_informational() && status != StatusCode::NOT_MODIFIED && !head.upgrade()
 }
 
@@ -49,14 +49,17 @@ fn matched_a_resource(request: &HttpRequest) -> bool {
 
 /// Whether the body is a stream of server-sent events. Such a stream may never end, so it is neither copied nor read
 /// on.
-pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {
+pub(in crate::middleware) fn is_event_stream(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     let media = kind.split(|&b| b == b';').next().unwrap_or_default();
     media.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
 }
 
 /// The record of a response. `body` is `None` when the body is not kept.
-pub(super) fn record_of(head: &ResponseHead, body: Option<&[u8]>, settings: &Settings) -> Record {
+pub(in crate::middleware) fn record_of(head: &ResponseHead, body: Option<&[u8]>, settings: &Settings) -> Record {
+    // A body that a handler gave to one of these statuses is not sent.
+    let is_bodiless = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT);
+    let body = if is_bodiless { body.map(|_| &[][..]) } else { body };
     let nominated: Vec<&[u8]> = connection_options(&head.headers).collect();
     let kept = head.headers.iter().filter(|(name, _)| {
         !is_left_out(name, head.status, settings)

@@ -1,7 +1,7 @@
-//! Threads for work that must go on while workers are busy or gone: lease renewals, writes behind and deferred
-//! releases.
+//! Threads for work that must go on while workers are busy or gone: lease renewals, writes behind, deferred releases, and
+//! a ledger's own calls.
 //!
-//! Each cache has a thread of its own, so that a store whose calls block stalls no other cache. It starts when it is
+//! Each cache and each ledger has a thread of its own, so that one whose calls block stalls no other. It starts when it is
 //! first needed, which a memory store never does, and ends with its cache.
 
 use std::{future::Future, sync::OnceLock, thread};
@@ -11,7 +11,7 @@ use tokio::{
     sync::oneshot,
 };
 
-/// The thread of one cache.
+/// The thread of one cache or ledger.
 #[derive(Default)]
 pub(crate) struct Background(OnceLock<Option<Running>>);
 

@@ -1,0 +1,297 @@
+//! A ledger of whatever type, and the tasks in which its methods run.
+
+use std::{
+    any::Any,
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use tokio::task::JoinHandle;
+
+use super::{Ledger, LedgerError, Look, NewRow, Row, Write};
+use crate::{key::RecordId, observe::metrics::OpenTransaction, store::background::Background};
+
+/// A ledger of whatever type.
+///
+/// A database call that is cancelled half way leaves a connection in a state that its pool does not expect (sqlx#4385). So
+/// each call is a task of its own, which goes on when the request that waits for it is dropped.
+#[derive(Clone)]
+pub(crate) struct AnyLedger(Arc<Shared>);
+
+struct Shared {
+    ledger: Box<dyn Erased>,
+    name: String,
+    /// The thread for calls that must go on while workers are busy.
+    background: Background,
+}
+
+/// An open transaction of whatever type.
+pub(crate) struct AnyTx {
+    tx: Box<dyn Any + Send>,
+    open: OpenTransaction,
+}
+
+impl AnyLedger {
+    pub(crate) fn new(ledger: &impl Ledger) -> Self {
+        let name = Ledger::name(ledger);
+        Self(Arc::new(Shared { ledger: Box::new(ledger.clone()), name, background: Background::default() }))
+    }
+
+    /// The ledger itself, if it is of this type.
+    pub(super) fn of_type<L: Ledger>(&self) -> Option<&L> {
+        self.0.ledger.as_any().downcast_ref()
+    }
+
+    /// Whether the two are one ledger: values of one type and name.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let kind = |ledger: &Self| ledger.0.ledger.as_any().type_id();
+        kind(self) == kind(other) && self.0.name == other.0.name
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Checks the table once, and deletes expired rows every minute, as long as the ledger is used.
+    pub(crate) fn look_after(&self, max_run: Duration) {
+        const EVERY: Duration = Duration::from_secs(60);
+        let shared = Arc::downgrade(&self.0);
+        self.0.background.spawn(async move {
+            let ledger = || shared.upgrade().map(Self);
+            if let Some(ledger) = ledger()
+                && let Err(error) = ledger.0.ledger.check().await
+            {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    ledger = ledger.name(),
+                    "the ledger can't be used"
+                );
+            }
+            loop {
+                tokio::time::sleep(EVERY).await;
+                let Some(ledger) = ledger() else { return };
+                ledger.sweep_all(max_run).await;
+            }
+        });
+    }
+
+    async fn sweep_all(&self, max_run: Duration) {
+        loop {
+            match self.0.ledger.sweep(max_run).await {
+                Ok(0) => return,
+                Ok(rows) => tracing::debug!(rows, ledger = self.name(), "expired rows were deleted"),
+                Err(error) => {
+                    tracing::warn!(%error, ledger = self.name(), "expired rows can't be deleted");
+                    return;
+                }
+            }
+        }
+    }
+
+    pub(crate) async fn look(&self, id: RecordId, within: Duration) -> Result<Look, LedgerError> {
+        self.within(within, Task::spawn(self.0.ledger.look(id))).await
+    }
+
+    pub(crate) fn begin(&self, max_run: Duration) -> Task<Result<AnyTx, LedgerError>> {
+        Task::spawn(self.0.ledger.begin(max_run))
+    }
+
+    pub(super) fn write<'a>(&'a self, tx: &'a mut AnyTx, row: &'a NewRow) -> BoxFuture<'a, Result<Write, LedgerError>> {
+        self.0.ledger.write(tx, row)
+    }
+
+    pub(super) fn probe<'a>(&'a self, tx: &'a mut AnyTx) -> BoxFuture<'a, Result<(), LedgerError>> {
+        self.0.ledger.probe(tx)
+    }
+
+    pub(super) fn commit(&self, tx: AnyTx) -> BoxFuture<'static, Result<(), LedgerError>> {
+        self.0.ledger.commit(tx)
+    }
+
+    pub(crate) fn rollback(&self, tx: AnyTx) -> BoxFuture<'static, ()> {
+        self.0.ledger.rollback(tx)
+    }
+
+    pub(crate) async fn settle(&self, id: RecordId, patience: Duration) -> Result<Look, LedgerError> {
+        let call = self.on_background(self.0.ledger.settle(id, patience));
+        self.within(patience.saturating_add(patience), call).await
+    }
+
+    pub(crate) async fn forget(&self, id: RecordId) -> Result<bool, LedgerError> {
+        self.on_background(self.0.ledger.forget(id)).await.unwrap_or_else(|| Err(gone()))
+    }
+
+    pub(crate) async fn list(&self, after: Option<RecordId>, limit: usize) -> Result<Vec<Row>, LedgerError> {
+        self.on_background(self.0.ledger.list(after, limit)).await.unwrap_or_else(|| Err(gone()))
+    }
+
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        call: impl Future<Output = Option<Result<T, LedgerError>>>,
+    ) -> Result<T, LedgerError> {
+        match tokio::time::timeout(limit, call).await {
+            Ok(answer) => answer.unwrap_or_else(|| Err(gone())),
+            Err(late) => Err(LedgerError::Unavailable(late.into())),
+        }
+    }
+
+    /// Runs a call on the background thread. `None`: the thread is gone, or the call panicked.
+    fn on_background<T: Send + 'static>(
+        &self,
+        call: BoxFuture<'static, T>,
+    ) -> impl Future<Output = Option<T>> + use<T> {
+        let (send, answer) = tokio::sync::oneshot::channel();
+        self.0.background.spawn(async move {
+            let _ = send.send(call.await);
+        });
+        async move { answer.await.ok() }
+    }
+}
+
+impl AnyTx {
+    fn new<L: Ledger>(tx: L::Tx) -> Self {
+        Self { tx: Box::new(tx), open: OpenTransaction::begins() }
+    }
+
+    /// The transaction of a ledger of this type.
+    pub(super) fn open<L: Ledger>(self) -> Option<(Box<L::Tx>, OpenTransaction)> {
+        Some((self.tx.downcast().ok()?, self.open))
+    }
+
+    pub(super) fn of<L: Ledger>(tx: Box<L::Tx>, open: OpenTransaction) -> Self {
+        Self { tx, open }
+    }
+}
+
+/// A call that goes on when nobody waits for it. Resolves to `None` if it panicked or its runtime is gone.
+pub(crate) struct Task<T>(JoinHandle<T>);
+
+impl<T: Send + 'static> Task<T> {
+    pub(crate) fn spawn(call: impl Future<Output = T> + Send + 'static) -> Self {
+        Self(tokio::spawn(call))
+    }
+}
+
+impl<T> Future for Task<T> {
+    type Output = Option<T>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        Pin::new(&mut self.0).poll(cx).map(Result::ok)
+    }
+}
+
+/// The error of a call whose task is gone.
+pub(crate) fn gone() -> LedgerError {
+    LedgerError::Unavailable("a call to the database panicked, or its runtime has ended".into())
+}
+
+/// The methods of a [`Ledger`], of one type for all.
+trait Erased: Send + Sync {
+    fn as_any(&self) -> &dyn Any;
+    fn look(&self, id: RecordId) -> BoxFuture<'static, Result<Look, LedgerError>>;
+    fn begin(&self, max_run: Duration) -> BoxFuture<'static, Result<AnyTx, LedgerError>>;
+    fn write<'a>(&'a self, tx: &'a mut AnyTx, row: &'a NewRow) -> BoxFuture<'a, Result<Write, LedgerError>>;
+    fn probe<'a>(&'a self, tx: &'a mut AnyTx) -> BoxFuture<'a, Result<(), LedgerError>>;
+    fn commit(&self, tx: AnyTx) -> BoxFuture<'static, Result<(), LedgerError>>;
+    fn rollback(&self, tx: AnyTx) -> BoxFuture<'static, ()>;
+    fn settle(&self, id: RecordId, patience: Duration) -> BoxFuture<'static, Result<Look, LedgerError>>;
+    fn forget(&self, id: RecordId) -> BoxFuture<'static, Result<bool, LedgerError>>;
+    fn list(&self, after: Option<RecordId>, limit: usize) -> BoxFuture<'static, Result<Vec<Row>, LedgerError>>;
+    fn sweep(&self, max_run: Duration) -> BoxFuture<'static, Result<u64, LedgerError>>;
+    fn check(&self) -> BoxFuture<'static, Result<(), LedgerError>>;
+}
+
+impl<L: Ledger> Erased for L {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn look(&self, id: RecordId) -> BoxFuture<'static, Result<Look, LedgerError>> {
+        let ledger = self.clone();
+        Box::pin(async move { Ledger::look(&ledger, &id).await })
+    }
+
+    fn begin(&self, max_run: Duration) -> BoxFuture<'static, Result<AnyTx, LedgerError>> {
+        let ledger = self.clone();
+        Box::pin(async move { Ledger::begin(&ledger, max_run).await.map(AnyTx::new::<L>) })
+    }
+
+    fn write<'a>(&'a self, tx: &'a mut AnyTx, row: &'a NewRow) -> BoxFuture<'a, Result<Write, LedgerError>> {
+        Box::pin(async move {
+            match tx.tx.downcast_mut::<L::Tx>() {
+                Some(tx) => Ledger::write(self, tx, row).await,
+                None => Ok(Write::Misused),
+            }
+        })
+    }
+
+    fn probe<'a>(&'a self, tx: &'a mut AnyTx) -> BoxFuture<'a, Result<(), LedgerError>> {
+        Box::pin(async move {
+            match tx.tx.downcast_mut::<L::Tx>() {
+                Some(tx) => Ledger::probe(self, tx).await,
+                None => Err(LedgerError::Refused("a transaction of another ledger".into())),
+            }
+        })
+    }
+
+    fn commit(&self, tx: AnyTx) -> BoxFuture<'static, Result<(), LedgerError>> {
+        let ledger = self.clone();
+        Box::pin(async move {
+            match tx.open::<L>() {
+                Some((tx, open)) => {
+                    let committed = Ledger::commit(&ledger, *tx).await;
+                    drop(open);
+                    committed
+                }
+                None => Err(LedgerError::Refused("a transaction of another ledger".into())),
+            }
+        })
+    }
+
+    fn rollback(&self, tx: AnyTx) -> BoxFuture<'static, ()> {
+        let ledger = self.clone();
+        Box::pin(async move {
+            if let Some((tx, open)) = tx.open::<L>() {
+                Ledger::rollback(&ledger, *tx).await;
+                drop(open);
+            }
+        })
+    }
+
+    fn settle(&self, id: RecordId, patience: Duration) -> BoxFuture<'static, Result<Look, LedgerError>> {
+        let ledger = self.clone();
+        Box::pin(async move { Ledger::settle(&ledger, &id, patience).await })
+    }
+
+    fn forget(&self, id: RecordId) -> BoxFuture<'static, Result<bool, LedgerError>> {
+        let ledger = self.clone();
+        Box::pin(async move { Ledger::forget(&ledger, &id).await })
+    }
+
+    fn list(&self, after: Option<RecordId>, limit: usize) -> BoxFuture<'static, Result<Vec<Row>, LedgerError>> {
+        let ledger = self.clone();
+        Box::pin(async move { Ledger::list(&ledger, after, limit).await })
+    }
+
+    fn sweep(&self, max_run: Duration) -> BoxFuture<'static, Result<u64, LedgerError>> {
+        let ledger = self.clone();
+        Box::pin(async move { Ledger::sweep(&ledger, max_run).await })
+    }
+
+    fn check(&self) -> BoxFuture<'static, Result<(), LedgerError>> {
+        let ledger = self.clone();
+        Box::pin(async move { Ledger::check(&ledger).await })
+    }
+}
+
+impl fmt::Debug for AnyLedger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("AnyLedger").field(&self.0.name).finish()
+    }
+}

@@ -1,0 +1,31 @@
+#![doc = include_str!("../docs/links.md")]
+#![doc = ""]
+#![doc = include_str!("../../docs/exactly-once.md")]
+
+mod any;
+mod body;
+mod contract;
+mod entry;
+mod error;
+mod finish;
+mod memory;
+mod run;
+mod transactions;
+mod tx;
+
+pub(crate) use self::{
+    any::{AnyLedger, AnyTx, Task, gone},
+    body::{Buffered, buffer},
+    error::OwnAnswer,
+    finish::{Settled, Verdict, Why, commit_with_row, commit_without_row, settle},
+    run::{Answered, LedgerRun, Lent, Recorded, State},
+    transactions::is_success,
+};
+pub use self::{
+    contract::{Cause, Ledger, LedgerError, Look, NewRow, Row, Write},
+    entry::{Dialect, LedgerEntry},
+    error::TransactionError,
+    memory::{MemoryLedger, MemoryTx},
+    transactions::Transactions,
+    tx::Tx,
+};

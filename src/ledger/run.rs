@@ -1,0 +1,312 @@
+//! One request's work with a ledger: its transaction, and what becomes of it.
+
+use std::{
+    cell::{Cell, RefCell},
+    fmt, mem,
+    rc::Rc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use actix_web::{
+    HttpMessage as _, HttpRequest, HttpResponse,
+    body::{BoxBody, MessageBody as _},
+    dev::{Extensions, ResponseHead},
+};
+
+use super::{
+    AnyLedger, AnyTx, Ledger, LedgerEntry, LedgerError, Look, NewRow, Row, TransactionError, Verdict, Why,
+    any::{Task, gone},
+    finish::commit_with_row,
+};
+use crate::{
+    key::{Fingerprint, Principal, PrincipalTag, RecordId},
+    record::Record,
+    store::OwnerToken,
+};
+
+/// One request's work with a ledger. In the request's extensions, where [`Tx`](super::Tx) and
+/// [`Transactions`](super::Transactions) find it.
+pub(crate) struct LedgerRun {
+    ledger: AnyLedger,
+    /// How long a transaction may be idle.
+    max_run: Duration,
+    purpose: RefCell<Purpose>,
+    state: RefCell<State>,
+    /// Whether the handler asked for the row, to insert it itself.
+    entry_is_out: Cell<bool>,
+    /// Whether the request had a principal when the handler asked for a transaction.
+    has_principal: Cell<bool>,
+}
+
+/// What the transaction of a request is for.
+enum Purpose {
+    /// Nothing was decided yet, or no key protects the request: there is no transaction.
+    Nothing,
+    /// An ordinary transaction that is committed with a success, without a row.
+    Ordinary,
+    /// Its rows and its answer are committed together.
+    Recorded(Rc<Recorded>),
+}
+
+/// The operation whose answer is recorded.
+pub(crate) struct Recorded {
+    pub(crate) id: RecordId,
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) principal_tag: PrincipalTag,
+    pub(crate) token: OwnerToken,
+    pub(crate) attempt: u32,
+    pub(crate) keep: Duration,
+    pub(crate) patience: Duration,
+    /// What the ledger said last.
+    pub(crate) look: RefCell<Look>,
+    /// How large a kept body may be.
+    pub(crate) most: usize,
+    pub(crate) lent: Box<dyn Lent>,
+}
+
+/// What the middleware lends: it knows which responses are recorded, and how.
+pub(crate) trait Lent {
+    /// The record of a response. `body` is `None` when it is not kept.
+    fn record(&self, head: &ResponseHead, body: Option<&[u8]>) -> Record;
+
+    /// Whether a success with these extensions may be recorded. `has_principal`: whether the request has one now.
+    fn is_recordable(&self, head: &ResponseHead, extensions: &Extensions, has_principal: bool) -> bool;
+
+    /// Whether the body is a stream of events, which may never end.
+    fn is_endless(&self, head: &ResponseHead) -> bool;
+}
+
+/// How far the transaction is.
+pub(crate) enum State {
+    /// There is none.
+    Idle,
+    /// It is being begun. Whoever asked for it may have been dropped.
+    Beginning(Task<Result<AnyTx, LedgerError>>),
+    /// The handler has it.
+    Lent,
+    /// The handler has dropped it.
+    Returned(AnyTx),
+    /// It is being committed by [`Transactions`](super::Transactions), with this response.
+    Committing(Task<Verdict>, Box<Answered>),
+    /// It was committed by [`Transactions`](super::Transactions), with this response.
+    Committed(Box<Answered>),
+    /// Another run was committed first.
+    Superseded(Box<Row>),
+    /// Whether it was committed is not known.
+    Unsettled,
+    /// The handler has returned. What comes back now is rolled back.
+    Closed,
+}
+
+/// The answer of a closure, and its record.
+pub(crate) struct Answered {
+    pub(crate) response: HttpResponse,
+    pub(crate) record: Record,
+}
+
+impl LedgerRun {
+    pub(crate) fn new(ledger: &AnyLedger, max_run: Duration) -> Rc<Self> {
+        Rc::new(Self {
+            ledger: ledger.clone(),
+            max_run,
+            purpose: RefCell::new(Purpose::Nothing),
+            state: RefCell::new(State::Idle),
+            entry_is_out: Cell::new(false),
+            has_principal: Cell::new(false),
+        })
+    }
+
+    pub(crate) const fn ledger(&self) -> &AnyLedger {
+        &self.ledger
+    }
+
+    pub(crate) const fn max_run(&self) -> Duration {
+        self.max_run
+    }
+
+    /// From now on the request has ordinary transactions.
+    pub(crate) fn is_ordinary(&self) {
+        self.purpose.replace(Purpose::Ordinary);
+    }
+
+    /// From now on the request's answer is recorded.
+    pub(crate) fn records(&self, recorded: Recorded) {
+        self.purpose.replace(Purpose::Recorded(Rc::new(recorded)));
+    }
+
+    /// The operation, if its answer is recorded.
+    pub(crate) fn recorded(&self) -> Option<Rc<Recorded>> {
+        match &*self.purpose.borrow() {
+            Purpose::Recorded(recorded) => Some(recorded.clone()),
+            Purpose::Nothing | Purpose::Ordinary => None,
+        }
+    }
+
+    /// Whether the handler asked for the row, to insert it itself.
+    pub(crate) const fn entry_is_out(&self) -> bool {
+        self.entry_is_out.get()
+    }
+
+    /// The row with this response, for a handler that inserts it itself.
+    pub(crate) fn give_entry(&self, response: &mut HttpResponse) -> Result<LedgerEntry, TransactionError> {
+        let recorded = self.recorded().ok_or(TransactionError::Misused("no key protects this request"))?;
+        let most = recorded.most;
+        let (head, body) = mem::replace(response, HttpResponse::Ok().finish()).into_parts();
+        let bytes = body.try_into_bytes();
+        let kept = bytes.as_ref().ok().filter(|bytes| bytes.len() <= most).cloned();
+        let record = recorded.lent.record(head.head(), kept.as_deref());
+        *response = match bytes {
+            Ok(bytes) => head.set_body(BoxBody::new(bytes)),
+            Err(stream) => {
+                *response = head.set_body(stream);
+                return Err(TransactionError::Misused("the body of an answer with an entry is a stream"));
+            }
+        };
+        self.entry_is_out.set(true);
+        Ok(LedgerEntry::new(recorded.row(record, self.max_run)))
+    }
+
+    /// Whether the request had a principal when the handler asked for a transaction.
+    pub(super) const fn has_principal(&self) -> bool {
+        self.has_principal.get()
+    }
+
+    /// The run of this request, if its wrap has a ledger of this type.
+    pub(super) fn of<L: Ledger>(request: &HttpRequest) -> Result<(Rc<Self>, L), TransactionError> {
+        let run = request.extensions().get::<Rc<Self>>().cloned();
+        let Some(run) = run.filter(|run| !matches!(*run.purpose.borrow(), Purpose::Nothing)) else {
+            return Err(TransactionError::Misused("no key protects this request, or its wrap has no ledger"));
+        };
+        run.has_principal.set(request.extensions().contains::<Principal>());
+        let Some(ledger) = run.ledger.of_type::<L>().cloned() else {
+            return Err(TransactionError::Misused("the wrap has a ledger of another type"));
+        };
+        Ok((run, ledger))
+    }
+
+    /// Begins a transaction in a task. [`poll_begun`](Self::poll_begun) waits for it.
+    pub(super) fn begin(&self) -> Result<(), TransactionError> {
+        let mut state = self.state.borrow_mut();
+        match &*state {
+            State::Idle => {
+                *state = State::Beginning(self.ledger.begin(self.max_run));
+                Ok(())
+            }
+            State::Committed(_) | State::Committing(..) => {
+                Err(TransactionError::Misused("its answer is committed already"))
+            }
+            State::Superseded(_) => Err(TransactionError::Superseded),
+            State::Unsettled => Err(TransactionError::Unavailable("an earlier COMMIT is not settled".into())),
+            State::Closed => Err(TransactionError::Misused("the handler has returned")),
+            State::Beginning(_) | State::Lent | State::Returned(_) => {
+                Err(TransactionError::Misused("a request has one transaction"))
+            }
+        }
+    }
+
+    pub(super) fn poll_begun(&self, cx: &mut Context<'_>) -> Poll<Result<AnyTx, TransactionError>> {
+        let mut state = self.state.borrow_mut();
+        let State::Beginning(task) = &mut *state else {
+            return Poll::Ready(Err(TransactionError::Misused("the handler has returned")));
+        };
+        let begun = ready!(std::pin::Pin::new(task).poll(cx)).unwrap_or_else(|| Err(gone()));
+        *state = if begun.is_ok() { State::Lent } else { State::Idle };
+        Poll::Ready(begun.map_err(Into::into))
+    }
+
+    /// The handler has dropped its transaction.
+    pub(super) fn take_back(&self, tx: AnyTx) {
+        let mut state = self.state.borrow_mut();
+        match &*state {
+            State::Lent => *state = State::Returned(tx),
+            _ => self.ledger.rollback_detached(tx),
+        }
+    }
+
+    /// The handler's transaction has ended without a COMMIT. It may begin another one.
+    pub(super) fn is_idle_again(&self) {
+        let mut state = self.state.borrow_mut();
+        if matches!(*state, State::Lent) {
+            *state = State::Idle;
+        }
+    }
+
+    /// Commits with this response, in a task. [`poll_committed`](Self::poll_committed) waits for it.
+    pub(super) fn commit(&self, tx: AnyTx, row: NewRow, response: HttpResponse) {
+        let (ledger, record) = (self.ledger.clone(), row.record.clone());
+        let task = Task::spawn(async move { commit_with_row(&ledger, tx, &row).await });
+        *self.state.borrow_mut() = State::Committing(task, Box::new(Answered { response, record }));
+    }
+
+    /// Waits for the verdict. `None`: the handler has returned.
+    pub(super) fn poll_committed(&self, cx: &mut Context<'_>) -> Poll<Option<Ended>> {
+        let mut state = self.state.borrow_mut();
+        let State::Committing(task, _) = &mut *state else { return Poll::Ready(None) };
+        let verdict = ready!(std::pin::Pin::new(task).poll(cx)).unwrap_or(Verdict::Unsettled);
+        let State::Committing(_, answered) = mem::replace(&mut *state, State::Idle) else { return Poll::Ready(None) };
+        let (now, ended) = match verdict {
+            Verdict::Committed => (State::Committed(answered), Ended::Committed),
+            Verdict::Superseded(row) => (State::Superseded(row), Ended::Superseded),
+            Verdict::RolledBack(why) => (State::Idle, Ended::RolledBack(why)),
+            Verdict::Unsettled => (State::Unsettled, Ended::Unsettled),
+        };
+        *state = now;
+        Poll::Ready(Some(ended))
+    }
+
+    /// Another run was committed first.
+    pub(super) fn is_superseded_by(&self, row: Row) {
+        *self.state.borrow_mut() = State::Superseded(Box::new(row));
+    }
+
+    /// The committed response, for the handler to look at.
+    pub(super) fn committed_response(&self) -> HttpResponse {
+        match &*self.state.borrow() {
+            State::Committed(answered) => {
+                let response = &answered.response;
+                let mut copy = HttpResponse::new(response.status());
+                for (name, value) in response.headers() {
+                    copy.headers_mut().append(name.clone(), value.clone());
+                }
+                copy
+            }
+            _ => HttpResponse::Ok().finish(),
+        }
+    }
+
+    /// Ends the handler's part, and takes what it left.
+    pub(crate) fn close(&self) -> State {
+        self.purpose.replace(Purpose::Nothing);
+        self.state.replace(State::Closed)
+    }
+}
+
+/// The verdict on a closure's transaction.
+pub(super) enum Ended {
+    Committed,
+    Superseded,
+    RolledBack(Why),
+    Unsettled,
+}
+
+impl Recorded {
+    /// The row of this run with this record.
+    pub(crate) fn row(&self, record: Record, max_run: Duration) -> NewRow {
+        let look = self.look.borrow();
+        NewRow {
+            attempt: self.attempt,
+            principal_tag: self.principal_tag,
+            keep: self.keep,
+            max_run,
+            patience: self.patience,
+            ..NewRow::new(self.id, self.fingerprint, self.token, record, &look)
+        }
+    }
+}
+
+impl fmt::Debug for LedgerRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LedgerRun")
+    }
+}
