@@ -155,10 +155,6 @@ impl AnyLedger {
 }
 
 impl AnyTx {
-    fn new<L: Ledger>(tx: L::Tx) -> Self {
-        Self { tx: Box::new(tx), open: OpenTransaction::begins() }
-    }
-
     /// The transaction of a ledger of this type.
     pub(super) fn open<L: Ledger>(self) -> Option<(Box<L::Tx>, OpenTransaction)> {
         Some((self.tx.downcast().ok()?, self.open))
@@ -184,6 +180,15 @@ impl<T> Future for Task<T> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
         Pin::new(&mut self.0).poll(cx).map(Result::ok)
     }
+}
+
+/// Begins a transaction with these options.
+pub(super) async fn begin_as<L: Ledger>(
+    ledger: L,
+    options: L::Options,
+    max_run: Duration,
+) -> Result<AnyTx, LedgerError> {
+    Ok(AnyTx { tx: Box::new(ledger.begin(&options, max_run).await?), open: OpenTransaction::begins() })
 }
 
 /// The error of a call whose task is gone.
@@ -219,7 +224,7 @@ impl<L: Ledger> Erased for L {
 
     fn begin(&self, max_run: Duration) -> BoxFuture<'static, Result<AnyTx, LedgerError>> {
         let ledger = self.clone();
-        Box::pin(async move { Ledger::begin(&ledger, max_run).await.map(AnyTx::new::<L>) })
+        Box::pin(async move { begin_as(ledger, L::Options::default(), max_run).await })
     }
 
     fn write<'a>(&'a self, tx: &'a mut AnyTx, row: &'a NewRow) -> BoxFuture<'a, Result<Write, LedgerError>> {
@@ -244,11 +249,8 @@ impl<L: Ledger> Erased for L {
         let ledger = self.clone();
         Box::pin(async move {
             match tx.open::<L>() {
-                Some((tx, open)) => {
-                    let committed = Ledger::commit(&ledger, *tx).await;
-                    drop(open);
-                    committed
-                }
+                // The count of open transactions falls once it is answered.
+                Some((tx, _open)) => Ledger::commit(&ledger, *tx).await,
                 None => Err(LedgerError::Refused("a transaction of another ledger".into())),
             }
         })
@@ -257,9 +259,8 @@ impl<L: Ledger> Erased for L {
     fn rollback(&self, tx: AnyTx) -> BoxFuture<'static, ()> {
         let ledger = self.clone();
         Box::pin(async move {
-            if let Some((tx, open)) = tx.open::<L>() {
+            if let Some((tx, _open)) = tx.open::<L>() {
                 Ledger::rollback(&ledger, *tx).await;
-                drop(open);
             }
         })
     }

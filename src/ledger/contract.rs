@@ -22,6 +22,10 @@ pub trait Ledger: Clone + Send + Sync + 'static {
     /// An open transaction: what a handler gets by [`Tx`](super::Tx). Its drop must roll back sooner or later.
     type Tx: Send + 'static;
 
+    /// How a transaction can differ from others of this ledger: its isolation level, say.
+    /// [`Transactions::with`](super::Transactions::with) chooses; elsewhere it is the default.
+    type Options: Clone + Default + Send + 'static;
+
     /// Names the ledger to operators, and tells ledgers of one process apart: the database and the table, without secrets.
     /// Values with the same name are one ledger.
     fn name(&self) -> String;
@@ -30,7 +34,11 @@ pub trait Ledger: Clone + Send + Sync + 'static {
     fn look(&self, id: &RecordId) -> impl Future<Output = Result<Look, LedgerError>> + Send;
 
     /// Takes a connection and begins a transaction. `max_run`: how long it may be idle, at most.
-    fn begin(&self, max_run: Duration) -> impl Future<Output = Result<Self::Tx, LedgerError>> + Send;
+    fn begin(
+        &self,
+        options: &Self::Options,
+        max_run: Duration,
+    ) -> impl Future<Output = Result<Self::Tx, LedgerError>> + Send;
 
     /// Inserts the row. It waits for another transaction that has inserted a row of this id, up to `row.patience`.
     ///

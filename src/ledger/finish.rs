@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, time::timeout};
 
 use super::{AnyLedger, AnyTx, Cause, LedgerError, NewRow, Row, Write, any::Task};
 use crate::{key::RecordId, observe::metrics, store::OwnerToken};
@@ -38,7 +38,11 @@ pub(crate) enum Why {
 
 /// Writes the row, commits, and settles. To be run in a task, so that nothing cancels it.
 pub(crate) async fn commit_with_row(ledger: &AnyLedger, mut tx: AnyTx, row: &NewRow) -> Verdict {
-    let written = ledger.write(&mut tx, row).await;
+    let Ok(written) = timeout(patient(row), ledger.write(&mut tx, row)).await else {
+        // Nothing more can be said on this connection.
+        drop(tx);
+        return Verdict::RolledBack(Why::Passing("the write of a row was not answered".into()));
+    };
     let why = match written {
         Ok(Write::Written) => return commit_written(ledger, tx, row).await,
         Ok(Write::Taken(first)) => {
@@ -58,8 +62,14 @@ pub(crate) async fn commit_with_row(ledger: &AnyLedger, mut tx: AnyTx, row: &New
     Verdict::RolledBack(why)
 }
 
+/// How long a statement may stay unanswered. The database gives up waiting for locks far earlier.
+fn patient(row: &NewRow) -> Duration {
+    row.patience.saturating_mul(10)
+}
+
 async fn commit_written(ledger: &AnyLedger, tx: AnyTx, row: &NewRow) -> Verdict {
-    match ledger.commit(tx).await {
+    let committed = timeout(patient(row), ledger.commit(tx)).await;
+    match committed.unwrap_or_else(|late| Err(LedgerError::Unknown(late.into()))) {
         Ok(()) => Verdict::Committed,
         Err(LedgerError::Conflict(cause)) => after_conflict(ledger, row, cause).await,
         // A connection that broke may have broken after the COMMIT.

@@ -16,7 +16,7 @@ use actix_web::{
 
 use super::{
     AnyLedger, AnyTx, Ledger, LedgerEntry, LedgerError, Look, NewRow, Row, TransactionError, Verdict, Why,
-    any::{Task, gone},
+    any::{Task, begin_as, gone},
     finish::commit_with_row,
 };
 use crate::{
@@ -186,11 +186,11 @@ impl LedgerRun {
     }
 
     /// Begins a transaction in a task. [`poll_begun`](Self::poll_begun) waits for it.
-    pub(super) fn begin(&self) -> Result<(), TransactionError> {
+    pub(super) fn begin<L: Ledger>(&self, ledger: L, options: L::Options) -> Result<(), TransactionError> {
         let mut state = self.state.borrow_mut();
         match &*state {
             State::Idle => {
-                *state = State::Beginning(self.ledger.begin(self.max_run));
+                *state = State::Beginning(Task::spawn(begin_as(ledger, options, self.max_run)));
                 Ok(())
             }
             State::Committed(_) | State::Committing(..) => {

@@ -39,6 +39,7 @@ use super::{
 pub struct Transactions<L: Ledger> {
     ledger: L,
     run: Rc<LedgerRun>,
+    options: L::Options,
     tries: u32,
     pause: Duration,
     retry_if: Option<RetryIf>,
@@ -55,6 +56,13 @@ struct Failure<E> {
 }
 
 impl<L: Ledger> Transactions<L> {
+    /// Chooses what is special about the transactions: their isolation level, say.
+    #[must_use]
+    pub fn with(mut self, options: L::Options) -> Self {
+        self.options = options;
+        self
+    }
+
     /// Sets how often a closure is called at most. Default: 5.
     #[must_use]
     pub const fn tries(mut self, tries: u32) -> Self {
@@ -115,7 +123,8 @@ impl<L: Ledger> Transactions<L> {
     where
         E: From<TransactionError> + 'static,
     {
-        let mut tx = Tx::<L>::begin(self.run.clone()).await.map_err(Failure::from)?;
+        let begun = Tx::begin(self.run.clone(), self.ledger.clone(), self.options.clone()).await;
+        let mut tx = begun.map_err(Failure::from)?;
         let response = match work(&mut *tx).await {
             Ok(response) => response,
             Err(error) => {
@@ -253,6 +262,7 @@ impl<L: Ledger> FromRequest for Transactions<L> {
         ready(LedgerRun::of::<L>(request).map(|(run, ledger)| Self {
             ledger,
             run,
+            options: L::Options::default(),
             tries: 5,
             pause: Duration::from_millis(10),
             retry_if: None,

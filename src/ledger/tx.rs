@@ -37,8 +37,8 @@ pub struct Tx<L: Ledger> {
 }
 
 impl<L: Ledger> Tx<L> {
-    pub(super) async fn begin(run: Rc<LedgerRun>) -> Result<Self, TransactionError> {
-        run.begin()?;
+    pub(super) async fn begin(run: Rc<LedgerRun>, ledger: L, options: L::Options) -> Result<Self, TransactionError> {
+        run.begin(ledger, options)?;
         let begun = poll_fn(|cx| run.poll_begun(cx)).await?;
         match begun.open::<L>() {
             Some(tx) => Ok(Self { tx: Some(tx), run }),
@@ -59,7 +59,10 @@ impl<L: Ledger> FromRequest for Tx<L> {
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let run = LedgerRun::of::<L>(request);
-        Box::pin(async move { Self::begin(run?.0).await })
+        Box::pin(async move {
+            let (run, ledger) = run?;
+            Self::begin(run, ledger, L::Options::default()).await
+        })
     }
 }
 

@@ -1,0 +1,420 @@
+//! A ledger in PostgreSQL.
+
+use std::{
+    any::Any,
+    fmt,
+    ops::{Deref, DerefMut},
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use actix_idempotency::{
+    key::RecordId,
+    ledger::{Ledger, LedgerError, Look, NewRow, Row, Write},
+    store::{Moment, OwnerToken},
+};
+use sqlx::{
+    AssertSqlSafe, PgConnection, PgPool, Postgres, Row as _, Transaction,
+    postgres::{PgPoolOptions, PgRow},
+};
+use tokio::sync::OnceCell;
+
+use crate::{
+    error::{commit_error, ledger_error, may_retry},
+    row::{Hex, millis, quoted, row, token},
+};
+
+/// A ledger in PostgreSQL 13 or later: in the table `idempotency_ledger` unless [`table`](Self::table) names another one.
+///
+/// Handlers take [`Tx<SqlxPostgres>`](actix_idempotency::ledger::Tx) or
+/// [`Transactions<SqlxPostgres>`](actix_idempotency::ledger::Transactions), and use `&mut **tx` as the executor of their
+/// statements. Connections come from the pool that is given here. Two more, made with the options of that pool, are the
+/// ledger's own: for settling lost COMMITs, for sweeping and for operators.
+///
+/// Every statement is in the simple protocol and has no parameters, so pooling proxies in transaction mode will do.
+#[derive(Clone)]
+pub struct SqlxPostgres(Arc<Shared>);
+
+#[derive(Clone)]
+struct Shared {
+    pool: PgPool,
+    own: Arc<OnceLock<PgPool>>,
+    /// As the user named it.
+    table: String,
+    quoted: String,
+    isolation: Isolation,
+    /// The role's own limit for idle transactions.
+    idle_limit: Arc<OnceCell<Option<Duration>>>,
+}
+
+/// The isolation level of a transaction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Isolation {
+    /// As the ledger was made; without a word there, the database's own default.
+    #[default]
+    Default,
+    /// READ COMMITTED.
+    ReadCommitted,
+    /// REPEATABLE READ. Transactions fail where others have changed what they write.
+    RepeatableRead,
+    /// SERIALIZABLE. Transactions fail where no serial order exists; use
+    /// [`Transactions`](actix_idempotency::ledger::Transactions), which tries again.
+    Serializable,
+}
+
+/// An open transaction. Use `&mut **tx` as an executor in handlers (`&mut *tx` in closures), and end it neither by COMMIT
+/// nor by ROLLBACK.
+pub struct PgTx {
+    tx: Transaction<'static, Postgres>,
+    /// A value of a setting that is local to the transaction. A handler that ended it has lost the value.
+    mark: OwnerToken,
+}
+
+impl SqlxPostgres {
+    /// The definition of the default table.
+    pub const SCHEMA: &str = include_str!("../migrations/postgres/0001_idempotency_ledger.up.sql");
+
+    /// A ledger beside the tables of this pool's database.
+    #[must_use]
+    pub fn new(pool: PgPool) -> Self {
+        let table = "idempotency_ledger";
+        Self(Arc::new(Shared {
+            pool,
+            own: Arc::default(),
+            quoted: quoted(table),
+            table: table.to_owned(),
+            isolation: Isolation::Default,
+            idle_limit: Arc::default(),
+        }))
+    }
+
+    /// Chooses another table, `name` or `schema.name`, as it is spelt in the catalogue.
+    #[must_use]
+    pub fn table(self, table: &str) -> Self {
+        self.change(|shared| (shared.table, shared.quoted) = (table.to_owned(), quoted(table)))
+    }
+
+    /// Sets the isolation level of transactions that choose none.
+    #[must_use]
+    pub fn isolation(self, isolation: Isolation) -> Self {
+        self.change(|shared| shared.isolation = isolation)
+    }
+
+    /// The definition of this ledger's table.
+    #[must_use]
+    pub fn schema(&self) -> String {
+        let name = self.0.table.rsplit('.').next().unwrap_or(&self.0.table);
+        let index = quoted(&format!("{name}_expires").replace('.', "_"));
+        let named = Self::SCHEMA.replace("EXISTS idempotency_ledger_expires", &format!("EXISTS {index}"));
+        let named = named.replace("EXISTS idempotency_ledger", &format!("EXISTS {}", self.0.quoted));
+        named.replace("ON idempotency_ledger", &format!("ON {}", self.0.quoted))
+    }
+
+    /// Creates the table, unless it is there. Most applications take the migration files instead.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn create_table(&self) -> Result<(), sqlx::Error> {
+        sqlx::raw_sql(AssertSqlSafe(self.schema())).execute(&self.0.pool).await.map(|_| ())
+    }
+
+    fn change(self, change: impl FnOnce(&mut Shared)) -> Self {
+        let mut shared = Arc::unwrap_or_clone(self.0);
+        change(&mut shared);
+        Self(Arc::new(shared))
+    }
+
+    /// The ledger's own connections. Made by the background thread, on whose runtime they live.
+    fn own(&self) -> &PgPool {
+        self.0.own.get_or_init(|| {
+            let options = (*self.0.pool.connect_options()).clone();
+            PgPoolOptions::new().max_connections(2).acquire_timeout(Duration::from_secs(5)).connect_lazy_with(options)
+        })
+    }
+
+    /// One row of the database's clock, with the row of an operation where there is one.
+    fn look_statement(&self, id: &RecordId) -> String {
+        format!(
+            "SELECT {NOW}, l.expires > clock_timestamp(), {COLUMNS} FROM (SELECT 1) AS one \
+             LEFT JOIN {} AS l ON l.id = {}",
+            self.0.quoted,
+            bytes(id.as_bytes())
+        )
+    }
+
+    /// A shorter limit of the role stays in force.
+    async fn idle_limit(&self, max_run: Duration) -> Duration {
+        let ask = || async {
+            let sql = "SELECT (extract(epoch FROM current_setting('idle_in_transaction_session_timeout')::interval) \
+                       * 1000)::bigint";
+            let limit: i64 = sqlx::raw_sql(sql).fetch_one(&self.0.pool).await?.try_get(0)?;
+            Ok::<_, sqlx::Error>(u64::try_from(limit).ok().filter(|limit| *limit > 0).map(Duration::from_millis))
+        };
+        let limit = self.0.idle_limit.get_or_try_init(ask).await;
+        limit.ok().copied().flatten().map_or(max_run, |limit| limit.min(max_run))
+    }
+}
+
+/// The columns of a row, as [`row`] reads them.
+const COLUMNS: &str = "l.id, l.fingerprint, l.token, l.attempt, l.principal_tag, l.record, \
+                       (extract(epoch FROM l.expires - clock_timestamp()) * 1000)::bigint";
+
+/// The database's clock in microseconds.
+const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+
+/// Whether `standard_conforming_strings` is off or on, this is the same text.
+fn bytes(bytes: &[u8]) -> String {
+    format!("decode('{}', 'hex')", Hex(bytes))
+}
+
+fn look_of(found: &PgRow) -> Result<Look, LedgerError> {
+    let unreadable = |error: sqlx::Error| LedgerError::Unreadable(error.into());
+    let now: i64 = found.try_get(0).map_err(unreadable)?;
+    let is_live: Option<bool> = found.try_get(1).map_err(unreadable)?;
+    let (live, over) = match is_live {
+        Some(true) => (Some(row(found, 2)?), None),
+        Some(false) => (None, Some(token(found.try_get(4).map_err(unreadable)?)?)),
+        None => (None, None),
+    };
+    Ok(Look::new(live, over, Moment::new(now.max(0).unsigned_abs())))
+}
+
+impl Ledger for SqlxPostgres {
+    type Tx = PgTx;
+    type Options = Isolation;
+
+    fn name(&self) -> String {
+        let options = self.0.pool.connect_options();
+        let database = options.get_database().unwrap_or_default();
+        format!("postgres {}:{}/{database} {}", options.get_host(), options.get_port(), self.0.table)
+    }
+
+    async fn look(&self, id: &RecordId) -> Result<Look, LedgerError> {
+        let sql = self.look_statement(id);
+        let found = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_one(&self.0.pool).await.map_err(ledger_error)?;
+        look_of(&found)
+    }
+
+    async fn begin(&self, isolation: &Isolation, max_run: Duration) -> Result<PgTx, LedgerError> {
+        let isolation = if *isolation == Isolation::Default { self.0.isolation } else { *isolation };
+        let mark = OwnerToken::random();
+        let begin = format!(
+            "BEGIN{}; SET LOCAL idempotency.run = '{}'; SET LOCAL idle_in_transaction_session_timeout = {}",
+            isolation.sql(),
+            Hex(mark.as_bytes()),
+            millis(self.idle_limit(max_run).await).min(i32::MAX.into())
+        );
+        let tx = self.0.pool.begin_with(AssertSqlSafe(begin)).await.map_err(ledger_error)?;
+        Ok(PgTx { tx, mark })
+    }
+
+    async fn write(&self, tx: &mut PgTx, new: &NewRow) -> Result<Write, LedgerError> {
+        let (id, table, mark) = (bytes(new.id.as_bytes()), &self.0.quoted, Hex(tx.mark.as_bytes()));
+        let until = new.looked_at.get().saturating_add(millis(new.max_run).unsigned_abs().saturating_mul(1000));
+        let on_conflict = new.over.map_or_else(
+            || "NOTHING".to_owned(),
+            |over| {
+                format!(
+                    "UPDATE SET fingerprint = EXCLUDED.fingerprint, token = EXCLUDED.token, \
+                     attempt = EXCLUDED.attempt, principal_tag = EXCLUDED.principal_tag, born = clock_timestamp(), \
+                     expires = EXCLUDED.expires, record = EXCLUDED.record WHERE l.token = {}",
+                    bytes(over.as_bytes())
+                )
+            },
+        );
+        let sql = format!(
+            "SET LOCAL lock_timeout = {}; INSERT INTO {table} AS l \
+             (id, fingerprint, token, attempt, principal_tag, expires, record) \
+             SELECT {id}, {}, {}, {}, {}, clock_timestamp() + {} * interval '1 millisecond', {} \
+             WHERE current_setting('idempotency.run', true) = '{mark}' AND {NOW} < {until} \
+             ON CONFLICT (id) DO {on_conflict}",
+            millis(new.patience).clamp(1, i32::MAX.into()),
+            bytes(new.fingerprint.as_bytes()),
+            bytes(new.token.as_bytes()),
+            new.attempt,
+            bytes(new.principal_tag.as_bytes()),
+            millis(new.keep),
+            bytes(&new.record.to_bytes()),
+        );
+        let connection: &mut PgConnection = tx;
+        let written = sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map_err(ledger_error)?;
+        if written.rows_affected() == 1 {
+            return Ok(Write::Written);
+        }
+        self.why_not_written(tx, new, until).await
+    }
+
+    async fn probe(&self, tx: &mut PgTx) -> Result<(), LedgerError> {
+        let sql = format!("SELECT current_setting('idempotency.run', true) = '{}'", Hex(tx.mark.as_bytes()));
+        let connection: &mut PgConnection = tx;
+        let found = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_one(connection).await.map_err(ledger_error)?;
+        match found.try_get::<Option<bool>, _>(0) {
+            Ok(Some(true)) => Ok(()),
+            _ => Err(LedgerError::Refused("the handler ended the transaction itself".into())),
+        }
+    }
+
+    async fn commit(&self, tx: PgTx) -> Result<(), LedgerError> {
+        tx.tx.commit().await.map_err(commit_error)
+    }
+
+    async fn rollback(&self, tx: PgTx) {
+        if let Err(error) = tx.tx.rollback().await {
+            tracing::debug!(%error, "a transaction could not be rolled back; its connection is gone");
+        }
+    }
+
+    async fn settle(&self, id: &RecordId, patience: Duration) -> Result<Look, LedgerError> {
+        let begin = format!(
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = {}",
+            millis(patience).clamp(1, i32::MAX.into())
+        );
+        let mut tx = self.own().begin_with(AssertSqlSafe(begin)).await.map_err(ledger_error)?;
+        // Waits for whoever is about to commit a row of this id.
+        let sql = format!(
+            "INSERT INTO {} (id, fingerprint, token, attempt, principal_tag, expires, record) \
+             VALUES ({}, '', '', 0, '', clock_timestamp(), '') ON CONFLICT (id) DO NOTHING",
+            self.0.quoted,
+            bytes(id.as_bytes())
+        );
+        let probed = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *tx).await.map_err(ledger_error)?;
+        let is_vacant = probed.rows_affected() == 1;
+        let found = sqlx::raw_sql(AssertSqlSafe(self.look_statement(id))).fetch_one(&mut *tx).await;
+        tx.rollback().await.map_err(ledger_error)?;
+        let found = found.map_err(ledger_error)?;
+        if is_vacant {
+            // The row that it sees is the probe.
+            let now: i64 = found.try_get(0).map_err(|error| LedgerError::Unreadable(error.into()))?;
+            return Ok(Look::new(None, None, Moment::new(now.max(0).unsigned_abs())));
+        }
+        look_of(&found)
+    }
+
+    async fn forget(&self, id: &RecordId) -> Result<bool, LedgerError> {
+        let (table, id) = (&self.0.quoted, bytes(id.as_bytes()));
+        let sql = format!(
+            "WITH was AS (SELECT expires > clock_timestamp() AS live FROM {table} WHERE id = {id}) \
+             INSERT INTO {table} AS l (id, fingerprint, token, attempt, principal_tag, expires, record) \
+             VALUES ({id}, '', {}, 0, '', clock_timestamp(), '') \
+             ON CONFLICT (id) DO UPDATE SET fingerprint = '', token = EXCLUDED.token, attempt = 0, principal_tag = '', \
+             born = clock_timestamp(), expires = clock_timestamp(), record = '' \
+             RETURNING coalesce((SELECT live FROM was), false)",
+            bytes(OwnerToken::random().as_bytes())
+        );
+        let found = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_one(self.own()).await.map_err(ledger_error)?;
+        found.try_get(0).map_err(ledger_error)
+    }
+
+    async fn list(&self, after: Option<RecordId>, limit: usize) -> Result<Vec<Row>, LedgerError> {
+        let after = after.map_or_else(String::new, |id| format!(" AND l.id > {}", bytes(id.as_bytes())));
+        let sql = format!(
+            "SELECT {COLUMNS} FROM {} AS l WHERE l.expires > clock_timestamp(){after} ORDER BY l.id LIMIT {limit}",
+            self.0.quoted
+        );
+        let found = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(self.own()).await.map_err(ledger_error)?;
+        found.iter().map(|found| row(found, 0)).collect()
+    }
+
+    async fn sweep(&self, max_run: Duration) -> Result<u64, LedgerError> {
+        let table = &self.0.quoted;
+        let sql = format!(
+            "DELETE FROM {table} WHERE id IN (SELECT id FROM {table} \
+             WHERE expires < clock_timestamp() - {} * interval '1 millisecond' ORDER BY expires LIMIT 500 \
+             FOR UPDATE SKIP LOCKED)",
+            millis(max_run.saturating_add(Duration::from_secs(60)))
+        );
+        let swept = sqlx::raw_sql(AssertSqlSafe(sql)).execute(self.own()).await.map_err(ledger_error)?;
+        Ok(swept.rows_affected())
+    }
+
+    async fn check(&self) -> Result<(), LedgerError> {
+        let refused = |error: sqlx::Error| match ledger_error(error) {
+            LedgerError::Refused(error) => LedgerError::Refused(
+                format!("{error}. The ledger needs SELECT, INSERT, UPDATE and DELETE on its table:\n{}", self.schema())
+                    .into(),
+            ),
+            error => error,
+        };
+        let mut tx = self.0.pool.begin().await.map_err(refused)?;
+        let (table, id) = (&self.0.quoted, bytes(OwnerToken::random().as_bytes()));
+        let sql = format!(
+            "INSERT INTO {table} AS l (id, fingerprint, token, attempt, principal_tag, expires, record) \
+             VALUES ({id}, '', '', 0, '', clock_timestamp(), '') \
+             ON CONFLICT (id) DO UPDATE SET token = EXCLUDED.token WHERE l.token = ''; \
+             UPDATE {table} SET expires = expires WHERE id = {id}; \
+             SELECT {COLUMNS} FROM {table} AS l WHERE id = {id}; \
+             DELETE FROM {table} WHERE id = {id}"
+        );
+        let tried = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *tx).await;
+        let rolled_back = tx.rollback().await;
+        tried.map_err(refused)?;
+        rolled_back.map_err(refused)
+    }
+
+    fn may_retry(&self, error: &dyn Any) -> bool {
+        may_retry(error)
+    }
+}
+
+impl SqlxPostgres {
+    async fn why_not_written(&self, tx: &mut PgTx, new: &NewRow, until: u64) -> Result<Write, LedgerError> {
+        let sql = format!(
+            "SELECT coalesce(current_setting('idempotency.run', true) = '{}', false), {NOW} < {until}",
+            Hex(tx.mark.as_bytes())
+        );
+        let unreadable = |error: sqlx::Error| LedgerError::Unreadable(error.into());
+        let connection: &mut PgConnection = tx;
+        let found = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_one(&mut *connection).await.map_err(ledger_error)?;
+        let (is_ours, is_young): (bool, bool) =
+            (found.try_get(0).map_err(unreadable)?, found.try_get(1).map_err(unreadable)?);
+        if !is_ours {
+            return Ok(Write::Misused);
+        }
+        let look = self.look_statement(&new.id);
+        let found = sqlx::raw_sql(AssertSqlSafe(look)).fetch_one(connection).await.map_err(ledger_error)?;
+        Ok(match look_of(&found)? {
+            Look { row: Some(row), .. } => Write::Taken(Box::new(row)),
+            _ if !is_young => Write::Stale,
+            Look { over: Some(_), .. } => Write::Stale,
+            _ => Write::Misused,
+        })
+    }
+}
+
+impl Isolation {
+    const fn sql(self) -> &'static str {
+        match self {
+            Self::Default => "",
+            Self::ReadCommitted => " ISOLATION LEVEL READ COMMITTED",
+            Self::RepeatableRead => " ISOLATION LEVEL REPEATABLE READ",
+            Self::Serializable => " ISOLATION LEVEL SERIALIZABLE",
+        }
+    }
+}
+
+impl Deref for PgTx {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.tx
+    }
+}
+
+impl DerefMut for PgTx {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.tx
+    }
+}
+
+impl fmt::Debug for SqlxPostgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqlxPostgres").field("table", &self.0.table).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for PgTx {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PgTx")
+    }
+}
