@@ -17,7 +17,7 @@ use std::{
 
 use self::{
     command::{Step, cargo, run, succeed, succeeds, with_variable},
-    needs::{need_browser, need_component, need_python, need_redis, need_valgrind, need_wrk},
+    needs::{need_browser, need_component, need_postgres, need_python, need_redis, need_valgrind, need_wrk},
 };
 
 const HELP: &str = "\
@@ -62,6 +62,7 @@ fn test() -> Step {
     need_component("fmt", "rustfmt")?;
     need_component("clippy", "clippy")?;
     need_redis()?;
+    need_postgres()?;
     need_browser()?;
     folders::check()?;
     cargo("formatting", &["fmt", "--all", "--check"])?;
@@ -78,6 +79,7 @@ fn test() -> Step {
     cargo("examples", &["build", "--all-features", "--examples"])?;
     fuzz()?;
     ecosystem()?;
+    sqlx()?;
     // This test runs without the feature `metrics`, because metrics allocate too.
     cargo("allocations", &["test", "--test", "allocations"])?;
     match need_valgrind() {
@@ -131,6 +133,20 @@ fn ecosystem() -> Step {
     let lints = [&["clippy"][..], &manifest, &target, &["--all-targets", "--", "-D", "warnings"]];
     cargo("lints of the ecosystem", &lints.concat())?;
     cargo("ecosystem", &[&["test"][..], &manifest, &target].concat())
+}
+
+/// The ledgers, with PostgreSQL, PgBouncer and SQLite.
+fn sqlx() -> Step {
+    let package = ["--package", "actix-idempotency-sqlx"];
+    for features in ["", "postgres", "sqlite"] {
+        let name = format!("lints of actix-idempotency-sqlx with features `{features}`");
+        let lints = [&["clippy"][..], &package, &["--lib", "--features", features, "--", "-D", "warnings"]];
+        cargo(&name, &lints.concat())?;
+    }
+    let all = ["--features", "postgres,sqlite"];
+    // The tests start the example as a process.
+    cargo("example of actix-idempotency-sqlx", &[&["build", "--examples"][..], &package, &all].concat())?;
+    cargo("actix-idempotency-sqlx", &[&["test"][..], &package, &all].concat())
 }
 
 /// Explores thread schedules of the memory store. It has its own target directory, because `--cfg shuttle` changes the

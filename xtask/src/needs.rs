@@ -1,6 +1,6 @@
 //! Programs that a step needs besides cargo. A missing one is installed if possible; else the step fails with its name.
 
-use std::{env, process::Command};
+use std::{env, fs, process::Command};
 
 use crate::command::{Step, succeeds};
 
@@ -17,6 +17,24 @@ pub(crate) fn need_component(subcommand: &str, component: &str) -> Step {
 pub(crate) fn need_redis() -> Step {
     need_program("redis-server", &Packages { debian: &["redis-server"], others: &["redis"] })
         .map_err(|missing| format!("{missing}. It need not run: the tests start their own"))
+}
+
+/// The tests start their own PostgreSQL servers, and PgBouncer before one of them, on free ports.
+pub(crate) fn need_postgres() -> Step {
+    let in_its_folder = || {
+        let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+        versions.map(|version| version.path().join("bin/initdb")).any(|program| program.exists())
+    };
+    if !in_its_folder() {
+        need_program("initdb", &Packages { debian: &["postgresql"], others: &["postgresql"] })
+            .or_else(|missing| if in_its_folder() { Ok(()) } else { Err(missing) })
+            .map_err(|missing| format!("{missing} (PostgreSQL). It need not run: the tests start their own"))?;
+    }
+    // Debian has it in a folder that only root's search path names.
+    if fs::exists("/usr/sbin/pgbouncer").unwrap_or(false) {
+        return Ok(());
+    }
+    need_program("pgbouncer", &Packages { debian: &["pgbouncer"], others: &["pgbouncer"] })
 }
 
 /// A browser and its driver, with which the tests open the HTML pages.
