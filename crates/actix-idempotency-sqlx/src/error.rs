@@ -1,8 +1,11 @@
 //! The error of a handler's statements.
 
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 use std::any::Any;
 
-use actix_idempotency::ledger::{Cause, LedgerError, TransactionError};
+use actix_idempotency::ledger::TransactionError;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+use actix_idempotency::ledger::{Cause, LedgerError};
 use actix_web::{HttpResponse, ResponseError, http::StatusCode};
 
 /// The error type for handlers and closures with transactions: `?` takes sqlx's errors and the ledger's.
@@ -48,6 +51,7 @@ fn is_passing(error: &sqlx::Error) -> bool {
 }
 
 /// Whether a closure's error is one of the database that may not come again.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) fn may_retry(error: &dyn Any) -> bool {
     let of_error = |error: &Error| match error {
         Error::Statement(error) => kind(error) == Kind::Conflict,
@@ -67,25 +71,25 @@ pub(crate) fn may_retry(error: &dyn Any) -> bool {
 enum Kind {
     Unavailable,
     Conflict,
-    Unknown,
     Refused,
     Unreadable,
 }
 
 /// What an error says of its transaction.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) fn ledger_error(error: sqlx::Error) -> LedgerError {
     let kind = kind(&error);
     let cause: Cause = error.into();
     match kind {
         Kind::Unavailable => LedgerError::Unavailable(cause),
         Kind::Conflict => LedgerError::Conflict(cause),
-        Kind::Unknown => LedgerError::Unknown(cause),
         Kind::Refused => LedgerError::Refused(cause),
         Kind::Unreadable => LedgerError::Unreadable(cause),
     }
 }
 
 /// As [`ledger_error`], for a COMMIT: nobody knows whether one was made whose answer did not come.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) fn commit_error(error: sqlx::Error) -> LedgerError {
     match ledger_error(error) {
         LedgerError::Unavailable(cause) | LedgerError::Unreadable(cause) => LedgerError::Unknown(cause),
@@ -121,7 +125,8 @@ fn kind_of_postgres(code: &str, severity: sqlx::postgres::PgSeverity) -> Kind {
     match code {
         // Serialization failure, deadlock, lock not available, statement cancelled.
         "40001" | "40P01" | "55P03" | "57014" => Kind::Conflict,
-        "40003" => Kind::Unknown,
+        // Statement completion unknown.
+        "40003" => Kind::Unavailable,
         _ if matches!(severity, PgSeverity::Fatal | PgSeverity::Panic) => Kind::Unavailable,
         _ if code.starts_with("08") || code.starts_with("53") || code.starts_with("57P") => Kind::Unavailable,
         _ => Kind::Refused,

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs::File,
     io::{BufRead as _, BufReader},
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -51,12 +52,18 @@ impl Server {
         Self::example("conformance", variables)
     }
 
+    /// As [`start`](Self::start). The server writes its log into a file.
+    pub(crate) fn logged(variables: &[(&str, &str)], log: &Path) -> Self {
+        Self::run("conformance", variables, File::create(log).expect("a new file").into())
+    }
+
     pub(crate) fn example(example: &str, variables: &[(&str, &str)]) -> Self {
-        let mut child = command(example, variables)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the server starts");
+        Self::run(example, variables, Stdio::null())
+    }
+
+    fn run(example: &str, variables: &[(&str, &str)], log: Stdio) -> Self {
+        let mut child =
+            command(example, variables).stdout(Stdio::piped()).stderr(log).spawn().expect("the server starts");
         let stdout = child.stdout.take().expect("piped");
         let mut lines = BufReader::new(stdout).lines();
         let address = loop {

@@ -23,7 +23,7 @@ use actix_web::{
 };
 use sqlx::{AssertSqlSafe, PgPool};
 
-use crate::common::{Bouncer, Cluster, connect};
+use crate::databases::{Bouncer, Cluster, connect};
 
 const RUN: Duration = Duration::from_secs(60);
 

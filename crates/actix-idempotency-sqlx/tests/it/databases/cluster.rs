@@ -18,7 +18,7 @@ use std::{
 
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
 
-use super::PATIENCE;
+use crate::common::PATIENCE;
 
 /// A PostgreSQL server.
 pub(crate) struct Cluster {
