@@ -166,9 +166,10 @@ impl Idempotency {
         let mut ledgers = self.0.ledgers.lock();
         let known = ledgers.iter().map(|(_, known)| known).find(|known| known.is_same(ledger)).cloned();
         let ledger = known.unwrap_or_else(|| {
-            ledger.look_after(at_most_a_century(settings.limits.max_run));
+            ledger.look_after();
             ledger.clone()
         });
+        ledger.is_used_for(at_most_a_century(settings.limits.max_run));
         if !ledgers.iter().any(|(name, known)| name == cache && known.is_same(&ledger)) {
             ledgers.push((cache.to_owned(), ledger.clone()));
         }

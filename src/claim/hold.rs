@@ -189,7 +189,7 @@ impl HeldClaim {
         self.end(ReleaseAs::Ended);
     }
 
-    /// Bars the key, because it is not known whether a lost owner has done its work.
+    /// Ends the claim as that of a lost owner: whoever asks next is told, and with a ledger settles before it runs.
     pub(crate) fn bar(mut self: Box<Self>) {
         self.end(ReleaseAs::Unknown);
     }

@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use super::hold::HeldClaim;
 use crate::{
     key::RecordId,
-    ledger::{AnyLedger, settle},
+    ledger::{AnyLedger, Settled, settle},
     observe::metrics,
     store::OwnerToken,
 };
@@ -22,10 +22,11 @@ impl HeldClaim {
             let mut held = Some(self);
             while let Some(claim) = held.take() {
                 match settle(&ledger, id, token, claims.config.timeout).await {
-                    // A row is there, or none will be: the next request looks.
-                    Ok(_) => claim.ended(),
+                    Ok(Settled::Ours | Settled::Theirs(_)) => claim.ended(),
+                    Ok(Settled::Nothing) => claim.free(),
                     Err(error) if Instant::now() >= until => {
                         tracing::error!(%error, record = ?id, "a COMMIT could not be settled; the next request asks again");
+                        claim.bar();
                     }
                     Err(_) => {
                         claims.handle.health.pause(std::time::Duration::from_millis(200)).await;

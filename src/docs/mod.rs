@@ -1,5 +1,6 @@
-//! The manual, page by page. The pages are the files of `docs/` in the repository. The pages about settings and stores
-//! are the documentation of the modules [`settings`](crate::settings) and [`store`](crate::store).
+//! The manual, page by page. The pages are the files of `docs/` in the repository. The pages about settings, stores and
+//! ledgers are the documentation of the modules [`settings`](crate::settings), [`store`](crate::store) and
+//! [`ledger`](crate::ledger).
 
 // A page names other pages by link references. Each file defines them at its end, as paths of files. Here `links.md`
 // comes first and defines them as paths of items; the first definition counts.

@@ -5,7 +5,10 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -26,6 +29,8 @@ pub(crate) struct AnyLedger(Arc<Shared>);
 struct Shared {
     ledger: Box<dyn Erased>,
     name: String,
+    /// The greatest `limits.max_run` of its wraps, in milliseconds.
+    max_run: AtomicU64,
     /// The thread for calls that must go on while workers are busy.
     background: Background,
 }
@@ -39,7 +44,12 @@ pub(crate) struct AnyTx {
 impl AnyLedger {
     pub(crate) fn new(ledger: &impl Ledger) -> Self {
         let name = Ledger::name(ledger);
-        Self(Arc::new(Shared { ledger: Box::new(ledger.clone()), name, background: Background::default() }))
+        Self(Arc::new(Shared {
+            ledger: Box::new(ledger.clone()),
+            name,
+            max_run: AtomicU64::new(0),
+            background: Background::default(),
+        }))
     }
 
     /// The ledger itself, if it is of this type.
@@ -57,8 +67,14 @@ impl AnyLedger {
         &self.0.name
     }
 
+    /// A wrap uses the ledger whose runs may be so old.
+    pub(crate) fn is_used_for(&self, max_run: Duration) {
+        let millis = u64::try_from(max_run.as_millis()).unwrap_or(u64::MAX);
+        self.0.max_run.fetch_max(millis, Relaxed);
+    }
+
     /// Checks the table once, and deletes expired rows every minute, as long as the ledger is used.
-    pub(crate) fn look_after(&self, max_run: Duration) {
+    pub(crate) fn look_after(&self) {
         const EVERY: Duration = Duration::from_secs(60);
         let shared = Arc::downgrade(&self.0);
         self.0.background.spawn(async move {
@@ -75,12 +91,13 @@ impl AnyLedger {
             loop {
                 tokio::time::sleep(EVERY).await;
                 let Some(ledger) = ledger() else { return };
-                ledger.sweep_all(max_run).await;
+                ledger.sweep_all().await;
             }
         });
     }
 
-    async fn sweep_all(&self, max_run: Duration) {
+    async fn sweep_all(&self) {
+        let max_run = Duration::from_millis(self.0.max_run.load(Relaxed));
         loop {
             match self.0.ledger.sweep(max_run).await {
                 Ok(0) => return,

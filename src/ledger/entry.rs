@@ -99,14 +99,17 @@ impl LedgerEntry {
                 last.min(MOST_MICROSECONDS)
             ),
             Dialect::Sqlite => {
-                let now = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
-                format!("CASE WHEN {now} < {} THEN {now} + {keep} END", last / 1000)
+                format!("CASE WHEN {SQLITE_NOW} < {} THEN {SQLITE_NOW} + {keep} END", last / 1000)
             }
+        };
+        let now = match dialect {
+            Dialect::Postgres => "clock_timestamp()",
+            Dialect::Sqlite => SQLITE_NOW,
         };
         let mut statements = Vec::new();
         if let Some(over) = &row.over {
             let (id, over) = (bytes(row.id.as_bytes()), bytes(over.as_bytes()));
-            statements.push(format!("DELETE FROM {table} WHERE id = {id} AND token = {over}"));
+            statements.push(format!("DELETE FROM {table} WHERE id = {id} AND token = {over} AND expires <= {now}"));
         }
         statements.push(format!(
             "INSERT INTO {table} (id, fingerprint, token, attempt, principal_tag, expires, record) \
@@ -121,6 +124,9 @@ impl LedgerEntry {
         statements
     }
 }
+
+/// Milliseconds since the Unix epoch.
+const SQLITE_NOW: &str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
 
 /// The year 9999, which every database knows.
 const MOST_MICROSECONDS: u64 = 253_370_764_800_000_000;

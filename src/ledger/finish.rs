@@ -38,9 +38,13 @@ pub(crate) enum Why {
 
 /// Writes the row, commits, and settles. To be run in a task, so that nothing cancels it.
 pub(crate) async fn commit_with_row(ledger: &AnyLedger, mut tx: AnyTx, row: &NewRow) -> Verdict {
-    let Ok(written) = timeout(patient(row), ledger.write(&mut tx, row)).await else {
-        // Nothing more can be said on this connection.
-        drop(tx);
+    let (writer, new) = (ledger.clone(), row.clone());
+    let write = Task::spawn(async move {
+        let written = writer.write(&mut tx, &new).await;
+        (tx, written)
+    });
+    // A call that is not answered goes on in its task, and its transaction is dropped there.
+    let Ok(Some((tx, written))) = timeout(patient(row), write).await else {
         return Verdict::RolledBack(Why::Passing("the write of a row was not answered".into()));
     };
     let why = match written {
@@ -68,8 +72,9 @@ fn patient(row: &NewRow) -> Duration {
 }
 
 async fn commit_written(ledger: &AnyLedger, tx: AnyTx, row: &NewRow) -> Verdict {
-    let committed = timeout(patient(row), ledger.commit(tx)).await;
-    match committed.unwrap_or_else(|late| Err(LedgerError::Unknown(late.into()))) {
+    let committed = timeout(patient(row), Task::spawn(ledger.commit(tx))).await;
+    let lost = || Err(LedgerError::Unknown("it was not answered in time".into()));
+    match committed.ok().flatten().unwrap_or_else(lost) {
         Ok(()) => Verdict::Committed,
         Err(LedgerError::Conflict(cause)) => after_conflict(ledger, row, cause).await,
         // A connection that broke may have broken after the COMMIT.
@@ -125,9 +130,12 @@ pub(crate) async fn settle(
     token: OwnerToken,
     patience: Duration,
 ) -> Result<Settled, LedgerError> {
-    let settled = match ledger.settle(id, patience).await?.row {
+    let look = ledger.settle(id, patience).await?;
+    let settled = match look.row {
         Some(row) if row.token == token => Settled::Ours,
         Some(row) => Settled::Theirs(Box::new(row)),
+        // It was committed, and has expired since.
+        None if look.over == Some(token) => Settled::Ours,
         None => Settled::Nothing,
     };
     metrics::settled();

@@ -178,6 +178,7 @@ impl Ledger for MemoryLedger {
     }
 
     async fn forget(&self, id: &RecordId) -> Result<bool, LedgerError> {
+        self.wait(id, 0, Duration::from_secs(5)).await?;
         let now = self.now();
         let tombstone = Kept { token: OwnerToken::random(), expires: now, row: None };
         let before = self.0.state.lock().rows.insert(*id, tombstone);

@@ -3,7 +3,6 @@
 #![doc = include_str!("../../docs/exactly-once.md")]
 
 mod any;
-mod body;
 mod contract;
 mod entry;
 mod error;
@@ -15,10 +14,9 @@ mod tx;
 
 pub(crate) use self::{
     any::{AnyLedger, AnyTx, Task, gone},
-    body::{Buffered, buffer},
     error::OwnAnswer,
     finish::{Settled, Verdict, Why, commit_with_row, commit_without_row, settle},
-    run::{Answered, LedgerRun, Lent, Recorded, State},
+    run::{Answered, LedgerRun, Left, Lent, Recorded, State},
     transactions::is_success,
 };
 pub use self::{

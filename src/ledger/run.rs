@@ -2,7 +2,10 @@
 
 use std::{
     cell::{Cell, RefCell},
-    fmt, mem,
+    fmt,
+    future::poll_fn,
+    mem,
+    pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
     time::Duration,
@@ -37,6 +40,8 @@ pub(crate) struct LedgerRun {
     entry_is_out: Cell<bool>,
     /// Whether the request had a principal when the handler asked for a transaction.
     has_principal: Cell<bool>,
+    /// Whether the handler has returned. What comes back then is rolled back.
+    has_returned: Cell<bool>,
 }
 
 /// What the transaction of a request is for.
@@ -54,7 +59,9 @@ pub(crate) struct Recorded {
     pub(crate) id: RecordId,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) principal_tag: PrincipalTag,
-    pub(crate) token: OwnerToken,
+    /// The token of the last row that was made. Each has its own: a row of this run that was committed without its knowledge
+    /// and has expired may be replaced by others, and must not be taken for a later row.
+    pub(crate) token: Cell<OwnerToken>,
     pub(crate) attempt: u32,
     pub(crate) keep: Duration,
     pub(crate) patience: Duration,
@@ -87,6 +94,8 @@ pub(crate) enum State {
     Lent,
     /// The handler has dropped it.
     Returned(AnyTx),
+    /// It is being rolled back, or committed without a row.
+    Ending(Task<()>),
     /// It is being committed by [`Transactions`](super::Transactions), with this response.
     Committing(Task<Verdict>, Box<Answered>),
     /// It was committed by [`Transactions`](super::Transactions), with this response.
@@ -95,8 +104,6 @@ pub(crate) enum State {
     Superseded(Box<Row>),
     /// Whether it was committed is not known.
     Unsettled,
-    /// The handler has returned. What comes back now is rolled back.
-    Closed,
 }
 
 /// The answer of a closure, and its record.
@@ -114,6 +121,7 @@ impl LedgerRun {
             state: RefCell::new(State::Idle),
             entry_is_out: Cell::new(false),
             has_principal: Cell::new(false),
+            has_returned: Cell::new(false),
         })
     }
 
@@ -187,6 +195,9 @@ impl LedgerRun {
 
     /// Begins a transaction in a task. [`poll_begun`](Self::poll_begun) waits for it.
     pub(super) fn begin<L: Ledger>(&self, ledger: L, options: L::Options) -> Result<(), TransactionError> {
+        if self.has_returned.get() {
+            return Err(TransactionError::Misused("the handler has returned"));
+        }
         let mut state = self.state.borrow_mut();
         match &*state {
             State::Idle => {
@@ -198,8 +209,7 @@ impl LedgerRun {
             }
             State::Superseded(_) => Err(TransactionError::Superseded),
             State::Unsettled => Err(TransactionError::Unavailable("an earlier COMMIT is not settled".into())),
-            State::Closed => Err(TransactionError::Misused("the handler has returned")),
-            State::Beginning(_) | State::Lent | State::Returned(_) => {
+            State::Beginning(_) | State::Lent | State::Returned(_) | State::Ending(_) => {
                 Err(TransactionError::Misused("a request has one transaction"))
             }
         }
@@ -210,7 +220,7 @@ impl LedgerRun {
         let State::Beginning(task) = &mut *state else {
             return Poll::Ready(Err(TransactionError::Misused("the handler has returned")));
         };
-        let begun = ready!(std::pin::Pin::new(task).poll(cx)).unwrap_or_else(|| Err(gone()));
+        let begun = ready!(Pin::new(task).poll(cx)).unwrap_or_else(|| Err(gone()));
         *state = if begun.is_ok() { State::Lent } else { State::Idle };
         Poll::Ready(begun.map_err(Into::into))
     }
@@ -219,16 +229,81 @@ impl LedgerRun {
     pub(super) fn take_back(&self, tx: AnyTx) {
         let mut state = self.state.borrow_mut();
         match &*state {
-            State::Lent => *state = State::Returned(tx),
+            State::Lent if !self.has_returned.get() => *state = State::Returned(tx),
             _ => self.ledger.rollback_detached(tx),
         }
     }
 
-    /// The handler's transaction has ended without a COMMIT. It may begin another one.
-    pub(super) fn is_idle_again(&self) {
+    /// Ends a transaction without a row, in a task that nothing cancels. The handler may begin another one then.
+    pub(crate) async fn end(&self, ending: impl Future<Output = ()> + Send + 'static) {
+        *self.state.borrow_mut() = State::Ending(Task::spawn(ending));
+        poll_fn(|cx| self.poll_settled(cx)).await;
+    }
+
+    /// Rolls back the transaction that the handler has dropped.
+    pub(crate) async fn roll_back(&self) {
+        if let Some(tx) = self.take_tx() {
+            self.end(self.ledger.rollback(tx)).await;
+        }
+    }
+
+    /// The transaction that the handler has dropped.
+    pub(crate) fn take_tx(&self) -> Option<AnyTx> {
         let mut state = self.state.borrow_mut();
-        if matches!(*state, State::Lent) {
-            *state = State::Idle;
+        match mem::replace(&mut *state, State::Idle) {
+            State::Returned(tx) => Some(tx),
+            other => {
+                *state = other;
+                None
+            }
+        }
+    }
+
+    /// The handler has returned. Waits for what is under way, without taking it away, so that an operation that is dropped
+    /// meanwhile still finds it.
+    pub(crate) async fn handler_returns(&self) {
+        self.has_returned.set(true);
+        poll_fn(|cx| self.poll_settled(cx)).await;
+    }
+
+    /// Ready when nothing is under way.
+    fn poll_settled(&self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let mut state = self.state.borrow_mut();
+            match &mut *state {
+                State::Beginning(task) => {
+                    // The extractor was dropped, because another one failed.
+                    let begun = ready!(Pin::new(task).poll(cx));
+                    *state = match begun {
+                        Some(Ok(tx)) => State::Ending(self.ledger.rollback_in_task(tx)),
+                        Some(Err(_)) | None => State::Idle,
+                    };
+                }
+                State::Ending(task) => {
+                    ready!(Pin::new(task).poll(cx));
+                    *state = State::Idle;
+                }
+                State::Committing(..) => {
+                    drop(state);
+                    ready!(self.poll_committed(cx));
+                }
+                _ => return Poll::Ready(()),
+            }
+        }
+    }
+
+    /// What the handler has left. A transaction stays here until it is [taken](Self::take_tx).
+    pub(crate) fn left(&self) -> Left {
+        let mut state = self.state.borrow_mut();
+        match mem::replace(&mut *state, State::Idle) {
+            State::Committed(answered) => Left::Committed(answered),
+            State::Superseded(row) => Left::Superseded(row),
+            State::Unsettled => Left::Unsettled,
+            State::Lent => Left::Kept,
+            other => {
+                *state = other;
+                if matches!(*state, State::Returned(_)) { Left::Tx } else { Left::Nothing }
+            }
         }
     }
 
@@ -243,7 +318,7 @@ impl LedgerRun {
     pub(super) fn poll_committed(&self, cx: &mut Context<'_>) -> Poll<Option<Ended>> {
         let mut state = self.state.borrow_mut();
         let State::Committing(task, _) = &mut *state else { return Poll::Ready(None) };
-        let verdict = ready!(std::pin::Pin::new(task).poll(cx)).unwrap_or(Verdict::Unsettled);
+        let verdict = ready!(Pin::new(task).poll(cx)).unwrap_or(Verdict::Unsettled);
         let State::Committing(_, answered) = mem::replace(&mut *state, State::Idle) else { return Poll::Ready(None) };
         let (now, ended) = match verdict {
             Verdict::Committed => (State::Committed(answered), Ended::Committed),
@@ -275,11 +350,28 @@ impl LedgerRun {
         }
     }
 
-    /// Ends the handler's part, and takes what it left.
+    /// Ends this work, and takes what is open. Called once, when the operation is dropped.
     pub(crate) fn close(&self) -> State {
+        self.has_returned.set(true);
         self.purpose.replace(Purpose::Nothing);
-        self.state.replace(State::Closed)
+        self.state.replace(State::Idle)
     }
+}
+
+/// What a handler has left when it returned.
+pub(crate) enum Left {
+    /// No transaction: it opened none, or ended it.
+    Nothing,
+    /// A transaction that can be committed.
+    Tx,
+    /// A transaction that something still holds.
+    Kept,
+    /// A transaction that is committed, with this response.
+    Committed(Box<Answered>),
+    /// Another run was committed first.
+    Superseded(Box<Row>),
+    /// A COMMIT whose answer was lost.
+    Unsettled,
 }
 
 /// The verdict on a closure's transaction.
@@ -294,13 +386,14 @@ impl Recorded {
     /// The row of this run with this record.
     pub(crate) fn row(&self, record: Record, max_run: Duration) -> NewRow {
         let look = self.look.borrow();
+        self.token.set(OwnerToken::random());
         NewRow {
             attempt: self.attempt,
             principal_tag: self.principal_tag,
             keep: self.keep,
             max_run,
             patience: self.patience,
-            ..NewRow::new(self.id, self.fingerprint, self.token, record, &look)
+            ..NewRow::new(self.id, self.fingerprint, self.token.get(), record, &look)
         }
     }
 }

@@ -10,13 +10,15 @@ use std::{
 
 use actix_web::{FromRequest, HttpRequest, HttpResponse, body::BoxBody, dev::Payload};
 
+use tokio::sync::oneshot;
+
 use super::{
     Ledger, TransactionError, Tx, Why,
-    any::{Task, gone},
-    body::{Buffered, buffer},
+    any::gone,
     finish::commit_without_row,
     run::{Ended, LedgerRun, Recorded},
 };
+use crate::record::{Buffered, buffer};
 
 /// Transactions as closures: an extractor in handlers under a wrap with [`ledger`](crate::IdempotencyKey::ledger).
 ///
@@ -141,9 +143,13 @@ impl<L: Ledger> Transactions<L> {
             return self.commit(tx, recorded, response).await.map_err(Failure::from);
         }
         let (ledger, tx) = (self.run.ledger().clone(), tx.into_any());
-        let committed = Task::spawn(async move { commit_without_row(&ledger, tx).await }).await;
-        self.run.is_idle_again();
-        committed.unwrap_or_else(|| Err(gone())).map_err(|error| Failure::from(Why::of(error)))?;
+        let (send, committed) = oneshot::channel();
+        let commit = async move {
+            let _ = send.send(commit_without_row(&ledger, tx).await);
+        };
+        self.run.end(commit).await;
+        let committed = committed.await.unwrap_or_else(|_| Err(gone()));
+        committed.map_err(|error| Failure::from(Why::of(error)))?;
         Ok(response)
     }
 
@@ -186,9 +192,7 @@ impl<L: Ledger> Transactions<L> {
     }
 
     async fn roll_back(&self, tx: Tx<L>) {
-        let rolled_back = self.run.ledger().rollback_in_task(tx.into_any());
-        rolled_back.await;
-        self.run.is_idle_again();
+        self.run.end(self.run.ledger().rollback(tx.into_any())).await;
     }
 
     /// Another run may have been committed since.

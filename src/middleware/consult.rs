@@ -153,7 +153,7 @@ where
             fingerprint: question.fingerprint,
             principal_tag: question.principal_tag,
             // Tokens of claims in memory are told apart within their process only.
-            token: OwnerToken::random(),
+            token: OwnerToken::random().into(),
             attempt,
             keep: storage.ttl,
             patience: storage.timeout,

@@ -114,7 +114,9 @@ where
     fn panicked(&mut self, panic: &(dyn Any + Send)) -> Result<ServiceResponse<AnswerBody<B>>, Error> {
         self.operation.recorder.outcome(Outcome::Panicked);
         drop(self.operation.held.take());
-        let key = match self.config.settings.on_unknown {
+        // A ledger tells what became of it.
+        let on_unknown = if self.config.ledger.is_some() { OnUnknown::Rerun } else { self.config.settings.on_unknown };
+        let key = match on_unknown {
             OnUnknown::Rerun => "free",
             OnUnknown::Reject => "barred until its record is forgotten",
         };

@@ -2,6 +2,7 @@
 //!
 //! This is the only module that knows the format. Stores keep a [`Record`] as opaque bytes.
 
+mod buffer;
 mod stored_response;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use actix_web::http::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::buffer::{Buffered, buffer};
 pub use self::stored_response::StoredResponse;
 
 /// The version that this crate writes and reads.

@@ -2,7 +2,9 @@
 //!
 //! - For a store: [`accept_store`], the rules that every store must follow, and [`model`], which plays random sequences of calls
 //!   to the store and to a model of it.
-//! - For a service: [`FaultyStore`], whose calls fail on demand, and [`storm`], which sends duplicates of one request.
+//! - For a ledger: [`accept_ledger`], the rules that every ledger must follow.
+//! - For a service: [`FaultyStore`] and [`FaultyLedger`], whose calls fail on demand, and [`storm`], which sends duplicates of
+//!   one request.
 //!
 //! [`Clock::steered`](crate::store::Clock::steered) makes time pass in tests.
 //!
@@ -33,11 +35,13 @@
 
 mod acceptance;
 mod faulty;
+mod ledger;
 pub mod model;
 mod storm;
 
 pub use self::{
     acceptance::{accept_composed_store, accept_store},
     faulty::{Call, Fault, Faults, FaultyStore},
+    ledger::{FaultyLedger, LedgerCall, LedgerFault, LedgerFaults, LedgerGate, accept_ledger},
     storm::{Answer, storm},
 };

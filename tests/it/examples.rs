@@ -84,6 +84,18 @@ fn client() {
     assert!(!done && attempts.contains("attempt 1: 400") && !attempts.contains("attempt 2"), "{attempts}");
 }
 
+/// Once, it ended with success, because the answer was marked as a replay.
+#[test]
+fn client_takes_a_replayed_failure_for_a_failure() {
+    let variables = [("IDEMPOTENCY_KEY__PROFILE", "stripe"), ("IDEMPOTENCY_KEY__CONFLICT_STATUS_CODE", "409")];
+    let server = Server::example("payments", &variables);
+    let url = format!("http://{}/charges", flaky_proxy(server.address, 2));
+    let output = Command::new(binary("client")).args([&url, "{no json}"]).output().unwrap();
+    let attempts = String::from_utf8_lossy(&output.stderr);
+    assert!(attempts.contains("attempt 3: 409"), "two resets, then the replay: {attempts}");
+    assert!(!output.status.success(), "{attempts}");
+}
+
 #[test]
 fn scopes() {
     let server = Server::example("scopes", &[]);

@@ -24,10 +24,13 @@ const HELP: &str = "\
 cargo xtask test                            run every check of this project
 cargo xtask bench [--all | --PART]          compare an App with the middleware to the same App without it;
                                             --all includes the slow parts, --wire is the part over sockets
+cargo xtask bench --ledger                  compare transactions with a ledger in PostgreSQL to the same by hand
 cargo xtask bench --growth                  draw benches/growth.svg: how cost grows
 cargo xtask bench --instructions            compare instructions per operation with their budget
 cargo xtask bench --instructions --bless    write the budget of instructions
 cargo xtask chaos [--minutes N] [--seed S]  kill servers and disturb the network (default: 2 minutes)
+cargo xtask chaos --ledger [--control] …    the same to servers with a ledger, and to their PostgreSQL; with --control,
+                                            the processes share no ids, and the verdict must see doubled rows
 cargo xtask clients [CLIENT]                send real clients through a proxy that cuts connections
 cargo xtask folders                         check that folders of src name only folders below them
 cargo xtask release [STEP]                  run the checks before a release: all, or the named ones
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         ["test"] => test(),
         ["bench", "--instructions"] => need_valgrind().and_then(|()| instructions::run(false)),
         ["bench", "--instructions", "--bless"] => need_valgrind().and_then(|()| instructions::run(true)),
+        ["bench", "--ledger"] => bench_ledger(),
         ["bench", ref rest @ ..] => bench(rest),
         ["folders"] => folders::check(),
         ["chaos", ref rest @ ..] => chaos(rest),
@@ -87,6 +91,8 @@ fn test() -> Step {
         Err(missing) => println!("== instructions: NOT CHECKED: {missing}"),
     }
     run_chaos(Duration::from_secs(120), 1)?;
+    run_chaos_of_ledger(Duration::from_secs(60), 1, false)?;
+    run_chaos_of_ledger(Duration::from_secs(5), 1, true)?;
     // The tests come last and nothing is printed after them, so that the output ends with the summary of the test
     // runner.
     println!("== tests");
@@ -101,6 +107,12 @@ fn bench(arguments: &[&str]) -> Step {
     let mut all = vec!["bench", "--features", "redis,testing", "--bench", "ratios", "--"];
     all.extend(arguments);
     cargo("benchmarks", &all)
+}
+
+fn bench_ledger() -> Step {
+    need_postgres()?;
+    let package = ["bench", "--package", "actix-idempotency-sqlx", "--features", "postgres", "--bench", "ledger"];
+    cargo("benchmarks of the ledger", &package)
 }
 
 /// Runs each fuzz target for 100 000 inputs. Without coverage instrumentation, so that any toolchain can do it;
@@ -143,10 +155,14 @@ fn sqlx() -> Step {
         let lints = [&["clippy"][..], &package, &["--lib", "--features", features, "--", "-D", "warnings"]];
         cargo(&name, &lints.concat())?;
     }
-    let all = ["--features", "postgres,sqlite"];
     // The tests start the example as a process.
-    cargo("example of actix-idempotency-sqlx", &[&["build", "--examples"][..], &package, &all].concat())?;
-    cargo("actix-idempotency-sqlx", &[&["test"][..], &package, &all].concat())
+    example_of_sqlx()?;
+    cargo("actix-idempotency-sqlx", &[&["test"][..], &package, &["--features", "postgres,sqlite"]].concat())
+}
+
+fn example_of_sqlx() -> Step {
+    let package = ["--package", "actix-idempotency-sqlx", "--features", "postgres,sqlite"];
+    cargo("example of actix-idempotency-sqlx", &[&["build", "--examples"][..], &package].concat())
 }
 
 /// Explores thread schedules of the memory store. It has its own target directory, because `--cfg shuttle` changes the
@@ -158,17 +174,39 @@ fn schedules() -> Step {
 
 fn chaos(arguments: &[&str]) -> Step {
     need_redis()?;
-    let mut minutes = 2.0;
+    let (mut is_ledger, mut is_control, mut minutes) = (false, false, 2.0);
     let mut seed = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |now| now.as_secs());
-    for pair in arguments.chunks(2) {
-        match *pair {
-            ["--minutes", n] => minutes = n.parse().map_err(|_| format!("--minutes takes a number, not `{n}`"))?,
-            ["--seed", s] => seed = s.parse().map_err(|_| format!("--seed takes a whole number, not `{s}`"))?,
-            _ => return Err(format!("chaos: unknown argument `{}`", pair.join(" "))),
-        }
+    let mut rest = arguments;
+    loop {
+        rest = match *rest {
+            [] => break,
+            ["--ledger", ref rest @ ..] => {
+                is_ledger = true;
+                rest
+            }
+            ["--control", ref rest @ ..] if is_ledger => {
+                is_control = true;
+                rest
+            }
+            ["--minutes", n, ref rest @ ..] => {
+                minutes = n.parse().map_err(|_| format!("--minutes takes a number, not `{n}`"))?;
+                rest
+            }
+            ["--seed", s, ref rest @ ..] => {
+                seed = s.parse().map_err(|_| format!("--seed takes a whole number, not `{s}`"))?;
+                rest
+            }
+            _ => return Err(format!("chaos: unknown argument `{}`", rest.join(" "))),
+        };
+    }
+    let length = Duration::from_secs_f64(minutes * 60.0);
+    if is_ledger {
+        need_postgres()?;
+        example_of_sqlx()?;
+        return run_chaos_of_ledger(length, seed, is_control);
     }
     cargo("examples", &["build", "--all-features", "--examples"])?;
-    run_chaos(Duration::from_secs_f64(minutes * 60.0), seed)
+    run_chaos(length, seed)
 }
 
 /// The script installs the clients with npm, pip and cargo, or names the program that is missing.
@@ -182,4 +220,11 @@ fn clients(arguments: &[&str]) -> Step {
 fn run_chaos(length: Duration, seed: u64) -> Step {
     println!("== chaos");
     chaos::run(length, seed).map_err(|broken| format!("chaos, seed {seed}: {broken}"))
+}
+
+/// With `is_control`, it succeeds if the verdict sees the doubled rows.
+fn run_chaos_of_ledger(length: Duration, seed: u64, is_control: bool) -> Step {
+    println!("== chaos of the ledger");
+    let run = if is_control { chaos::ledger::control } else { chaos::ledger::run };
+    run(length, seed).map_err(|broken| format!("chaos of the ledger, seed {seed}: {broken}"))
 }

@@ -14,14 +14,14 @@ use actix_idempotency::{
     store::{Moment, OwnerToken},
 };
 use sqlx::{
-    AssertSqlSafe, PgConnection, PgPool, Postgres, Row as _, Transaction,
+    AssertSqlSafe, PgConnection, PgExecutor, PgPool, Postgres, Row as _, Transaction,
     postgres::{PgPoolOptions, PgRow},
 };
 use tokio::sync::OnceCell;
 
 use crate::{
     error::{commit_error, ledger_error, may_retry},
-    row::{Hex, millis, quoted, row, token},
+    row::{Hex, look, millis, quoted, row},
 };
 
 /// A ledger in PostgreSQL 13 or later: in the table `idempotency_ledger` unless [`table`](Self::table) names another one.
@@ -133,14 +133,16 @@ impl SqlxPostgres {
         })
     }
 
-    /// One row of the database's clock, with the row of an operation where there is one.
-    fn look_statement(&self, id: &RecordId) -> String {
-        format!(
-            "SELECT {NOW}, l.expires > clock_timestamp(), {COLUMNS} FROM (SELECT 1) AS one \
-             LEFT JOIN {} AS l ON l.id = {}",
-            self.0.quoted,
-            bytes(id.as_bytes())
-        )
+    /// The database's clock, then the row of an operation, where there is one.
+    #[doc(hidden)] // For the benchmark.
+    #[must_use]
+    pub fn look_statement(&self, id: &RecordId) -> String {
+        format!("SELECT {NOW}; SELECT {COLUMNS} FROM {} AS l WHERE l.id = {}", self.0.quoted, bytes(id.as_bytes()))
+    }
+
+    async fn look_by(&self, id: &RecordId, executor: impl PgExecutor<'_>) -> Result<Look, LedgerError> {
+        let found = sqlx::raw_sql(AssertSqlSafe(self.look_statement(id))).fetch_all(executor).await;
+        look_of(&found.map_err(ledger_error)?)
     }
 
     /// A shorter limit of the role stays in force.
@@ -158,26 +160,25 @@ impl SqlxPostgres {
 
 /// The columns of a row, as [`row`] reads them.
 const COLUMNS: &str = "l.id, l.fingerprint, l.token, l.attempt, l.principal_tag, l.record, \
-                       (extract(epoch FROM l.expires - clock_timestamp()) * 1000)::bigint";
+                       date_part('epoch', l.expires - clock_timestamp())";
 
-/// The database's clock in microseconds.
-const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+/// The database's clock in seconds. `extract` would count in `numeric`, which is slow.
+const NOW: &str = "date_part('epoch', clock_timestamp())";
 
-/// Whether `standard_conforming_strings` is off or on, this is the same text.
+/// The same text whether `standard_conforming_strings` is on or off.
 fn bytes(bytes: &[u8]) -> String {
     format!("decode('{}', 'hex')", Hex(bytes))
 }
 
-fn look_of(found: &PgRow) -> Result<Look, LedgerError> {
-    let unreadable = |error: sqlx::Error| LedgerError::Unreadable(error.into());
-    let now: i64 = found.try_get(0).map_err(unreadable)?;
-    let is_live: Option<bool> = found.try_get(1).map_err(unreadable)?;
-    let (live, over) = match is_live {
-        Some(true) => (Some(row(found, 2)?), None),
-        Some(false) => (None, Some(token(found.try_get(4).map_err(unreadable)?)?)),
-        None => (None, None),
-    };
-    Ok(Look::new(live, over, Moment::new(now.max(0).unsigned_abs())))
+fn look_of(found: &[PgRow]) -> Result<Look, LedgerError> {
+    let (now, found) = found.split_first().ok_or_else(|| LedgerError::Unreadable("no clock".into()))?;
+    look(clock(now)?, found.first())
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "microseconds of this century")]
+fn clock(now: &PgRow) -> Result<Moment, LedgerError> {
+    let seconds: f64 = now.try_get(0).map_err(|error| LedgerError::Unreadable(error.into()))?;
+    Ok(Moment::new((seconds * 1e6) as u64))
 }
 
 impl Ledger for SqlxPostgres {
@@ -191,9 +192,7 @@ impl Ledger for SqlxPostgres {
     }
 
     async fn look(&self, id: &RecordId) -> Result<Look, LedgerError> {
-        let sql = self.look_statement(id);
-        let found = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_one(&self.0.pool).await.map_err(ledger_error)?;
-        look_of(&found)
+        self.look_by(id, &self.0.pool).await
     }
 
     async fn begin(&self, isolation: &Isolation, max_run: Duration) -> Result<PgTx, LedgerError> {
@@ -211,14 +210,15 @@ impl Ledger for SqlxPostgres {
 
     async fn write(&self, tx: &mut PgTx, new: &NewRow) -> Result<Write, LedgerError> {
         let (id, table, mark) = (bytes(new.id.as_bytes()), &self.0.quoted, Hex(tx.mark.as_bytes()));
-        let until = new.looked_at.get().saturating_add(millis(new.max_run).unsigned_abs().saturating_mul(1000));
+        let until = until(new);
         let on_conflict = new.over.map_or_else(
             || "NOTHING".to_owned(),
             |over| {
                 format!(
                     "UPDATE SET fingerprint = EXCLUDED.fingerprint, token = EXCLUDED.token, \
                      attempt = EXCLUDED.attempt, principal_tag = EXCLUDED.principal_tag, born = clock_timestamp(), \
-                     expires = EXCLUDED.expires, record = EXCLUDED.record WHERE l.token = {}",
+                     expires = EXCLUDED.expires, record = EXCLUDED.record \
+                     WHERE l.token = {} AND l.expires <= clock_timestamp()",
                     bytes(over.as_bytes())
                 )
             },
@@ -227,7 +227,7 @@ impl Ledger for SqlxPostgres {
             "SET LOCAL lock_timeout = {}; INSERT INTO {table} AS l \
              (id, fingerprint, token, attempt, principal_tag, expires, record) \
              SELECT {id}, {}, {}, {}, {}, clock_timestamp() + {} * interval '1 millisecond', {} \
-             WHERE current_setting('idempotency.run', true) = '{mark}' AND {NOW} < {until} \
+             WHERE current_setting('idempotency.run', true) = '{mark}' AND {NOW} < {until:.6} \
              ON CONFLICT (id) DO {on_conflict}",
             millis(new.patience).clamp(1, i32::MAX.into()),
             bytes(new.fingerprint.as_bytes()),
@@ -242,7 +242,7 @@ impl Ledger for SqlxPostgres {
         if written.rows_affected() == 1 {
             return Ok(Write::Written);
         }
-        self.why_not_written(tx, new, until).await
+        self.why_not_written(tx, new).await
     }
 
     async fn probe(&self, tx: &mut PgTx) -> Result<(), LedgerError> {
@@ -267,40 +267,41 @@ impl Ledger for SqlxPostgres {
 
     async fn settle(&self, id: &RecordId, patience: Duration) -> Result<Look, LedgerError> {
         let begin = format!(
-            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = {}",
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = {}; \
+             SET LOCAL idle_in_transaction_session_timeout = 10000",
             millis(patience).clamp(1, i32::MAX.into())
         );
         let mut tx = self.own().begin_with(AssertSqlSafe(begin)).await.map_err(ledger_error)?;
-        // Waits for whoever is about to commit a row of this id.
+        // Waits for whoever is about to commit a row of this id. DO UPDATE locks a row that is there, although it changes
+        // nothing; DO NOTHING need not.
         let sql = format!(
-            "INSERT INTO {} (id, fingerprint, token, attempt, principal_tag, expires, record) \
-             VALUES ({}, '', '', 0, '', clock_timestamp(), '') ON CONFLICT (id) DO NOTHING",
+            "INSERT INTO {} AS l (id, fingerprint, token, attempt, principal_tag, expires, record) \
+             VALUES ({}, '', '', 0, '', clock_timestamp(), '') ON CONFLICT (id) DO UPDATE SET attempt = 0 WHERE false",
             self.0.quoted,
             bytes(id.as_bytes())
         );
         let probed = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *tx).await.map_err(ledger_error)?;
-        let is_vacant = probed.rows_affected() == 1;
-        let found = sqlx::raw_sql(AssertSqlSafe(self.look_statement(id))).fetch_one(&mut *tx).await;
+        let look = if probed.rows_affected() == 1 {
+            // The row that a look would see is the probe.
+            let now = sqlx::raw_sql(AssertSqlSafe(format!("SELECT {NOW}"))).fetch_one(&mut *tx).await;
+            now.map_err(ledger_error).and_then(|now| Ok(Look::new(None, None, clock(&now)?)))
+        } else {
+            self.look_by(id, &mut *tx).await
+        };
         tx.rollback().await.map_err(ledger_error)?;
-        let found = found.map_err(ledger_error)?;
-        if is_vacant {
-            // The row that it sees is the probe.
-            let now: i64 = found.try_get(0).map_err(|error| LedgerError::Unreadable(error.into()))?;
-            return Ok(Look::new(None, None, Moment::new(now.max(0).unsigned_abs())));
-        }
-        look_of(&found)
+        look
     }
 
     async fn forget(&self, id: &RecordId) -> Result<bool, LedgerError> {
-        let (table, id) = (&self.0.quoted, bytes(id.as_bytes()));
+        let (table, id, token) = (&self.0.quoted, bytes(id.as_bytes()), bytes(OwnerToken::random().as_bytes()));
+        // The INSERT waits for whoever is about to commit such a row, and the UPDATE sees it then.
         let sql = format!(
-            "WITH was AS (SELECT expires > clock_timestamp() AS live FROM {table} WHERE id = {id}) \
-             INSERT INTO {table} AS l (id, fingerprint, token, attempt, principal_tag, expires, record) \
-             VALUES ({id}, '', {}, 0, '', clock_timestamp(), '') \
-             ON CONFLICT (id) DO UPDATE SET fingerprint = '', token = EXCLUDED.token, attempt = 0, principal_tag = '', \
+            "INSERT INTO {table} (id, fingerprint, token, attempt, principal_tag, expires, record) \
+             VALUES ({id}, '', {token}, 0, '', clock_timestamp(), '') ON CONFLICT (id) DO NOTHING; \
+             UPDATE {table} AS l SET fingerprint = '', token = {token}, attempt = 0, principal_tag = '', \
              born = clock_timestamp(), expires = clock_timestamp(), record = '' \
-             RETURNING coalesce((SELECT live FROM was), false)",
-            bytes(OwnerToken::random().as_bytes())
+             FROM (SELECT id, expires > clock_timestamp() AS live FROM {table} WHERE id = {id} FOR UPDATE) AS was \
+             WHERE l.id = was.id RETURNING was.live"
         );
         let found = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_one(self.own()).await.map_err(ledger_error)?;
         found.try_get(0).map_err(ledger_error)
@@ -313,7 +314,7 @@ impl Ledger for SqlxPostgres {
             self.0.quoted
         );
         let found = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(self.own()).await.map_err(ledger_error)?;
-        found.iter().map(|found| row(found, 0)).collect()
+        found.iter().map(row).collect()
     }
 
     async fn sweep(&self, max_run: Duration) -> Result<u64, LedgerError> {
@@ -358,28 +359,23 @@ impl Ledger for SqlxPostgres {
 }
 
 impl SqlxPostgres {
-    async fn why_not_written(&self, tx: &mut PgTx, new: &NewRow, until: u64) -> Result<Write, LedgerError> {
-        let sql = format!(
-            "SELECT coalesce(current_setting('idempotency.run', true) = '{}', false), {NOW} < {until}",
-            Hex(tx.mark.as_bytes())
-        );
-        let unreadable = |error: sqlx::Error| LedgerError::Unreadable(error.into());
-        let connection: &mut PgConnection = tx;
-        let found = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_one(&mut *connection).await.map_err(ledger_error)?;
-        let (is_ours, is_young): (bool, bool) =
-            (found.try_get(0).map_err(unreadable)?, found.try_get(1).map_err(unreadable)?);
-        if !is_ours {
+    async fn why_not_written(&self, tx: &mut PgTx, new: &NewRow) -> Result<Write, LedgerError> {
+        if self.probe(tx).await.is_err() {
             return Ok(Write::Misused);
         }
-        let look = self.look_statement(&new.id);
-        let found = sqlx::raw_sql(AssertSqlSafe(look)).fetch_one(connection).await.map_err(ledger_error)?;
-        Ok(match look_of(&found)? {
-            Look { row: Some(row), .. } => Write::Taken(Box::new(row)),
-            _ if !is_young => Write::Stale,
-            Look { over: Some(_), .. } => Write::Stale,
-            _ => Write::Misused,
+        let connection: &mut PgConnection = tx;
+        Ok(match self.look_by(&new.id, connection).await?.row {
+            Some(row) => Write::Taken(Box::new(row)),
+            // The run is too old, or the row was forgotten, replaced or swept since it looked.
+            None => Write::Stale,
         })
     }
+}
+
+/// When a run is too old to write, in seconds by the database's clock.
+#[expect(clippy::cast_precision_loss, reason = "microseconds of this century are exact")]
+fn until(new: &NewRow) -> f64 {
+    new.looked_at.get() as f64 / 1e6 + new.max_run.as_secs_f64()
 }
 
 impl Isolation {

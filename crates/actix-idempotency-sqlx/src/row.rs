@@ -7,11 +7,11 @@ use std::{
 
 use actix_idempotency::{
     key::{Fingerprint, PrincipalTag, RecordId},
-    ledger::{LedgerError, Row},
+    ledger::{LedgerError, Look, Row},
     record::Record,
-    store::OwnerToken,
+    store::{Moment, OwnerToken},
 };
-use sqlx::{ColumnIndex, Database, Decode, Row as SqlRow, Type};
+use sqlx::{ColumnIndex, Decode, Row as SqlRow, Type};
 
 /// Bytes as hexadecimal digits, so that a statement needs no parameters.
 pub(crate) struct Hex<'a>(pub(crate) &'a [u8]);
@@ -39,34 +39,59 @@ pub(crate) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(MOST).min(MOST)
 }
 
-/// The columns `id, fingerprint, token, attempt, principal_tag, record, remaining`, where they begin.
-pub(crate) fn row<R: SqlRow>(row: &R, at: usize) -> Result<Row, LedgerError>
+/// The columns `id, fingerprint, token, attempt, principal_tag, record, seconds that remain`. Types of databases, whose
+/// traits are long.
+pub(crate) trait Columns: SqlRow {
+    fn bytes(&self, column: usize) -> Result<Vec<u8>, LedgerError>;
+    fn attempt(&self) -> Result<i32, LedgerError>;
+    fn remaining(&self) -> Result<f64, LedgerError>;
+}
+
+impl<R: SqlRow> Columns for R
 where
     usize: ColumnIndex<R>,
     Vec<u8>: for<'r> Decode<'r, R::Database> + Type<R::Database>,
-    i64: for<'r> Decode<'r, R::Database> + Type<R::Database>,
+    f64: for<'r> Decode<'r, R::Database> + Type<R::Database>,
     i32: for<'r> Decode<'r, R::Database> + Type<R::Database>,
-    R::Database: Database,
 {
-    let unreadable = |error: sqlx::Error| LedgerError::Unreadable(error.into());
-    let bytes = |column: usize| row.try_get::<Vec<u8>, _>(at + column).map_err(unreadable);
-    let record = Record::from_bytes(bytes(5)?.into()).map_err(|error| LedgerError::Unreadable(error.into()))?;
-    let remaining: i64 = row.try_get(at + 6).map_err(unreadable)?;
-    let attempt: i32 = row.try_get(at + 3).map_err(unreadable)?;
-    let found = Row::new(
-        RecordId::from_bytes(exact(bytes(0)?)?),
-        Fingerprint::from_bytes(exact(bytes(1)?)?),
-        token(bytes(2)?)?,
-        PrincipalTag::from_bytes(exact(bytes(4)?)?),
-        Duration::from_millis(remaining.max(0).unsigned_abs()),
-        record,
-    );
-    Ok(found.attempt(attempt.max(1).unsigned_abs()))
+    fn bytes(&self, column: usize) -> Result<Vec<u8>, LedgerError> {
+        self.try_get(column).map_err(unreadable)
+    }
+
+    fn attempt(&self) -> Result<i32, LedgerError> {
+        self.try_get(3).map_err(unreadable)
+    }
+
+    fn remaining(&self) -> Result<f64, LedgerError> {
+        self.try_get(6).map_err(unreadable)
+    }
 }
 
-/// The column `token`.
-pub(crate) fn token(bytes: Vec<u8>) -> Result<OwnerToken, LedgerError> {
-    exact(bytes).map(OwnerToken::from_bytes)
+fn unreadable(error: sqlx::Error) -> LedgerError {
+    LedgerError::Unreadable(error.into())
+}
+
+/// What a ledger says of an operation, by its row where there is one.
+pub(crate) fn look(now: Moment, found: Option<&impl Columns>) -> Result<Look, LedgerError> {
+    let Some(found) = found else { return Ok(Look::new(None, None, now)) };
+    if found.remaining()? > 0.0 {
+        return Ok(Look::new(Some(row(found)?), None, now));
+    }
+    let over = exact(found.bytes(2)?).map(OwnerToken::from_bytes)?;
+    Ok(Look::new(None, Some(over), now))
+}
+
+pub(crate) fn row(row: &impl Columns) -> Result<Row, LedgerError> {
+    let record = Record::from_bytes(row.bytes(5)?.into()).map_err(|error| LedgerError::Unreadable(error.into()))?;
+    let found = Row::new(
+        RecordId::from_bytes(exact(row.bytes(0)?)?),
+        Fingerprint::from_bytes(exact(row.bytes(1)?)?),
+        OwnerToken::from_bytes(exact(row.bytes(2)?)?),
+        PrincipalTag::from_bytes(exact(row.bytes(4)?)?),
+        Duration::try_from_secs_f64(row.remaining()?).unwrap_or_default(),
+        record,
+    );
+    Ok(found.attempt(row.attempt()?.max(1).unsigned_abs()))
 }
 
 fn exact<const N: usize>(bytes: Vec<u8>) -> Result<[u8; N], LedgerError> {

@@ -20,7 +20,7 @@ use sqlx::{
 
 use crate::{
     error::{commit_error, ledger_error, may_retry},
-    row::{Hex, millis, quoted, row, token},
+    row::{Hex, look, millis, quoted, row},
 };
 
 /// A ledger in SQLite: in the table `idempotency_ledger` unless [`table`](Self::table) names another one.
@@ -98,37 +98,27 @@ impl SqlxSqlite {
     }
 
     fn look_statement(&self, id: &RecordId) -> String {
-        format!(
-            "SELECT {NOW}, l.expires > {NOW}, {COLUMNS} FROM (SELECT 1) AS one LEFT JOIN {} AS l ON l.id = X'{}'",
-            self.0.quoted,
-            Hex(id.as_bytes())
-        )
+        format!("SELECT {NOW}; SELECT {COLUMNS} FROM {} AS l WHERE l.id = X'{}'", self.0.quoted, Hex(id.as_bytes()))
     }
 
     async fn look_by(&self, id: &RecordId, connection: &mut SqliteConnection) -> Result<Look, LedgerError> {
         let sql = AssertSqlSafe(self.look_statement(id));
-        look_of(&sqlx::raw_sql(sql).fetch_one(connection).await.map_err(ledger_error)?)
+        look_of(&sqlx::raw_sql(sql).fetch_all(connection).await.map_err(ledger_error)?)
     }
 }
 
 /// The columns of a row, as [`row`] reads them.
 const COLUMNS: &str = "l.id, l.fingerprint, l.token, l.attempt, l.principal_tag, l.record, \
-                       l.expires - CAST(unixepoch('subsec') * 1000 AS INTEGER)";
+                       (l.expires - CAST(unixepoch('subsec') * 1000 AS INTEGER)) / 1000.0";
 
 /// The clock in milliseconds.
 const NOW: &str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
 
-fn look_of(found: &SqliteRow) -> Result<Look, LedgerError> {
-    let unreadable = |error: sqlx::Error| LedgerError::Unreadable(error.into());
-    let now: i64 = found.try_get(0).map_err(unreadable)?;
-    let is_live: Option<bool> = found.try_get(1).map_err(unreadable)?;
-    let (live, over) = match is_live {
-        Some(true) => (Some(row(found, 2)?), None),
-        Some(false) => (None, Some(token(found.try_get(4).map_err(unreadable)?)?)),
-        None => (None, None),
-    };
+fn look_of(found: &[SqliteRow]) -> Result<Look, LedgerError> {
+    let (now, found) = found.split_first().ok_or_else(|| LedgerError::Unreadable("no clock".into()))?;
+    let now: i64 = now.try_get(0).map_err(|error| LedgerError::Unreadable(error.into()))?;
     // In microseconds, as every ledger counts.
-    Ok(Look::new(live, over, Moment::new(now.max(0).unsigned_abs().saturating_mul(1000))))
+    look(Moment::new(now.max(0).unsigned_abs().saturating_mul(1000)), found.first())
 }
 
 impl Ledger for SqlxSqlite {
@@ -226,7 +216,7 @@ impl Ledger for SqlxSqlite {
             self.0.quoted
         );
         let found = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(self.own()).await.map_err(ledger_error)?;
-        found.iter().map(|found| row(found, 0)).collect()
+        found.iter().map(row).collect()
     }
 
     async fn sweep(&self, max_run: Duration) -> Result<u64, LedgerError> {

@@ -1,12 +1,6 @@
 //! Stores a handler's response before the client gets it.
 
-use std::{
-    fmt,
-    future::{Ready, poll_fn},
-    mem,
-    pin::pin,
-    sync::Once,
-};
+use std::{fmt, future::Ready, mem, sync::Once};
 
 use actix_service::Service;
 use actix_web::{
@@ -15,7 +9,7 @@ use actix_web::{
     dev::{ResponseHead, ServiceRequest, ServiceResponse},
     http::{StatusCode, header::HeaderMap},
 };
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::future::{Either, LocalBoxFuture};
 
 use super::{
@@ -30,7 +24,7 @@ use crate::{
     key::Principal,
     middleware::service::Governed,
     observe::Outcome,
-    record::Record,
+    record::{Buffered, Record, buffer},
 };
 
 /// The response that the client gets. It is mostly known at once. Only a response that must be waited for is a future, in a
@@ -93,17 +87,17 @@ where
     match in_one_piece(body, length) {
         Ok(bytes) => stored.store_whole(bytes),
         Err(body) => Either::Right(Box::pin(async move {
-            match in_pieces(body, length).await {
-                Ok(bytes) => stored.store_whole(bytes).await,
-                Err(why) => {
-                    // A truncated response must never be replayed.
-                    tracing::error!(error = why, "the body of a protected response failed; the client gets a 500");
-                    stored.governed.operation.recorder.outcome(Outcome::NotStored);
-                    stored.held.fail().await;
-                    let response = HttpResponse::InternalServerError().finish();
-                    Ok(ServiceResponse::new(stored.request, response.map_body(|_, body| AnswerBody::boxed(body))))
-                }
-            }
+            let why = match buffer(body, most).await {
+                Buffered::Whole(bytes) => return stored.store_whole(bytes).await,
+                Buffered::Failed(error) => error,
+                Buffered::TooLarge(_) => "it is longer than it promised".into(),
+            };
+            // A truncated response must never be replayed.
+            tracing::error!(error = &*why, "the body of a protected response failed; the client gets a 500");
+            stored.governed.operation.recorder.outcome(Outcome::NotStored);
+            stored.held.fail().await;
+            let response = HttpResponse::InternalServerError().finish();
+            Ok(ServiceResponse::new(stored.request, response.map_body(|_, body| AnswerBody::boxed(body))))
         })),
     }
 }
@@ -305,21 +299,4 @@ fn through<B: MessageBody + 'static>(response: ServiceResponse<B>) -> ServiceRes
 fn in_one_piece<B: MessageBody>(body: B, length: u64) -> Result<Bytes, B> {
     // An empty body need not be polled: nothing of it is sent.
     if length == 0 { Ok(Bytes::new()) } else { body.try_into_bytes() }
-}
-
-/// The whole of a body whose length is known, or why it is not there.
-async fn in_pieces<B: MessageBody>(body: B, length: u64) -> Result<Bytes, String> {
-    let mut bytes = BytesMut::new();
-    let mut body = pin!(body);
-    while let Some(piece) = poll_fn(|cx| body.as_mut().poll_next(cx)).await {
-        let piece = piece.map_err(|error| error.into().to_string())?;
-        bytes.extend_from_slice(&piece);
-        if bytes.len() as u64 > length {
-            break;
-        }
-    }
-    if bytes.len() as u64 != length {
-        return Err("it does not have the length that it promised".into());
-    }
-    Ok(bytes.freeze())
 }

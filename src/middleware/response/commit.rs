@@ -15,7 +15,6 @@ use super::{
     capture::{RenderedError, warn_of_late_principal},
     keep::{is_event_stream, is_replayable, record_of, stores, stores_status},
     replay::replay,
-    transaction::{Left, left_by_handler},
 };
 use crate::{
     claim::{HeldClaim, InFlightGuard},
@@ -23,11 +22,12 @@ use crate::{
     handler::{Stage, StoreOverride},
     key::{Match, Principal},
     ledger::{
-        Answered, AnyLedger, AnyTx, Buffered, LedgerRun, NewRow, OwnAnswer, Recorded, Row, Settled, Task,
-        TransactionError, Verdict, Why, buffer, commit_with_row, gone, is_success, settle,
+        Answered, AnyLedger, AnyTx, LedgerRun, Left, NewRow, OwnAnswer, Recorded, Row, Settled, Task, TransactionError,
+        Verdict, Why, commit_with_row, gone, is_success, settle,
     },
     middleware::service::Governed,
     observe::{Outcome, metrics},
+    record::{Buffered, Record, buffer},
 };
 
 /// The end of an operation, and what its client gets.
@@ -59,7 +59,8 @@ where
     B: MessageBody + 'static,
 {
     let recorded = run.recorded();
-    let left = left_by_handler(run).await;
+    run.handler_returns().await;
+    let left = run.left();
     match ended {
         Ok(response) => {
             let is_err = response.response().error().is_some();
@@ -91,12 +92,13 @@ where
     B: MessageBody + 'static,
 {
     let recorded = run.recorded()?;
-    let fate = match left_by_handler(run).await {
+    run.handler_returns().await;
+    let fate = match run.left() {
         Left::Committed(answered) => Fate::of_closure(*answered, governed),
         Left::Superseded(row) => Fate::of_first(row, &recorded),
         Left::Unsettled => Fate::Unsettled,
-        Left::Tx(tx) => {
-            run.ledger().rollback_in_task(tx).await;
+        Left::Tx => {
+            run.roll_back().await;
             return None;
         }
         Left::Nothing | Left::Kept => return None,
@@ -143,8 +145,8 @@ where
         },
         Left::Unsettled => Fate::Unsettled,
         Left::Kept => Fate::Refused(TransactionError::Misused("the handler has kept its transaction").refusal()),
-        Left::Tx(tx) => return judge(answer, Some(tx), governed, run, recorded).await,
-        Left::Nothing => return judge(answer, None, governed, run, recorded).await,
+        Left::Tx => return judge(answer, true, governed, run, recorded).await,
+        Left::Nothing => return judge(answer, false, governed, run, recorded).await,
     };
     end_claim(governed, &fate, run.ledger(), recorded.as_deref()).await;
     fate
@@ -152,7 +154,7 @@ where
 
 async fn judge<S, B>(
     answer: Answer<AnswerBody<B>>,
-    mut tx: Option<AnyTx>,
+    has_tx: bool,
     governed: &mut Governed<S>,
     run: &Rc<LedgerRun>,
     recorded: Option<Rc<Recorded>>,
@@ -171,26 +173,27 @@ where
     }
     let may_be_recorded = !governed.info.is_late_exempt() && !is_of_somebody && !says_no;
     let is_success = is_success(&response);
-    let commits = is_success && !is_err && (tx.is_some() || run.entry_is_out());
+    let commits = is_success && !is_err && (has_tx || run.entry_is_out());
     let is_endless = is_event_stream(response.headers());
     let refused = match own {
         Some(problem) => Some(problem),
         None if commits && !(may_be_recorded && is_replayable(response.status(), response.head())) => {
             Some(TransactionError::NotRecorded.refusal())
         }
+        None if has_tx && run.entry_is_out() => {
+            Some(TransactionError::Misused("its row was to be inserted by hand and with its transaction").refusal())
+        }
         None if commits && is_endless => Some(TransactionError::Misused("its answer is a stream of events").refusal()),
         None => None,
     };
-    if (!commits || refused.is_some())
-        && let Some(tx) = tx.take()
-    {
-        ledger.rollback_in_task(tx).await;
+    if !commits || refused.is_some() {
+        run.roll_back().await;
     }
     let is_recorded = commits || (is_stored && may_be_recorded && !(is_success && is_err));
     let fate = match (refused, recorded.as_ref().filter(|_| is_recorded)) {
         (Some(problem), _) => Fate::Refused(problem),
         (None, None) => Fate::Unrecorded(response),
-        (None, Some(recorded)) => record(response, is_endless, tx, governed, run, recorded).await,
+        (None, Some(recorded)) => record(response, is_endless, governed, run, recorded).await,
     };
     end_claim(governed, &fate, ledger, recorded.as_deref()).await;
     fate
@@ -200,7 +203,6 @@ where
 async fn record<S, B>(
     response: HttpResponse<AnswerBody<B>>,
     is_endless: bool,
-    tx: Option<AnyTx>,
     governed: &mut Governed<S>,
     run: &Rc<LedgerRun>,
     recorded: &Recorded,
@@ -216,9 +218,7 @@ where
         Ok(buffered) => buffered,
         Err(error) => {
             tracing::error!(error = &*error, "the body of a protected response failed; the client gets a 500");
-            if let Some(tx) = tx {
-                ledger.rollback_in_task(tx).await;
-            }
+            run.roll_back().await;
             return Fate::Broken;
         }
     };
@@ -226,8 +226,11 @@ where
     governed.operation.recorder.writes(&record);
     let response = head.set_body(body);
     if run.entry_is_out() && is_success(&response) {
-        return match settle(ledger, recorded.id, recorded.token, recorded.patience).await {
-            Ok(Settled::Ours) => Fate::Recorded(response),
+        return match settle(ledger, recorded.id, recorded.token.get(), recorded.patience).await {
+            Ok(Settled::Ours) => {
+                governed.complete_in_transition(&record);
+                Fate::Recorded(response)
+            }
             Ok(Settled::Theirs(row)) => Fate::of_first(row, recorded),
             Ok(Settled::Nothing) => Fate::Refused(TransactionError::NotRecorded.refusal()),
             Err(_) => Fate::Unsettled,
@@ -235,7 +238,7 @@ where
     }
     let task = Finish {
         ledger: ledger.clone(),
-        tx,
+        tx: run.take_tx(),
         row: recorded.row(record, run.max_run()),
         held: governed.operation.held.take(),
         is_in_transition: governed.config.is_in_transition,
@@ -273,12 +276,22 @@ impl Finish {
         };
         let Some(held) = self.held.take() else { return verdict };
         match &verdict {
-            Verdict::Committed if self.is_in_transition => held.complete_unwaited(self.row.record),
+            Verdict::Committed if self.is_in_transition => held.complete_unwaited(self.row.record.clone()),
+            Verdict::Superseded(first) if self.is_in_transition => held.complete_unwaited(first.record.clone()),
             Verdict::Committed | Verdict::Superseded(_) => held.ended(),
             Verdict::RolledBack(_) => held.release().await,
-            Verdict::Unsettled => held.settle_behind(self.ledger, self.row.id, self.row.token),
+            Verdict::Unsettled => held.settle_behind(self.ledger.clone(), self.row.id, self.row.token),
         }
         verdict
+    }
+}
+
+impl Drop for Finish {
+    /// The task panicked, or its runtime has ended: what became of the COMMIT is not known.
+    fn drop(&mut self) {
+        if let Some(held) = self.held.take() {
+            held.bar();
+        }
     }
 }
 
@@ -306,11 +319,24 @@ async fn end_claim<S: Service<ServiceRequest>, B>(
     if let Some(held) = governed.operation.held.take() {
         match (fate, recorded) {
             (Fate::Recorded(_) | Fate::Replay(_) | Fate::Reused, _) => held.ended(),
-            (Fate::Unsettled, Some(recorded)) => held.settle_behind(ledger.clone(), recorded.id, recorded.token),
+            (Fate::Unsettled, Some(recorded)) => {
+                held.settle_behind(ledger.clone(), recorded.id, recorded.token.get());
+            }
             _ => held.release().await,
         }
     }
     governed.info.set_stage(Stage::Governing);
+}
+
+impl<S: Service<ServiceRequest>> Governed<S> {
+    /// Stores a committed answer as well, for processes that do not know the ledger yet.
+    fn complete_in_transition(&mut self, record: &Record) {
+        if self.config.is_in_transition
+            && let Some(held) = self.operation.held.take()
+        {
+            held.complete_unwaited(record.clone());
+        }
+    }
 }
 
 impl<B: MessageBody + 'static> Fate<AnswerBody<B>> {
@@ -318,11 +344,7 @@ impl<B: MessageBody + 'static> Fate<AnswerBody<B>> {
     fn of_closure<S: Service<ServiceRequest>>(answered: Answered, governed: &mut Governed<S>) -> Self {
         let Answered { response, record } = answered;
         governed.operation.recorder.writes(&record);
-        if governed.config.is_in_transition
-            && let Some(held) = governed.operation.held.take()
-        {
-            held.complete_unwaited(record);
-        }
+        governed.complete_in_transition(&record);
         Self::Recorded(response.map_body(|_, body| AnswerBody::boxed(body)))
     }
 }

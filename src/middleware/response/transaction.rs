@@ -1,34 +1,18 @@
-//! A handler's transaction when the handler has returned, or is dropped.
+//! Transactions without a row, and operations that are dropped.
 
 use std::rc::Rc;
 
 use actix_web::dev::ServiceResponse;
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::oneshot};
 
 use crate::{
     claim::{HeldClaim, InFlightGuard},
     client::problem::Problem,
     ledger::{
-        Answered, AnyLedger, AnyTx, LedgerError, LedgerRun, OwnAnswer, Row, State, Task, TransactionError, Verdict,
-        commit_without_row, is_success,
+        AnyTx, LedgerError, LedgerRun, Left, OwnAnswer, State, Task, TransactionError, Verdict, commit_without_row,
+        gone, is_success,
     },
 };
-
-/// What a handler has left when it returned.
-pub(super) enum Left {
-    /// No transaction: it opened none, or ended it.
-    Nothing,
-    /// A transaction that can be committed.
-    Tx(AnyTx),
-    /// A transaction that something still holds.
-    Kept,
-    /// A transaction that is committed, with this response.
-    Committed(Box<Answered>),
-    /// Another run was committed first.
-    Superseded(Box<Row>),
-    /// A COMMIT whose answer was lost.
-    Unsettled,
-}
 
 /// Ends the transaction of a request that has no row: it has no key, or is only observed.
 pub(in crate::middleware) async fn end_ordinary<B>(
@@ -36,24 +20,26 @@ pub(in crate::middleware) async fn end_ordinary<B>(
     response: &ServiceResponse<B>,
 ) -> Result<(), Problem> {
     let response = response.response();
-    let left = left_by_handler(run).await;
+    run.handler_returns().await;
     let own = response.extensions().get::<OwnAnswer>().map(|own| own.0);
-    let tx = match left {
-        Left::Tx(tx) => tx,
-        Left::Kept => return Err(TransactionError::Misused("the handler has kept its transaction").refusal()),
+    match run.left() {
+        Left::Tx => {}
+        Left::Kept => {
+            return Err(TransactionError::Misused("the handler has kept its transaction").refusal());
+        }
         _ => return own.map_or(Ok(()), Err),
-    };
+    }
     if own.is_some() || response.error().is_some() || !is_success(response) {
-        run.ledger().rollback_in_task(tx).await;
+        run.roll_back().await;
         return own.map_or(Ok(()), Err);
     }
-    let ledger = run.ledger().clone();
-    let committed = Task::spawn(async move { commit_without_row(&ledger, tx).await }).await;
-    match committed {
-        Some(Ok(())) => Ok(()),
-        Some(Err(error)) => Err(TransactionError::from(error).refusal()),
-        None => Err(TransactionError::Unavailable("the COMMIT was dropped".into()).refusal()),
-    }
+    let Some(tx) = run.take_tx() else { return Ok(()) };
+    let (ledger, (send, committed)) = (run.ledger().clone(), oneshot::channel());
+    let commit = async move {
+        let _ = send.send(commit_without_row(&ledger, tx).await);
+    };
+    run.end(commit).await;
+    committed.await.unwrap_or_else(|_| Err(gone())).map_err(|error| TransactionError::from(error).refusal())
 }
 
 /// Ends an operation that is dropped. An open transaction is rolled back before the key is free.
@@ -72,40 +58,52 @@ pub(in crate::middleware) fn abandon(
         return;
     }
     let (held, in_flight) = (held.take(), in_flight.take());
-    let asked = recorded.map(|recorded| (recorded.id, recorded.token));
+    let asked = recorded.map(|recorded| (recorded.id, recorded.token.get()));
     drop(Task::spawn(async move {
-        let (is_committed, is_settled) = match open {
+        let end = match open {
             Open::Beginning(task) => {
                 if let Some(Ok(tx)) = task.await {
                     ledger.rollback(tx).await;
                 }
-                (false, true)
+                End::RolledBack
             }
             Open::Tx(tx) => {
                 ledger.rollback(tx).await;
-                (false, true)
+                End::RolledBack
+            }
+            Open::Ending(task) => {
+                task.await;
+                End::RolledBack
             }
             Open::Committing(task) => match task.await {
-                Some(Verdict::Committed | Verdict::Superseded(_)) => (true, true),
-                Some(Verdict::RolledBack(_)) => (false, true),
-                Some(Verdict::Unsettled) | None => (false, false),
+                Some(Verdict::Committed | Verdict::Superseded(_)) => End::Committed,
+                Some(Verdict::RolledBack(_)) => End::RolledBack,
+                Some(Verdict::Unsettled) | None => End::Unsettled,
             },
-            Open::Committed => (true, true),
-            Open::Unsettled => (false, false),
+            Open::Committed => End::Committed,
+            Open::Unsettled => End::Unsettled,
         };
-        match (held, asked) {
-            (Some(held), _) if is_committed => held.ended(),
-            (Some(held), Some((id, token))) if !is_settled => held.settle_behind(ledger, id, token),
-            (held, _) => drop(held),
+        match (end, held, asked) {
+            (End::Committed, Some(held), _) => held.ended(),
+            (End::Unsettled, Some(held), Some((id, token))) => held.settle_behind(ledger, id, token),
+            (_, held, _) => drop(held),
         }
         drop(in_flight);
     }));
+}
+
+/// What became of the transaction of an operation that was dropped.
+enum End {
+    Committed,
+    RolledBack,
+    Unsettled,
 }
 
 /// What is open when an operation is dropped.
 enum Open {
     Beginning(Task<Result<AnyTx, LedgerError>>),
     Tx(AnyTx),
+    Ending(Task<()>),
     Committing(Task<Verdict>),
     Committed,
     Unsettled,
@@ -114,43 +112,13 @@ enum Open {
 impl Open {
     fn of(state: State) -> Option<Self> {
         Some(match state {
-            State::Idle | State::Closed | State::Lent => return None,
+            State::Idle | State::Lent => return None,
             State::Beginning(task) => Self::Beginning(task),
             State::Returned(tx) => Self::Tx(tx),
+            State::Ending(task) => Self::Ending(task),
             State::Committing(task, _) => Self::Committing(task),
             State::Committed(_) | State::Superseded(_) => Self::Committed,
             State::Unsettled => Self::Unsettled,
         })
-    }
-}
-
-/// Waits for what is under way, and takes what the handler left.
-pub(super) async fn left_by_handler(run: &Rc<LedgerRun>) -> Left {
-    Left::of(run.close(), run.ledger()).await
-}
-
-impl Left {
-    async fn of(state: State, ledger: &AnyLedger) -> Self {
-        match state {
-            State::Idle | State::Closed => Self::Nothing,
-            State::Lent => Self::Kept,
-            State::Returned(tx) => Self::Tx(tx),
-            State::Beginning(task) => {
-                // The extractor was dropped, because another one failed.
-                if let Some(Ok(tx)) = task.await {
-                    ledger.rollback(tx).await;
-                }
-                Self::Nothing
-            }
-            State::Committing(task, answered) => match task.await {
-                Some(Verdict::Committed) => Self::Committed(answered),
-                Some(Verdict::Superseded(row)) => Self::Superseded(row),
-                Some(Verdict::RolledBack(_)) => Self::Nothing,
-                Some(Verdict::Unsettled) | None => Self::Unsettled,
-            },
-            State::Committed(answered) => Self::Committed(answered),
-            State::Superseded(row) => Self::Superseded(row),
-            State::Unsettled => Self::Unsettled,
-        }
     }
 }

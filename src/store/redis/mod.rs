@@ -3,17 +3,19 @@
 mod check;
 mod connections;
 mod lock;
+mod names;
 mod poll;
 mod reply;
 mod scripts;
 
-use std::{collections::BTreeSet, fmt, time::Duration};
+use std::{fmt, time::Duration};
 
-use bb8_redis::redis;
+use futures_util::future::try_join_all;
 
 pub use self::lock::RedisLock;
 use self::{
     connections::Connections,
+    names::Names,
     poll::Polls,
     reply::{Reply, ReplyExt as _},
     scripts::Scripts,
@@ -72,6 +74,7 @@ pub struct RedisStore {
     scripts: &'static Scripts,
     /// The beginning of every record's name.
     prefix: String,
+    names: Names,
     polls: Polls,
     location: Location,
     on_evicting: StartupCheck,
@@ -120,6 +123,7 @@ impl RedisStore {
         Ok(Self {
             connections: Connections::new(&options.location, options.timeout)?,
             scripts: Scripts::current(),
+            names: Names::default(),
             prefix: format!("idempotency:{}:{}:", options.namespace, options.cache),
             polls: Polls::default(),
             location: options.location,
@@ -137,26 +141,6 @@ impl RedisStore {
 
     fn name(&self, id: &RecordId) -> String {
         format!("{}{id}", self.prefix)
-    }
-
-    async fn ids(&self, after: Option<RecordId>, limit: usize) -> Result<Vec<RecordId>, StoreError> {
-        // The smallest ids greater than `after`, out of all that the scan finds.
-        let mut page = BTreeSet::new();
-        let mut cursor = 0_u64;
-        loop {
-            let mut scan = redis::cmd("SCAN");
-            scan.arg(cursor).arg("MATCH").arg(format!("{}*", escape(&self.prefix))).arg("COUNT").arg(1000);
-            let (next, names): (u64, Vec<String>) = self.connections.command(scan).await?;
-            let ids = names.iter().filter_map(|name| name[self.prefix.len()..].parse::<RecordId>().ok());
-            page.extend(ids.filter(|id| after.is_none_or(|after| *id > after)));
-            while page.len() > limit {
-                page.pop_last();
-            }
-            cursor = next;
-            if cursor == 0 {
-                return Ok(page.into_iter().collect());
-            }
-        }
     }
 
     async fn inspected(&self, id: RecordId) -> Result<Option<Inspection>, StoreError> {
@@ -355,11 +339,9 @@ impl Store for RedisStore {
         StoreFuture::boxed(async move {
             let mut after = after;
             loop {
-                let ids = self.ids(after, limit).await?;
-                let mut page = Vec::with_capacity(ids.len());
-                for id in &ids {
-                    page.extend(self.inspected(*id).await?);
-                }
+                let ids = self.names.after(after, limit, &self.connections, &self.prefix).await?;
+                let page = try_join_all(ids.iter().map(|id| self.inspected(*id))).await?;
+                let page: Vec<Inspection> = page.into_iter().flatten().collect();
                 // Every record of a page can have expired since the scan.
                 if ids.is_empty() || !page.is_empty() {
                     return Ok(page);

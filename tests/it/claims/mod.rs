@@ -3,6 +3,9 @@
 mod concurrency;
 #[cfg(feature = "testing")]
 mod faults;
+#[cfg(feature = "testing")]
+mod leases;
+mod ledger_protocol;
 mod orphans;
 #[cfg(feature = "testing")]
 mod protocol;

@@ -55,8 +55,8 @@ fn a_handler_that_hangs_without_its_client_ends_with_max_run() {
                 server.send(request.clone()).is_problem(409, "outcome-unknown");
                 server.wait_for_runs("/slow", 2);
             } else {
-                // The key is free, and the operation runs again.
-                drop(server.begin(request));
+                // The key is free, and the operation runs again. Its client stays until the handler has started.
+                let _again = server.begin(request);
                 server.wait_for_runs("/slow", n);
             }
         }

@@ -3,6 +3,7 @@
 use std::{
     cell::Cell,
     future::poll_fn,
+    panic::AssertUnwindSafe,
     rc::Rc,
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
@@ -11,13 +12,13 @@ use std::{
 use actix_idempotency::{Idempotency, IdempotencyKey, ResponseExt as _, Settings, guard, settings::OnUnknown};
 use actix_web::{
     App, Error, HttpResponse,
-    body::{MessageBody, SizedStream},
+    body::{MessageBody, SizedStream, to_bytes},
     dev::Service,
     rt,
     test::init_service,
     web,
 };
-use futures_util::stream;
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 
 use crate::{
     common::in_process::{MARKER, Runs, alone, app, post, send},
@@ -136,6 +137,42 @@ fn a_body_that_fails_becomes_an_empty_500_and_its_key_is_free_or_barred() {
             assert_eq!((status.as_u16(), headers.contains_key(MARKER), &body[..]), (500, false, &b""[..]));
             let again = send(&app, post("/", Some("k"))).await.0;
             assert_eq!(again.as_u16(), if on_unknown == OnUnknown::Reject { 409 } else { 500 });
+        });
+    }
+}
+
+#[test]
+fn a_body_that_panics_leaves_its_key_free_or_barred() {
+    for on_unknown in [OnUnknown::Rerun, OnUnknown::Reject] {
+        alone(move || async move {
+            let mut settings = Settings::default();
+            settings.on_unknown = on_unknown;
+            let idempotency = Idempotency::builder().settings(settings).build().unwrap();
+            let handler = |kind: web::Path<String>| async move {
+                let pieces = stream::iter(0..2).map(|n| {
+                    assert_eq!(n, 0, "the body panics, on purpose");
+                    Ok::<_, Error>(web::Bytes::from_static(b"half"))
+                });
+                match kind.as_str() {
+                    "sized" => HttpResponse::Ok().body(SizedStream::new(8, pieces)),
+                    _ => HttpResponse::Ok().streaming(pieces),
+                }
+            };
+            let app = App::new().app_data(web::Data::new(idempotency)).wrap(IdempotencyKey::default());
+            let app = init_service(app.route("/{kind}", web::post().to(handler))).await;
+            // The panic of a body ends its connection, as it does without the middleware.
+            let of_sized = AssertUnwindSafe(app.call(post("/sized", Some("a")).to_request())).catch_unwind().await;
+            assert!(of_sized.is_err());
+            let response = app.call(post("/streamed", Some("b")).to_request()).await.unwrap();
+            assert!(to_bytes(response.into_body()).await.is_err(), "the answer breaks off");
+            for (path, key) in [("/sized", "a"), ("/streamed", "b")] {
+                let again = AssertUnwindSafe(app.call(post(path, Some(key)).to_request())).catch_unwind().await;
+                match again {
+                    Ok(response) if on_unknown == OnUnknown::Reject => assert_eq!(response.unwrap().status(), 409),
+                    Ok(response) => assert_eq!((response.unwrap().status().as_u16(), path), (200, "/streamed")),
+                    Err(_) => assert_eq!((on_unknown, path), (OnUnknown::Rerun, "/sized"), "it ran again"),
+                }
+            }
         });
     }
 }

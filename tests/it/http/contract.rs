@@ -197,6 +197,20 @@ fn the_cors_lists_name_the_headers_of_the_settings() {
     assert!(cors::EXPOSE_HEADERS.contains(&settings.replay_header.unwrap().as_str()));
 }
 
+/// A client that can't read it takes a replayed failure for a success.
+#[test]
+fn the_header_with_the_first_status_is_described_and_exposed_to_scripts() {
+    for (settings, is_described) in [(Settings::default(), true), (Settings::ietf(), false)] {
+        let name = settings.original_status_header.clone().unwrap();
+        assert!(cors::EXPOSE_HEADERS.contains(&name.as_str()));
+        let document = document(&settings, Policy::Required);
+        let described = &document["components"]["headers"]["Idempotent-Status"];
+        assert_eq!(described.is_object(), is_described, "{document:#}");
+        let replay = &document["components"]["responses"]["Idempotency409"]["headers"]["Idempotent-Status"];
+        assert_eq!(replay.is_object(), is_described, "{document:#}");
+    }
+}
+
 #[test]
 fn a_response_says_until_when_it_is_kept() {
     let server = Server::start(&[

@@ -117,6 +117,35 @@ fn another_header_can_carry_the_key() {
     assert_eq!(server.send(Request::post("/items").header("X-Request-Key", "k")).status, 201);
 }
 
+/// Clients of several APIs send their keys to one route.
+#[test]
+fn any_of_several_headers_names_the_key_and_two_must_agree() {
+    let names = "Idempotency-Key, PayPal-Request-Id, Cko-Idempotency-Key";
+    let server = Server::start(&[("IDEMPOTENCY_KEY__HEADER", names)]);
+    let with = |name: &str, key: &str| Request::post("/items").header(name, key);
+    for name in names.split(", ") {
+        let key = fresh_key();
+        assert_eq!(server.send(with(name, &key)).status, 201, "{name}");
+        assert!(server.send(with(name, &key)).is_replay(), "{name}");
+        for other in names.split(", ").filter(|other| *other != name) {
+            assert!(server.send(with(name, &key).header(other, &key)).is_replay(), "the same key in two headers");
+            server.send(with(name, &key).header(other, "another")).is_problem(400, "invalid-key");
+        }
+    }
+    server.send(with("X-Request-Key", "k")).is_problem(400, "missing-key");
+}
+
+/// Django took them.
+#[test]
+fn any_takes_whatever_a_header_can_carry() {
+    let server = Server::start(&[("IDEMPOTENCY_KEY__SYNTAX", "any")]);
+    for key in ["a b", "caf\u{e9}", "\"open", "a,b;c=###", "a\tb", "\u{1f980}"] {
+        assert_eq!(server.post("/items", key).status, 201, "{key:?}");
+        assert!(server.post("/items", key).is_replay(), "{key:?}");
+    }
+    assert_eq!(server.post("/items", "\"a b\"").status, 201, "quotes are part of the key");
+}
+
 #[test]
 fn the_connection_stays_usable_after_a_refusal() {
     let server = Server::start(&[]);

@@ -1,6 +1,7 @@
 //! HTTP as clients see it: keys, responses, replays, streams and connections, down to the bytes.
 
 mod answers;
+mod bounds;
 mod connections;
 mod contract;
 mod first_status;

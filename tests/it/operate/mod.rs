@@ -4,4 +4,5 @@ mod listing;
 mod observing;
 pub(crate) mod operators;
 mod reports;
-mod traces;
+pub(crate) mod traces;
+mod warnings;

@@ -19,7 +19,7 @@ use crate::common::in_process::{alone, post, send};
 
 /// Records everything as text: spans with their fields, and events with the spans around them.
 #[derive(Clone, Default)]
-struct Notes(Arc<Mutex<String>>);
+pub(crate) struct Notes(Arc<Mutex<String>>);
 
 struct Fields<'a>(&'a mut String);
 
@@ -55,7 +55,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Notes {
 
 impl Notes {
     /// Records the spans and events of this thread from now on.
-    fn listen(&self) -> tracing::subscriber::DefaultGuard {
+    pub(crate) fn listen(&self) -> tracing::subscriber::DefaultGuard {
         // If the thread of another test reaches a call site before any subscriber exists, tracing caches the call site
         // as disabled for all threads. A global subscriber that takes everything prevents that.
         static EVERYTHING: Once = Once::new();
@@ -65,7 +65,7 @@ impl Notes {
         tracing::subscriber::set_default(tracing_subscriber::registry().with(self.clone()))
     }
 
-    fn take(&self) -> String {
+    pub(crate) fn take(&self) -> String {
         std::mem::take(&mut self.0.lock().unwrap())
     }
 }

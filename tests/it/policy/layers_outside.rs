@@ -139,6 +139,33 @@ fn of_a_wrap_around_a_resource_or_a_route_they_find_everything() {
     });
 }
 
+/// Once, whatever was made earlier on the thread took this from them.
+#[test]
+fn instances_that_were_made_before_take_nothing_from_what_they_find() {
+    alone(|| async {
+        let ok = || web::post().to(handler);
+        let exempt = |path: &str| web::resource(path).wrap(ExemptIdempotencyKey::default()).route(ok());
+        let operators = || web::scope("/admin").service(Idempotency::in_memory().admin_scope());
+        // As a second `.bind()` makes one.
+        let _other = witnessed!(.service(exempt("/exempt")).service(operators()).wrap(IdempotencyKey::default()));
+        let around_a_resource = witnessed!(
+            .service(operators())
+            .service(exempt("/sibling"))
+            .service(web::resource("/resource").wrap(IdempotencyKey::default()).wrap(from_fn(outside)).route(ok()))
+        );
+        four(&around_a_resource, "/resource", 400, true).await;
+        let around_an_app = witnessed!(
+            .service(operators())
+            .service(exempt("/sibling"))
+            .route("/app", ok())
+            .wrap(IdempotencyKey::default())
+            .wrap(from_fn(outside))
+        );
+        four(&around_an_app, "/app", 400, true).await;
+        four(&around_an_app, "/sibling", 201, false).await;
+    });
+}
+
 /// Holds a clone of the request, which actix-web allows at a resource and at a route.
 async fn holds_a_clone(
     request: ServiceRequest,

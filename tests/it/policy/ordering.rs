@@ -8,11 +8,11 @@ use actix_idempotency::{ExemptIdempotencyKey, Idempotency, IdempotencyKey, Princ
 use actix_session::{Session, SessionExt as _, SessionMiddleware, storage::CookieSessionStore};
 use actix_web::{
     App, Error, HttpMessage as _, HttpResponse,
-    body::MessageBody,
+    body::{BoxBody, MessageBody},
     cookie,
     dev::{Service, ServiceRequest, ServiceResponse},
     http::Version,
-    middleware::{Compress, DefaultHeaders, ErrorHandlers, Logger, Next, NormalizePath, from_fn},
+    middleware::{Compat, Compress, DefaultHeaders, ErrorHandlers, Logger, Next, NormalizePath, from_fn},
     test::init_service,
     web,
 };
@@ -28,6 +28,35 @@ async fn as_alice(
     }
     request.extensions_mut().insert(Principal::new("alice"));
     Ok(next.call(request).await?.map_into_left_body())
+}
+
+async fn with_boxed_body(request: ServiceRequest, next: Next<BoxBody>) -> Result<ServiceResponse<BoxBody>, Error> {
+    next.call(request).await
+}
+
+#[test]
+fn a_layer_that_needs_a_boxed_body_goes_outside_with_compat_between() {
+    alone(|| async {
+        let whole = || async { HttpResponse::Created().body("whole") };
+        let streamed = || async {
+            let pieces = [Ok::<_, Error>(web::Bytes::from_static(b"stre")), Ok(web::Bytes::from_static(b"amed"))];
+            HttpResponse::Created().streaming(futures_util::stream::iter(pieces))
+        };
+        let app = app!(
+            .route("/whole", web::post().to(whole))
+            .route("/streamed", web::post().to(streamed))
+            .wrap(Compat::new(IdempotencyKey::default()))
+            .wrap(from_fn(with_boxed_body))
+        );
+        for path in ["/whole", "/streamed"] {
+            assert_eq!(send(&app, post(path, None)).await.0, 400);
+            for (status, is_replay) in [(201, false), (409, true)] {
+                let (answered, headers, body) = send(&app, post(path, Some(&path[1..]))).await;
+                assert_eq!((answered.as_u16(), headers.contains_key(MARKER)), (status, is_replay), "{path}");
+                assert_eq!(body, path[1..]);
+            }
+        }
+    });
 }
 
 /// A replay is made without the inner service, which got the original request. Layers outside must still see the head

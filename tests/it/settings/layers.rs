@@ -98,8 +98,6 @@ fn mistakes_name_setting_layer_and_what_is_accepted() {
         ("IDEMPOTENCY_KEY__LOCK__TIMEOUT", "-1", vec!["lock.timeout"]),
         ("IDEMPOTENCY_KEY__LOCK__ENABLE", "yes", vec!["lock.enable", "true or false"]),
         ("IDEMPOTENCY_KEY__SYNTAX", "loose", vec!["syntax", "strict, lenient, raw or any"]),
-        ("IDEMPOTENCY_KEY__METHODS", "POST,GET", vec!["methods", "safe"]),
-        ("IDEMPOTENCY_KEY__METHODS", "", vec!["methods"]),
         ("IDEMPOTENCY_KEY__CONFLICT_STATUS_CODE", "204", vec!["conflict_status_code", "none"]),
         ("IDEMPOTENCY_KEY__MISMATCH_STATUS_CODE", "200", vec!["mismatch_status_code", "400 to 599"]),
         ("IDEMPOTENCY_KEY__HEADER", "bad name", vec!["header"]),
@@ -109,16 +107,6 @@ fn mistakes_name_setting_layer_and_what_is_accepted() {
         ("IDEMPOTENCY_KEY__STORAGE__STORE_ON_STATUSES", "2xy", vec!["storage.store_on_statuses", "200-207"]),
         ("IDEMPOTENCY_KEY__STORAGE__MAX_BYTES", "lots", vec!["storage.max_bytes", "1MiB"]),
         ("IDEMPOTENCY_KEY__STORAGE__MAX_ENTRIES", "0", vec!["storage.max_entries"]),
-        ("IDEMPOTENCY_KEY__METHODS", "all", vec!["methods", "unsafe"]),
-        ("IDEMPOTENCY_KEY__METHODS", "none", vec!["methods"]),
-        ("IDEMPOTENCY_KEY__METHODS", "unsafe,PURGE", vec!["methods"]),
-        ("IDEMPOTENCY_KEY__METHODS", "5", vec!["methods"]),
-        ("IDEMPOTENCY_KEY__HEADER", "Authorization", vec!["header", "no other meaning"]),
-        ("IDEMPOTENCY_KEY__HEADER", "Host", vec!["header"]),
-        ("IDEMPOTENCY_KEY__HEADER", "X-Key, Content-Type", vec!["header", "content-type"]),
-        ("IDEMPOTENCY_KEY__HEADER", "Cookie", vec!["header"]),
-        ("IDEMPOTENCY_KEY__STORAGE__STORE_ON_STATUSES", "", vec!["storage.store_on_statuses"]),
-        ("IDEMPOTENCY_KEY__STORAGE__STORE_ON_STATUSES", "!201", vec!["storage.store_on_statuses"]),
         ("IDEMPOTENCY_KEY__EXEMPT[99999999999]", "/x", vec!["exempt[99999999999]"]),
         ("IDEMPOTENCY_KEY__STORAGE", "redis", vec!["`storage`", "storage.class"]),
         ("IDEMPOTENCY_KEY__LIMITS__PRINCIPAL_SHARE", "1.5", vec!["limits.principal_share", "0 to 1"]),
@@ -136,6 +124,30 @@ fn mistakes_name_setting_layer_and_what_is_accepted() {
     std::fs::write(&path, "not toml at all [").unwrap();
     assert!(Settings::loader().file(&path).environment(NOTHING).load().is_err());
     std::fs::remove_file(path).unwrap();
+}
+
+/// Each would let requests run again, or take the key from a header that has another meaning.
+#[test]
+fn a_value_that_would_switch_protection_off_is_refused() {
+    for (name, value, says) in [
+        ("IDEMPOTENCY_KEY__METHODS", "POST,GET", vec!["methods", "safe"]),
+        ("IDEMPOTENCY_KEY__METHODS", "", vec!["methods"]),
+        ("IDEMPOTENCY_KEY__METHODS", "all", vec!["methods", "unsafe"]),
+        ("IDEMPOTENCY_KEY__METHODS", "none", vec!["methods"]),
+        ("IDEMPOTENCY_KEY__METHODS", "unsafe,PURGE", vec!["methods"]),
+        ("IDEMPOTENCY_KEY__METHODS", "5", vec!["methods"]),
+        ("IDEMPOTENCY_KEY__HEADER", "Authorization", vec!["header", "no other meaning"]),
+        ("IDEMPOTENCY_KEY__HEADER", "Host", vec!["header"]),
+        ("IDEMPOTENCY_KEY__HEADER", "X-Key, Content-Type", vec!["header", "content-type"]),
+        ("IDEMPOTENCY_KEY__HEADER", "Cookie", vec!["header"]),
+        ("IDEMPOTENCY_KEY__STORAGE__STORE_ON_STATUSES", "", vec!["storage.store_on_statuses"]),
+        ("IDEMPOTENCY_KEY__STORAGE__STORE_ON_STATUSES", "!201", vec!["storage.store_on_statuses"]),
+    ] {
+        let error = env(&[(name, value)]).unwrap_err().to_string();
+        for text in says {
+            assert!(error.contains(text), "{name}={value}: {error}");
+        }
+    }
 }
 
 /// The table of the file was dropped, and the server ran on memory, at some starts.

@@ -4,6 +4,7 @@
 mod acceptance;
 #[cfg(feature = "testing")]
 mod broken_stores;
+mod composed;
 pub(crate) mod custom_parts;
 mod memory;
 #[cfg(feature = "redis")]

@@ -10,7 +10,7 @@ use std::{
 use super::{random::Random, servers::Servers};
 
 /// No key may stay locked for this long.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The body of the answer. Each attempt goes to a random server.
 pub(crate) fn until_answered(servers: &Servers, path: &str, key: &str, random: Random) -> Result<Vec<u8>, String> {
@@ -36,7 +36,8 @@ fn ask(
         let server = server(&mut random);
         let leaves = random.percent(leaves_percent);
         let stalls = random.percent(leaves_percent);
-        match send(server, path, key, leaves.then(|| random.below(200)), stalls) {
+        let request = Request { path, key, body: "", leave_after: leaves.then(|| random.below(200)), stalls };
+        match send(server, &request).map(|answer| (answer.status, answer.body)) {
             Ok((200..300, body)) => return Ok(body),
             Ok((423 | 503, _)) => last = "in flight or unavailable".into(),
             Ok((status, body)) => return Err(format!("{key}: {status} {}", String::from_utf8_lossy(&body))),
@@ -47,21 +48,44 @@ fn ask(
     Err(format!("{key} at {path}: no answer within {} s; last: {last}", PATIENCE.as_secs()))
 }
 
-/// One attempt. With `leave_after`, the client closes its connection this many milliseconds after it has sent the
-/// request. A client that `stalls` stops reading half way for a while.
-fn send(
-    server: SocketAddr,
-    path: &str,
-    key: &str,
-    leave_after: Option<u64>,
-    stalls: bool,
-) -> io::Result<(u16, Vec<u8>)> {
+/// A request, and whether its client is a bad one.
+pub(crate) struct Request<'a> {
+    pub(crate) path: &'a str,
+    pub(crate) key: &'a str,
+    pub(crate) body: &'a str,
+    /// The client closes its connection this many milliseconds after it has sent the request.
+    pub(crate) leave_after: Option<u64>,
+    /// The client stops reading half way for a while.
+    pub(crate) stalls: bool,
+}
+
+/// A complete answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    /// Status line and headers, in lower case.
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answer {
+    /// The value of a header, in lower case.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.head.split("\r\n").find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+    }
+}
+
+/// One attempt.
+pub(crate) fn send(server: SocketAddr, request: &Request) -> io::Result<Answer> {
+    let Request { path, key, body, leave_after, stalls } = *request;
     let mut stream = TcpStream::connect_timeout(&server, Duration::from_secs(1))?;
     // Longer than any outage.
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    let length = body.len();
     write!(
         stream,
-        "POST {path} HTTP/1.1\r\nHost: chaos\r\nConnection: close\r\nIdempotency-Key: {key}\r\nContent-Length: 0\r\n\r\n"
+        "POST {path} HTTP/1.1\r\nHost: chaos\r\nConnection: close\r\nIdempotency-Key: {key}\r\n\
+         Content-Length: {length}\r\n\r\n{body}"
     )?;
     if let Some(millis) = leave_after {
         thread::sleep(Duration::from_millis(millis));
@@ -78,15 +102,16 @@ fn send(
     parse(&answer).ok_or_else(|| io::Error::other("the answer was cut short"))
 }
 
-/// Status and body, if the answer is complete.
-fn parse(answer: &[u8]) -> Option<(u16, Vec<u8>)> {
+/// The answer, if it is complete.
+fn parse(answer: &[u8]) -> Option<Answer> {
     let end = answer.windows(4).position(|part| part == b"\r\n\r\n")?;
     let head = std::str::from_utf8(&answer[..end]).ok()?.to_ascii_lowercase();
     let status = head.split(' ').nth(1)?.parse().ok()?;
     let mut body = &answer[end + 4..];
+    let answer = |body: &[u8]| Answer { status, head: head.clone(), body: body.to_vec() };
     if !head.contains("transfer-encoding: chunked") {
         let length: usize = head.split("content-length: ").nth(1)?.split("\r\n").next()?.parse().ok()?;
-        return (body.len() == length).then(|| (status, body.to_vec()));
+        return (body.len() == length).then(|| answer(body));
     }
     let mut whole = Vec::new();
     loop {
@@ -94,7 +119,7 @@ fn parse(answer: &[u8]) -> Option<(u16, Vec<u8>)> {
         let size = usize::from_str_radix(std::str::from_utf8(&body[..line]).ok()?, 16).ok()?;
         body = body.get(line + 2..)?;
         if size == 0 {
-            return Some((status, whole));
+            return Some(answer(&whole));
         }
         whole.extend_from_slice(body.get(..size)?);
         body = body.get(size + 2..)?;

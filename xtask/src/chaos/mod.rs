@@ -7,6 +7,7 @@
 //! Redis that forgets a key lets it run again.
 
 mod client;
+pub(crate) mod ledger;
 mod network;
 mod outages;
 mod random;
@@ -14,7 +15,6 @@ mod servers;
 mod verdict;
 
 use std::{
-    fs,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
@@ -25,8 +25,9 @@ use std::{
 
 use self::{
     network::Network,
+    outages::LEASE,
     random::Random,
-    servers::{Redis, Servers},
+    servers::{Launch, Redis, Servers},
 };
 
 const SERVERS: usize = 3;
@@ -40,15 +41,25 @@ pub(crate) fn run(length: Duration, seed: u64) -> Result<(), String> {
     println!("chaos: seed {seed}, {} s; the same seed gives the same faults, not the same schedule", length.as_secs());
     let redis = Arc::new(servers::Redis::start()?);
     let network = Arc::new(Network::start(redis.port)?);
-    let servers = Arc::new(Servers::start(SERVERS, network.port)?);
+    let servers = Arc::new(Servers::start((0..SERVERS).map(|_| conformance(network.port)).collect())?);
     let outcome = storm(&redis, &network, &servers, length, seed);
     // After a failure, threads may still hold the servers, so their drop can't be relied on.
     servers.stop();
-    match &outcome {
-        Ok(()) => drop(fs::remove_file(&servers.log)),
-        Err(_) => println!("chaos: the log of all runs is {}", servers.log.display()),
-    }
+    servers.clear(outcome.is_err());
     outcome
+}
+
+/// A server on this Redis.
+fn conformance(redis: u16) -> Launch {
+    let variables = vec![
+        ("IDEMPOTENCY_KEY__STORAGE__CLASS", "redis".to_owned()),
+        ("IDEMPOTENCY_KEY__STORAGE__LOCATION", format!("redis://127.0.0.1:{redis}/0")),
+        ("IDEMPOTENCY_KEY__STORAGE__ON_UNREACHABLE", "warn".to_owned()),
+        ("IDEMPOTENCY_KEY__CONFLICT_STATUS_CODE", "none".to_owned()),
+        ("IDEMPOTENCY_KEY__LOCK__LEASE", LEASE.to_string()),
+        ("IDEMPOTENCY_KEY__LOCK__TIMEOUT", "1".to_owned()),
+    ];
+    Launch { example: "conformance", variables }
 }
 
 fn storm(

@@ -1,17 +1,21 @@
-//! The processes under test: one redis-server, and several conformance servers that log their runs.
+//! The processes under test: one redis-server, and several example servers that log their runs.
 
 use std::{
-    env, fs,
+    env,
+    fs::{self, File},
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering::SeqCst},
+    },
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use super::outages::{LEASE, signal};
+use super::outages::signal;
 
 pub(crate) struct Redis {
     child: Child,
@@ -75,48 +79,57 @@ impl Drop for Redis {
     }
 }
 
+/// How long a server may fail to start again, since its store or its database may be disturbed.
+const START: Duration = Duration::from_secs(60);
+
+/// How a server is started.
+pub(crate) struct Launch {
+    /// The name of the example.
+    pub(crate) example: &'static str,
+    pub(crate) variables: Vec<(&'static str, String)>,
+}
+
 pub(crate) struct Servers {
-    redis: u16,
     pub(crate) log: PathBuf,
-    running: Vec<Mutex<Server>>,
+    /// The diagnostics of all servers.
+    pub(crate) diagnostics: PathBuf,
+    launches: Vec<Launch>,
+    running: Vec<Mutex<Child>>,
+    /// Known while a server hangs or is being replaced, too.
+    addresses: Vec<Mutex<SocketAddr>>,
     /// The process ids of killed servers, with the time of their death.
     killed: Mutex<Vec<(u32, u128)>>,
 }
 
-struct Server {
-    child: Child,
-    address: SocketAddr,
-}
-
 impl Servers {
-    pub(crate) fn start(n: usize, redis: u16) -> Result<Self, String> {
-        let log = env::temp_dir().join(format!("chaos-{}.log", std::process::id()));
-        let _ = fs::remove_file(&log);
-        let mut servers = Self { redis, log, running: Vec::new(), killed: Mutex::default() };
-        for _ in 0..n {
-            let server = servers.launch()?;
-            servers.running.push(Mutex::new(server));
+    pub(crate) fn start(launches: Vec<Launch>) -> Result<Self, String> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("chaos-{}-{}.log", std::process::id(), NEXT.fetch_add(1, SeqCst));
+        let log = env::temp_dir().join(name);
+        let diagnostics = log.with_extension("stderr");
+        let _ = (fs::remove_file(&log), fs::remove_file(&diagnostics));
+        let (running, addresses, killed) = (Vec::new(), Vec::new(), Mutex::default());
+        let mut servers = Self { log, diagnostics, launches, running, addresses, killed };
+        for n in 0..servers.launches.len() {
+            let (child, address) = servers.launch(n)?;
+            servers.running.push(Mutex::new(child));
+            servers.addresses.push(Mutex::new(address));
         }
         Ok(servers)
     }
 
-    fn launch(&self) -> Result<Server, String> {
-        let mut command = Command::new(binary()?);
-        command
-            .current_dir(env::temp_dir())
-            .env("ADDR", "127.0.0.1:0")
-            .env("RUN_LOG", &self.log)
-            .env("IDEMPOTENCY_KEY__STORAGE__CLASS", "redis")
-            .env("IDEMPOTENCY_KEY__STORAGE__LOCATION", format!("redis://127.0.0.1:{}/0", self.redis))
-            .env("IDEMPOTENCY_KEY__STORAGE__ON_UNREACHABLE", "warn")
-            .env("IDEMPOTENCY_KEY__CONFLICT_STATUS_CODE", "none")
-            .env("IDEMPOTENCY_KEY__LOCK__LEASE", LEASE.to_string())
-            .env("IDEMPOTENCY_KEY__LOCK__TIMEOUT", "1");
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().map_err(|e| e.to_string())?;
+    fn launch(&self, n: usize) -> Result<(Child, SocketAddr), String> {
+        let launch = &self.launches[n];
+        let diagnostics = File::options().append(true).create(true).open(&self.diagnostics);
+        let mut command = Command::new(binary(launch.example)?);
+        command.current_dir(env::temp_dir()).env("ADDR", "127.0.0.1:0").env("RUN_LOG", &self.log).env("NO_COLOR", "1");
+        command.envs(launch.variables.iter().map(|(name, value)| (name, value)));
+        command.stdout(Stdio::piped()).stderr(diagnostics.map_err(|e| e.to_string())?);
+        let mut child = command.spawn().map_err(|e| e.to_string())?;
         let stdout = child.stdout.take().ok_or("no output")?;
         for line in BufReader::new(stdout).lines() {
             if let Some(address) = line.map_err(|e| e.to_string())?.strip_prefix("listening on ") {
-                return Ok(Server { child, address: address.parse().map_err(|_| "no address")? });
+                return Ok((child, address.parse().map_err(|_| "no address")?));
             }
         }
         let _ = (child.kill(), child.wait());
@@ -128,38 +141,52 @@ impl Servers {
     }
 
     pub(crate) fn address(&self, n: usize) -> SocketAddr {
-        self.running[n].lock().unwrap_or_else(PoisonError::into_inner).address
+        *self.addresses[n].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Kills a server without a graceful stop, and starts another one in its place.
     pub(crate) fn replace(&self, n: usize) -> Result<(), String> {
-        let mut server = self.running[n].lock().map_err(|_| "poisoned")?;
-        let _ = server.child.kill();
-        self.killed.lock().map_err(|_| "poisoned")?.push((server.child.id(), now()));
-        let _ = server.child.wait();
-        // The check at start may fail while the network is disturbed.
-        for _ in 0..20 {
-            if let Ok(new) = self.launch() {
-                *server = new;
-                return Ok(());
+        let mut child = self.running[n].lock().map_err(|_| "poisoned")?;
+        let _ = child.kill();
+        self.killed.lock().map_err(|_| "poisoned")?.push((child.id(), now()));
+        let _ = child.wait();
+        let start = Instant::now();
+        loop {
+            match self.launch(n) {
+                Ok((new, address)) => {
+                    *child = new;
+                    *self.addresses[n].lock().map_err(|_| "poisoned")? = address;
+                    return Ok(());
+                }
+                Err(error) if start.elapsed() > START => return Err(error),
+                Err(_) => thread::sleep(Duration::from_millis(50)),
             }
         }
-        Err("it failed 20 times".into())
     }
 
     /// Stops a server for a while, as a machine does that is out of memory.
     pub(crate) fn pause(&self, n: usize, time: Duration) {
-        let server = self.running[n].lock().unwrap_or_else(PoisonError::into_inner);
-        signal("STOP", server.child.id());
+        let child = self.running[n].lock().unwrap_or_else(PoisonError::into_inner);
+        signal("STOP", child.id());
         thread::sleep(time);
-        signal("CONT", server.child.id());
+        signal("CONT", child.id());
     }
 
     /// Kills all servers.
     pub(crate) fn stop(&self) {
-        for server in &self.running {
-            let mut server = server.lock().unwrap_or_else(PoisonError::into_inner);
-            let _ = (server.child.kill(), server.child.wait());
+        for child in &self.running {
+            let mut child = child.lock().unwrap_or_else(PoisonError::into_inner);
+            let _ = (child.kill(), child.wait());
+        }
+    }
+
+    /// Removes what the servers wrote. After a failure it is kept, and its place is printed.
+    pub(crate) fn clear(&self, is_kept: bool) {
+        if is_kept {
+            println!("chaos: the log of all runs is {}", self.log.display());
+            println!("chaos: the diagnostics of the servers are {}", self.diagnostics.display());
+        } else {
+            let _ = (fs::remove_file(&self.log), fs::remove_file(&self.diagnostics));
         }
     }
 
@@ -171,8 +198,8 @@ impl Servers {
 
     /// The largest resident size of a server, in MiB.
     pub(crate) fn memory(&self) -> usize {
-        let resident = |server: &Mutex<Server>| {
-            let pid = server.try_lock().ok()?.child.id();
+        let resident = |child: &Mutex<Child>| {
+            let pid = child.try_lock().ok()?.id();
             let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
             statm.split(' ').nth(1)?.parse::<usize>().ok()
         };
@@ -180,13 +207,14 @@ impl Servers {
     }
 }
 
-fn now() -> u128 {
+/// Milliseconds, as in the log of runs.
+pub(crate) fn now() -> u128 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()
 }
 
-/// The path of the built example, in the target directory of this program.
-fn binary() -> Result<PathBuf, String> {
+/// The path of a built example, in the target directory of this program.
+fn binary(example: &str) -> Result<PathBuf, String> {
     let mut path = env::current_exe().map_err(|error| error.to_string())?;
     path.pop();
-    Ok(path.join("examples").join("conformance"))
+    Ok(path.join("examples").join(example))
 }

@@ -4,11 +4,13 @@ use std::{collections::BTreeMap, fs};
 
 use super::{Key, client, servers::Servers};
 
+/// One call of a handler.
 #[derive(Debug)]
-struct Run {
-    pid: u32,
+pub(crate) struct Run {
+    pub(crate) pid: u32,
     start: u128,
-    end: Option<u128>,
+    /// `None`: its process was killed, or its handler was dropped.
+    pub(crate) end: Option<u128>,
 }
 
 pub(crate) fn of(keys: &[Key], servers: &Servers, flushes: &[u128], memory: &[usize]) -> Result<(), String> {
@@ -67,7 +69,8 @@ pub(crate) fn of(keys: &[Key], servers: &Servers, flushes: &[u128], memory: &[us
     Ok(())
 }
 
-fn runs(log: &str) -> Result<BTreeMap<String, Vec<Run>>, String> {
+/// The runs of each key.
+pub(crate) fn runs(log: &str) -> Result<BTreeMap<String, Vec<Run>>, String> {
     let mut runs: BTreeMap<String, Vec<Run>> = BTreeMap::new();
     for line in log.lines() {
         let parts: Vec<&str> = line.split(' ').collect();

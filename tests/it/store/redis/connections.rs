@@ -113,6 +113,12 @@ fn a_duplicate_that_waits_for_another_process_survives_the_end_of_its_connection
     let mut running = owner.begin(&request);
     log.wait_for("start", 1);
     let mut waiting = other.begin(&request);
+    eventually("the polls of the duplicate", || {
+        let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut redis.connect()).unwrap();
+        let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_hmget:calls=")?.split(',').next());
+        // The scripts of the two requests read the record a few times.
+        if calls.is_some_and(|calls| calls.parse::<u32>().unwrap() >= 10) { Ok(()) } else { Err(stats) }
+    });
     // Not so often that a call which was made again could meet the next end, too.
     for _ in 0..4 {
         close_all(&redis);

@@ -63,9 +63,14 @@ impl Redis {
                 up = false;
                 return Ok(());
             }
-            let ping = Client::open(self.url()).and_then(|client| client.get_connection());
-            match ping {
-                Err(error) if error.is_io_error() => Err(error),
+            let info = Client::open(self.url())
+                .and_then(|client| client.get_connection())
+                .and_then(|mut connection| redis::cmd("INFO").arg("server").query::<String>(&mut connection));
+            match info {
+                Err(error) if error.is_io_error() => Err(error.to_string()),
+                // Another process was faster: its server has this port, and this child is about to end.
+                Ok(info) if !info.contains(&format!("process_id:{}\r\n", self.pid())) => Err("another server".into()),
+                // One with a password does not say.
                 _ => Ok(()),
             }
         });

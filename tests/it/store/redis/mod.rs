@@ -4,6 +4,7 @@
 mod connections;
 mod crashes;
 pub(crate) mod fixture;
+mod formats;
 #[cfg(feature = "testing")]
 mod model;
 mod outages;

@@ -96,6 +96,26 @@ async fn a_record_that_an_operator_persisted_survives_a_manual_claim() {
 }
 
 #[actix_web::test]
+async fn the_pages_of_one_listing_need_one_look_at_all_names() {
+    let redis = Redis::start();
+    let store = store(&redis);
+    for n in 0..30 {
+        let held = claim(&store, &ask(n)).await;
+        store.complete(&held, &record(n), TTL).await.unwrap();
+    }
+    let (mut seen, mut after) = (0, None);
+    loop {
+        let page = store.list(after, 4).await.unwrap();
+        let Some(last) = page.last() else { break };
+        (seen, after) = (seen + page.len(), Some(last.id));
+    }
+    assert_eq!(seen, 30);
+    let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut redis.connect()).unwrap();
+    let scans = stats.lines().find_map(|line| line.strip_prefix("cmdstat_scan:calls=")).unwrap();
+    assert_eq!(scans.split(',').next(), Some("1"), "{scans}");
+}
+
+#[actix_web::test]
 async fn operators_list_inspect_and_forget() {
     let redis = Redis::start();
     let mut settings = Settings::default();
@@ -166,6 +186,19 @@ impl Storage for Nothing {
     }
     async fn remove(&self, _: &str) -> Result<bool, StoreError> {
         Ok(false)
+    }
+}
+
+/// The clocks of two processes may differ.
+#[actix_web::test]
+async fn the_fencing_tokens_of_a_redis_lock_grow_over_processes() {
+    let redis = Redis::start();
+    let locks = [0, 1].map(|_| RedisLock::new(redis.url(), Duration::from_secs(10)).unwrap());
+    let mut last = 0;
+    for n in 0..20 {
+        let fence = locks[n % 2].fence().await.unwrap().expect("a fencing token");
+        assert!(fence > last, "{fence} after {last}");
+        last = fence;
     }
 }
 

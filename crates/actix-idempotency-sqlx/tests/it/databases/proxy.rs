@@ -8,6 +8,7 @@ use std::{
         atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::SeqCst},
     },
     thread,
+    time::Duration,
 };
 
 /// What becomes of the next COMMITs.
@@ -21,7 +22,13 @@ pub(crate) enum Commits {
     Lose,
     /// As `LoseAnswer`, and no connection is possible from then on.
     LoseAnswerAndAll,
+    /// The connection is closed, and the COMMIT arrives at the server a while later.
+    #[allow(dead_code, reason = "the chaos of xtask uses it")]
+    Late,
 }
+
+/// How late a COMMIT is with [`Commits::Late`]: longer than `storage.timeout`, so that it may not be settled in time.
+const LATE: Duration = Duration::from_millis(800);
 
 pub(crate) struct Proxy {
     port: u16,
@@ -104,6 +111,11 @@ impl Shared {
                     mode if mode == Commits::Lose as u8 => {
                         self.lost.fetch_add(1, SeqCst);
                         return Ok(());
+                    }
+                    mode if mode == Commits::Late as u8 => {
+                        self.lost.fetch_add(1, SeqCst);
+                        let _ = client.shutdown(Shutdown::Both);
+                        thread::sleep(LATE);
                     }
                     mode => {
                         self.is_closed.store(mode == Commits::LoseAnswerAndAll as u8, SeqCst);

@@ -1,0 +1,43 @@
+//! Handlers that stop waiting for their own closure.
+
+use std::time::Duration;
+
+use actix_idempotency::{
+    ledger::{TransactionError, Transactions},
+    testing::LedgerCall,
+};
+use actix_web::{HttpResponse, rt::time::timeout, web};
+
+use super::common::{Counts, Faulty, World, ask, begin, serve, within};
+use crate::common::in_process::{alone, post};
+
+/// Waits for a whole transaction for at most 50 ms. Then it answers 504.
+async fn too_short(db: Transactions<Faulty>, counts: web::Data<Counts>) -> Result<HttpResponse, TransactionError> {
+    let run = db.run(async |tx| Ok::<_, TransactionError>(counts.pay(tx)));
+    match timeout(Duration::from_millis(50), run).await {
+        Ok(answer) => answer,
+        Err(_) => Ok(HttpResponse::GatewayTimeout().body("too slow")),
+    }
+}
+
+#[test]
+fn a_commit_that_has_begun_is_not_cancelled_by_the_handlers_own_time_out() {
+    alone(|| async {
+        let world = World::new();
+        let app = serve!(world, world.wrap(), "/" => too_short);
+        for (n, call) in (1..).zip([LedgerCall::Write, LedgerCall::Commit]) {
+            let gate = world.faults.gate(call);
+            let key = format!("{call:?}");
+            let request = begin(&app, post("/", Some(&key)));
+            within(gate.reached()).await;
+            // The handler's time is up.
+            actix_web::rt::time::sleep(Duration::from_millis(80)).await;
+            assert!(!request.is_finished(), "the answer waits for the COMMIT");
+            gate.open();
+            within(request).await.unwrap().is(201, &format!("run {n}"));
+            ask(&*app, "/", &key).await.is_replay(201, &format!("run {n}"));
+            world.has(n, n);
+        }
+        world.ends_transactions().await;
+    });
+}
