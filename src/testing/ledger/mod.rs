@@ -42,9 +42,10 @@ struct Subject<L> {
 /// Runs the acceptance suite on a ledger.
 ///
 /// `make` returns a ledger without rows. It is called once for each rule and twice for one, and each ledger must be
-/// apart from those before it: another table, another file. The suite goes by real time and takes some seconds. It knows
-/// no statement of the database, so what becomes of a handler's own rows has to be tested beside it: they must be
-/// committed with the ledger's row, or not at all.
+/// apart from those before it: another table, another file. The suite goes by real time and takes some seconds.
+///
+/// The suite knows no statement of the database, so what becomes of a handler's own rows has to be tested beside it:
+/// they must be committed with the ledger's row, or not at all.
 ///
 /// # The rules
 ///
@@ -57,7 +58,8 @@ struct Subject<L> {
 ///   one writer may refuse to begin a second transaction. [`Ledger::settle`] then tells the winner.
 /// - An expired row counts as none. Only a run that looked at it replaces it; any other is [`Write::Stale`].
 /// - A run that is older than [`NewRow::max_run`] is `Stale`.
-/// - [`Ledger::forget`] leaves a tombstone, so that a run that began before is `Stale`, also where there was no row.
+/// - [`Ledger::forget`] leaves a tombstone, so that a run that began before is `Stale`, also where there was no row,
+///   and also when its row was written and not committed yet.
 /// - `settle` waits for a transaction with a row of the id, and leaves nothing.
 /// - [`Ledger::list`] has the rows in the order of their ids, in pages, without expired rows and tombstones.
 /// - [`Ledger::sweep`] keeps rows that have expired lately: they stop runs that have overslept them.
@@ -99,6 +101,7 @@ pub async fn accept_ledger<L: Ledger>(make: impl AsyncFn() -> L) {
 
     subject(&make).await.stops_runs_that_began_before_a_forget().await;
     subject(&make).await.forgets_what_was_never_there().await;
+    subject(&make).await.forgets_a_row_that_is_about_to_be_committed().await;
     subject(&make).await.lists_in_pages().await;
     subject(&make).await.keeps_what_has_expired_lately().await;
 

@@ -1,9 +1,9 @@
 //! The rules of the calls for operators.
 
-use super::{LIMIT, Subject, ends, id, row, same};
+use super::{LIMIT, Subject, Try, ends, id, row, same};
 use crate::{
     key::RecordId,
-    ledger::{Ledger, NewRow},
+    ledger::{Ledger, LedgerError, NewRow},
 };
 
 impl<L: Ledger> Subject<L> {
@@ -38,6 +38,33 @@ impl<L: Ledger> Subject<L> {
         let settled = self.settle(rule, 1).await;
         assert!(settled.row.is_none(), "{rule}: the tombstone settles as a row");
         self.is_committed(rule, &row(1, 2, &settled)).await;
+    }
+
+    pub(super) async fn forgets_a_row_that_is_about_to_be_committed(&self) {
+        let rule = "a run whose row was written and not committed when its key was forgotten leaves no row";
+        let before = self.has_none(rule, 1).await;
+        let new = row(1, 1, &before);
+        let tx = self.written(rule, &new).await;
+        let commit = async {
+            tokio::time::sleep(super::WATCHED).await;
+            ends(rule, self.ledger.commit(tx)).await
+        };
+        let at = id(1);
+        let forget = ends(rule, self.ledger.forget(&at));
+        let (forgotten, committed) = futures_util::future::join(forget, commit).await;
+        match (forgotten, committed) {
+            // It waited, and found the row; or the COMMIT failed.
+            (Ok(_), Ok(()) | Err(LedgerError::Conflict(_) | LedgerError::Refused(_))) => {
+                self.has_none(rule, 1).await;
+                match self.unhindered(rule, &row(1, 2, &before)).await {
+                    Try::Stale => {}
+                    other => panic!("{rule}: expected Stale afterwards, got {other:?}"),
+                }
+            }
+            // It did not wait so long, and says so.
+            (Err(LedgerError::Conflict(_) | LedgerError::Unavailable(_)), Ok(())) => self.has(rule, &new).await,
+            other => panic!("{rule}: {other:?}"),
+        }
     }
 
     pub(super) async fn lists_in_pages(&self) {

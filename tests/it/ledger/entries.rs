@@ -5,7 +5,7 @@ use std::sync::Arc;
 use actix_idempotency::{
     Idempotency, IdempotencyInfo,
     key::RecordId,
-    ledger::{Dialect, Ledger as _, LedgerEntry, NewRow, TransactionError},
+    ledger::{Dialect, Ledger as _, LedgerEntry, NewRow, TransactionError, Tx},
     store::{Clock, MemoryLimits, MemoryStore, OwnerToken, RecordState, Store as _},
     testing::{LedgerCall, LedgerFault},
 };
@@ -188,4 +188,32 @@ fn in_transition_an_old_process_finds_the_answer_in_the_claims() {
             world.has(rows, 1);
         });
     }
+}
+
+#[test]
+fn in_transition_an_old_process_finds_the_answer_of_a_row_by_hand() {
+    alone(|| async {
+        let (world, store) = in_transition();
+        let app = app!(world, world.wrap().store(store.clone()).ledger_transition());
+        ask(&*app, "/ours", "k").await.is(201, "run 1");
+        assert!(is_completed(&store, world.id("k")).await);
+    });
+}
+
+#[test]
+fn a_transaction_beside_an_entry_is_misused() {
+    alone(|| async {
+        let world = World::new();
+        let handler = |info: IdempotencyInfo, mut tx: Tx<Faulty>, counts: web::Data<Counts>| async move {
+            let mut response = counts.pay(&mut tx);
+            info.ledger_entry(&mut response)?;
+            Ok::<_, TransactionError>(response)
+        };
+        let app = serve!(world, world.wrap(), "/" => handler);
+        for _ in 0..2 {
+            ask(&*app, "/", "k").await.is_problem(500, "transaction-misused");
+            assert_eq!(world.faults.open(), 0);
+        }
+        world.has(0, 2);
+    });
 }

@@ -175,6 +175,22 @@ fn a_key_is_not_free_before_its_transaction_is_rolled_back() {
     }
 }
 
+#[test]
+fn a_client_that_leaves_while_a_refusal_is_rolled_back_frees_the_key_afterwards() {
+    alone(|| async {
+        let world = World::with(cancelling);
+        let app = app!(world);
+        let gate = world.faults.gate(LedgerCall::Rollback);
+        let request = begin(&app, post("/tx?status=503", Some("k")));
+        within(gate.reached()).await;
+        leave(request).await;
+        ask(&*app, "/tx?status=503", "k").await.is_problem(423, "in-flight");
+        gate.open();
+        eventually("the key is free", async || ask(&*app, "/tx?status=503", "k").await.text == "run 2").await;
+        world.ends_transactions().await;
+    });
+}
+
 /// A stream that waits in the middle.
 macro_rules! streaming {
     ($world:expr, $door:expr) => {{
@@ -196,6 +212,23 @@ macro_rules! streaming {
             }
         })
     }};
+}
+
+#[test]
+fn a_client_that_leaves_while_a_body_is_read_rolls_back_with_cancel() {
+    alone(|| async {
+        let world = World::with(cancelling);
+        let door = Door::new();
+        let app = streaming!(world, door);
+        let request = begin(&app, post("/", Some("k")));
+        door.reached_by(1).await;
+        leave(request).await;
+        world.ends_transactions().await;
+        door.open();
+        world.has(0, 1);
+        eventually("the key is free", async || ask(&*app, "/", "k").await.status == 201).await;
+        world.has(1, 2);
+    });
 }
 
 #[test]

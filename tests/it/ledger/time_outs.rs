@@ -41,3 +41,29 @@ fn a_commit_that_has_begun_is_not_cancelled_by_the_handlers_own_time_out() {
         world.ends_transactions().await;
     });
 }
+
+#[test]
+fn a_rollback_that_outlasts_the_handlers_own_time_out_is_no_misuse() {
+    alone(|| async {
+        let world = World::new();
+        let handler = |db: Transactions<Faulty>, counts: web::Data<Counts>| async move {
+            let run = db.run(async |tx| {
+                counts.pay(tx);
+                Ok::<_, TransactionError>(HttpResponse::Conflict().body("refused"))
+            });
+            match timeout(Duration::from_millis(50), run).await {
+                Ok(answer) => answer,
+                Err(_) => Ok(HttpResponse::GatewayTimeout().body("too slow")),
+            }
+        };
+        let app = serve!(world, world.wrap(), "/" => handler);
+        let gate = world.faults.gate(LedgerCall::Rollback);
+        let request = begin(&app, post("/", Some("k")));
+        within(gate.reached()).await;
+        actix_web::rt::time::sleep(Duration::from_millis(80)).await;
+        gate.open();
+        within(request).await.unwrap().is(504, "too slow");
+        world.has(0, 1);
+        world.ends_transactions().await;
+    });
+}

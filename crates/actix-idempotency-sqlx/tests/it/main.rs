@@ -7,3 +7,4 @@ mod common;
 mod databases;
 mod postgres;
 mod processes;
+mod sqlite;

@@ -11,6 +11,7 @@ use actix_idempotency::{
     ledger::{Ledger as _, LedgerError, NewRow, Transactions, Tx, Write},
     record::Record,
     store::OwnerToken,
+    testing::accept_ledger,
 };
 use actix_idempotency_sqlx::{Error, Isolation, SqlxPostgres};
 use actix_web::{
@@ -160,6 +161,75 @@ async fn a_shorter_limit_of_the_role_for_idle_transactions_stays() {
             sqlx::query_scalar("SHOW idle_in_transaction_session_timeout").fetch_one(&mut *tx).await.unwrap();
         assert_eq!(shown, expected);
     }
+}
+
+#[actix_web::test]
+async fn it_passes_the_acceptance_suite_at_every_isolation_level() {
+    let Some(cluster) = Cluster::shared() else { return };
+    for isolation in [Isolation::ReadCommitted, Isolation::RepeatableRead, Isolation::Serializable] {
+        accept_ledger(async || {
+            let ledger = SqlxPostgres::new(cluster.pool(4).await).isolation(isolation);
+            ledger.create_table().await.unwrap();
+            ledger
+        })
+        .await;
+    }
+}
+
+/// The row is there and expired; a run that may replace it has done so and not committed yet.
+#[actix_web::test]
+async fn settle_waits_for_the_replacement_of_an_expired_row() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let pool = cluster.pool(4).await;
+    let ledger = ledger(&pool).await;
+    let first = new_row(&ledger, 1, "a").await;
+    committed(&ledger, &first).await;
+    sqlx::raw_sql("UPDATE idempotency_ledger SET expires = clock_timestamp()").execute(&pool).await.unwrap();
+    let second = new_row(&ledger, 1, "b").await;
+    assert_eq!(second.over, Some(first.token));
+    let mut tx = ledger.begin(&Isolation::Default, RUN).await.unwrap();
+    assert!(matches!(ledger.write(&mut tx, &second).await, Ok(Write::Written)));
+    let early = ledger.settle(&id(1), Duration::from_millis(50)).await;
+    assert!(matches!(early, Err(LedgerError::Conflict(_))), "{early:?}");
+    let id = id(1);
+    let (settled, ()) = tokio::join!(ledger.settle(&id, RUN), async { ledger.commit(tx).await.unwrap() });
+    assert_eq!(settled.unwrap().row.unwrap().token, second.token);
+}
+
+/// A row that was replaced by a run with the same token, and lives, is not replaced again.
+#[actix_web::test]
+async fn a_live_row_is_never_replaced() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let pool = cluster.pool(2).await;
+    let ledger = ledger(&pool).await;
+    let first = new_row(&ledger, 1, "a").await;
+    committed(&ledger, &first).await;
+    let mut late = new_row(&ledger, 1, "b").await;
+    late.over = Some(first.token);
+    assert!(matches!(committed(&ledger, &late).await, Write::Taken(row) if row.token == first.token));
+}
+
+#[actix_web::test]
+async fn forget_waits_for_a_row_that_is_about_to_be_committed_and_tells_of_it() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let pool = cluster.pool(4).await;
+    let ledger = ledger(&pool).await;
+    let row = new_row(&ledger, 1, "a").await;
+    let mut tx = ledger.begin(&Isolation::Default, RUN).await.unwrap();
+    ledger.write(&mut tx, &row).await.unwrap();
+    let id = id(1);
+    let (forgotten, ()) = tokio::join!(ledger.forget(&id), async {
+        // Until the other one waits for this transaction.
+        let waits =
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+        while sqlx::query_scalar::<_, i64>(waits).persistent(false).fetch_one(&pool).await.unwrap() == 0 {
+            tokio::task::yield_now().await;
+        }
+        ledger.commit(tx).await.unwrap();
+    });
+    assert!(forgotten.unwrap());
+    let look = ledger.look(&id).await.unwrap();
+    assert!(look.row.is_none() && look.over.is_some() && look.over != Some(row.token));
 }
 
 async fn pay(mut tx: Tx<SqlxPostgres>) -> Result<HttpResponse, Error> {
