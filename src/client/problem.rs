@@ -227,7 +227,10 @@ impl Problem {
             Self::BodyTooLarge { limit } => format!("At most {limit} bytes are accepted here."),
             Self::BodyTimeout => "The request body took too long to arrive. The operation was not run.".into(),
             Self::UnreadableBody => "The request body could not be read to its end.".into(),
-            Self::StoreUnavailable => "The operation was not run. Retry later with the same key.".into(),
+            Self::StoreUnavailable => {
+                "The operation can't be run, or its outcome can't be recorded, at the moment. Retry later with the same key."
+                    .into()
+            }
             Self::Overloaded => {
                 "Too many operations are running; this one was not run. Retry later with the same key.".into()
             }

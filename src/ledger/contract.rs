@@ -24,7 +24,7 @@ pub trait Ledger: Clone + Send + Sync + 'static {
 
     /// How a transaction can differ from others of this ledger: its isolation level, say.
     /// [`Transactions::with`](super::Transactions::with) chooses; elsewhere it is the default.
-    type Options: Clone + Default + Send + 'static;
+    type Options: Clone + Default + Send + Sync + 'static;
 
     /// Names the ledger to operators, and tells ledgers of one process apart: the database and the table, without secrets.
     /// Values with the same name are one ledger.

@@ -12,6 +12,7 @@ use crate::client::problem::{Problem, ProblemStyle};
 /// | error | answer | the key |
 /// |---|---|---|
 /// | [`Unavailable`](Self::Unavailable) | 503 `store-unavailable`, `Retry-After: 1` | is free; held if the answer of a COMMIT was lost and could not be settled |
+/// | [`Unknown`](Self::Unknown) | 500 | there is none: with a key it is settled |
 /// | [`Failed`](Self::Failed) | 500 `transaction-failed` | is free |
 /// | [`Misused`](Self::Misused) | 500 `transaction-misused` | is free |
 /// | [`NotRecorded`](Self::NotRecorded) | 500 `not-recorded` | is free |
@@ -22,6 +23,9 @@ pub enum TransactionError {
     /// The database has no free connection or can't be reached, or other transactions stood in the way at every try.
     #[error("the transaction could not be begun or committed; another try may succeed")]
     Unavailable(#[source] Cause),
+    /// The answer of the COMMIT of a transaction without a row was lost, so nobody knows whether it was made.
+    #[error("whether the transaction was committed is not known")]
+    Unknown(#[source] Cause),
     /// The database refused.
     #[error("the transaction failed")]
     Failed(#[source] Cause),
@@ -44,6 +48,8 @@ impl TransactionError {
     pub(crate) const fn problem(&self) -> Problem {
         match self {
             Self::Unavailable(_) | Self::Superseded => Problem::StoreUnavailable,
+            // Its status says it all.
+            Self::Unknown(_) => Problem::Panicked,
             Self::Failed(_) => Problem::TransactionFailed,
             Self::Misused(_) => Problem::TransactionMisused,
             Self::NotRecorded => Problem::NotRecorded,
@@ -54,6 +60,16 @@ impl TransactionError {
     pub(crate) fn refusal(&self) -> Problem {
         tracing::error!(error = self as &dyn std::error::Error, "a transaction was not committed");
         self.problem()
+    }
+}
+
+impl TransactionError {
+    /// The error of a COMMIT without a row, whose lost answer can't be settled.
+    pub(crate) fn of_commit_without_row(error: LedgerError) -> Self {
+        match error {
+            LedgerError::Unknown(cause) | LedgerError::Unavailable(cause) => Self::Unknown(cause),
+            error => error.into(),
+        }
     }
 }
 

@@ -105,8 +105,8 @@ async fn after_conflict(ledger: &AnyLedger, row: &NewRow, cause: Cause) -> Verdi
 
 /// What is committed under an id after a COMMIT whose answer was lost.
 pub(crate) enum Settled {
-    /// The row of that COMMIT.
-    Ours,
+    /// The row of that COMMIT, unless it has expired since.
+    Ours(Option<Box<Row>>),
     /// The row of another run.
     Theirs(Box<Row>),
     /// Nothing.
@@ -116,7 +116,7 @@ pub(crate) enum Settled {
 impl Settled {
     fn verdict(self, cause: Cause) -> Verdict {
         match self {
-            Self::Ours => Verdict::Committed,
+            Self::Ours(_) => Verdict::Committed,
             Self::Theirs(row) => Verdict::Superseded(row),
             Self::Nothing => Verdict::RolledBack(Why::Passing(cause)),
         }
@@ -132,10 +132,9 @@ pub(crate) async fn settle(
 ) -> Result<Settled, LedgerError> {
     let look = ledger.settle(id, patience).await?;
     let settled = match look.row {
-        Some(row) if row.token == token => Settled::Ours,
+        Some(row) if row.token == token => Settled::Ours(Some(Box::new(row))),
         Some(row) => Settled::Theirs(Box::new(row)),
-        // It was committed, and has expired since.
-        None if look.over == Some(token) => Settled::Ours,
+        None if look.over == Some(token) => Settled::Ours(None),
         None => Settled::Nothing,
     };
     metrics::settled();

@@ -178,11 +178,17 @@ impl Ledger for MemoryLedger {
     }
 
     async fn forget(&self, id: &RecordId) -> Result<bool, LedgerError> {
-        self.wait(id, 0, Duration::from_secs(5)).await?;
-        let now = self.now();
-        let tombstone = Kept { token: OwnerToken::random(), expires: now, row: None };
-        let before = self.0.state.lock().rows.insert(*id, tombstone);
-        Ok(before.is_some_and(|kept| kept.row.is_some() && kept.expires > now))
+        loop {
+            self.wait(id, 0, Duration::from_secs(5)).await?;
+            let now = self.now();
+            let tombstone = Kept { token: OwnerToken::random(), expires: now, row: None };
+            let mut state = self.0.state.lock();
+            // A transaction may have written its row since.
+            if !state.open.contains_key(id) {
+                let before = state.rows.insert(*id, tombstone);
+                return Ok(before.is_some_and(|kept| kept.row.is_some() && kept.expires > now));
+            }
+        }
     }
 
     async fn list(&self, after: Option<RecordId>, limit: usize) -> Result<Vec<Row>, LedgerError> {

@@ -17,6 +17,8 @@ use actix_web::{
     dev::{Extensions, ResponseHead},
 };
 
+use tokio::runtime::Handle;
+
 use super::{
     AnyLedger, AnyTx, Ledger, LedgerEntry, LedgerError, Look, NewRow, Row, TransactionError, Verdict, Why,
     any::{Task, begin_as, gone},
@@ -70,6 +72,8 @@ pub(crate) struct Recorded {
     /// How large a kept body may be.
     pub(crate) most: usize,
     pub(crate) lent: Box<dyn Lent>,
+    /// Whether claims are completed as well, for processes that don't know the ledger yet.
+    pub(crate) is_in_transition: bool,
 }
 
 /// What the middleware lends: it knows which responses are recorded, and how.
@@ -184,6 +188,10 @@ impl LedgerRun {
     pub(super) fn of<L: Ledger>(request: &HttpRequest) -> Result<(Rc<Self>, L), TransactionError> {
         let run = request.extensions().get::<Rc<Self>>().cloned();
         let Some(run) = run.filter(|run| !matches!(*run.purpose.borrow(), Purpose::Nothing)) else {
+            tracing::error!(
+                path = request.path(),
+                "a handler asks for a transaction, and no key protects its request, or its wrap has no ledger"
+            );
             return Err(TransactionError::Misused("no key protects this request, or its wrap has no ledger"));
         };
         run.has_principal.set(request.extensions().contains::<Principal>());
@@ -200,8 +208,19 @@ impl LedgerRun {
         }
         let mut state = self.state.borrow_mut();
         match &*state {
-            State::Idle => {
-                *state = State::Beginning(Task::spawn(begin_as(ledger, options, self.max_run)));
+            State::Idle | State::Ending(_) => {
+                // A closure that was dropped half way may still be rolled back.
+                let before = match mem::replace(&mut *state, State::Idle) {
+                    State::Ending(task) => Some(task),
+                    _ => None,
+                };
+                let max_run = self.max_run;
+                *state = State::Beginning(Task::spawn(async move {
+                    if let Some(before) = before {
+                        before.await;
+                    }
+                    begin_as(ledger, options, max_run).await
+                }));
                 Ok(())
             }
             State::Committed(_) | State::Committing(..) => {
@@ -209,7 +228,7 @@ impl LedgerRun {
             }
             State::Superseded(_) => Err(TransactionError::Superseded),
             State::Unsettled => Err(TransactionError::Unavailable("an earlier COMMIT is not settled".into())),
-            State::Beginning(_) | State::Lent | State::Returned(_) | State::Ending(_) => {
+            State::Beginning(_) | State::Lent | State::Returned(_) => {
                 Err(TransactionError::Misused("a request has one transaction"))
             }
         }
@@ -231,6 +250,31 @@ impl LedgerRun {
         match &*state {
             State::Lent if !self.has_returned.get() => *state = State::Returned(tx),
             _ => self.ledger.rollback_detached(tx),
+        }
+    }
+
+    /// A closure was dropped half way, and so was its transaction.
+    pub(super) fn roll_back_dropped(&self, tx: AnyTx) {
+        if matches!(*self.state.borrow(), State::Lent) && Handle::try_current().is_ok() {
+            *self.state.borrow_mut() = State::Ending(self.ledger.rollback_in_task(tx));
+        } else {
+            self.ledger.rollback_detached(tx);
+        }
+    }
+
+    /// A closure was dropped while its transaction was being begun.
+    pub(super) fn give_up_begin(&self) {
+        let mut state = self.state.borrow_mut();
+        match mem::replace(&mut *state, State::Idle) {
+            State::Beginning(task) if Handle::try_current().is_ok() => {
+                let ledger = self.ledger.clone();
+                *state = State::Ending(Task::spawn(async move {
+                    if let Some(Ok(tx)) = task.await {
+                        ledger.rollback(tx).await;
+                    }
+                }));
+            }
+            other => *state = other,
         }
     }
 

@@ -13,8 +13,7 @@ use actix_web::{FromRequest, HttpRequest, HttpResponse, body::BoxBody, dev::Payl
 use tokio::sync::oneshot;
 
 use super::{
-    Ledger, TransactionError, Tx, Why,
-    any::gone,
+    Ledger, LedgerError, TransactionError, Tx, Why,
     finish::commit_without_row,
     run::{Ended, LedgerRun, Recorded},
 };
@@ -125,7 +124,7 @@ impl<L: Ledger> Transactions<L> {
     where
         E: From<TransactionError> + 'static,
     {
-        let begun = Tx::begin(self.run.clone(), self.ledger.clone(), self.options.clone()).await;
+        let begun = Tx::begin_for_closure(self.run.clone(), self.ledger.clone(), self.options.clone()).await;
         let mut tx = begun.map_err(Failure::from)?;
         let response = match work(&mut *tx).await {
             Ok(response) => response,
@@ -148,9 +147,15 @@ impl<L: Ledger> Transactions<L> {
             let _ = send.send(commit_without_row(&ledger, tx).await);
         };
         self.run.end(commit).await;
-        let committed = committed.await.unwrap_or_else(|_| Err(gone()));
-        committed.map_err(|error| Failure::from(Why::of(error)))?;
-        Ok(response)
+        let committed = committed.await.unwrap_or_else(|_| Err(LedgerError::Unknown("its task is gone".into())));
+        match committed {
+            Ok(()) => Ok(response),
+            Err(error) => {
+                // Without a row nothing tells what became of a COMMIT whose answer was lost.
+                let is_passing = matches!(error, LedgerError::Conflict(_));
+                Err(Failure { error: TransactionError::of_commit_without_row(error).into(), is_passing })
+            }
+        }
     }
 
     async fn commit(

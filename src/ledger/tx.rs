@@ -32,24 +32,48 @@ use crate::observe::metrics::OpenTransaction;
 /// ```
 pub struct Tx<L: Ledger> {
     /// `None` only in the drop.
-    tx: Option<(Box<L::Tx>, OpenTransaction)>,
+    open: Option<(Box<L::Tx>, OpenTransaction)>,
     run: Rc<LedgerRun>,
+    /// Whether it is the transaction of a closure, which alone can have it committed.
+    is_of_closure: bool,
 }
 
 impl<L: Ledger> Tx<L> {
+    /// As [`begin`](Self::begin), for a closure.
+    pub(super) async fn begin_for_closure(
+        run: Rc<LedgerRun>,
+        ledger: L,
+        options: L::Options,
+    ) -> Result<Self, TransactionError> {
+        let guard = BeginGuard(run.clone());
+        let mut tx = Self::begin(run, ledger, options).await?;
+        tx.is_of_closure = true;
+        drop(guard);
+        Ok(tx)
+    }
+
     pub(super) async fn begin(run: Rc<LedgerRun>, ledger: L, options: L::Options) -> Result<Self, TransactionError> {
         run.begin(ledger, options)?;
         let begun = poll_fn(|cx| run.poll_begun(cx)).await?;
         match begun.open::<L>() {
-            Some(tx) => Ok(Self { tx: Some(tx), run }),
+            Some(tx) => Ok(Self { open: Some(tx), run, is_of_closure: false }),
             None => Err(TransactionError::Misused("the wrap has a ledger of another type")),
         }
     }
 
     /// Takes the transaction out, to end it.
     pub(super) fn into_any(mut self) -> AnyTx {
-        let (tx, open) = self.tx.take().expect("a transaction is there until it is dropped");
+        let (tx, open) = self.open.take().expect("a transaction is there until it is dropped");
         AnyTx::of::<L>(tx, open)
+    }
+}
+
+/// Gives up a BEGIN whose closure is dropped meanwhile. Does nothing once the transaction is there.
+struct BeginGuard(Rc<LedgerRun>);
+
+impl Drop for BeginGuard {
+    fn drop(&mut self) {
+        self.0.give_up_begin();
     }
 }
 
@@ -70,21 +94,22 @@ impl<L: Ledger> Deref for Tx<L> {
     type Target = L::Tx;
 
     fn deref(&self) -> &L::Tx {
-        &self.tx.as_ref().expect("a transaction is there until it is dropped").0
+        &self.open.as_ref().expect("a transaction is there until it is dropped").0
     }
 }
 
 impl<L: Ledger> DerefMut for Tx<L> {
     fn deref_mut(&mut self) -> &mut L::Tx {
-        &mut self.tx.as_mut().expect("a transaction is there until it is dropped").0
+        &mut self.open.as_mut().expect("a transaction is there until it is dropped").0
     }
 }
 
 impl<L: Ledger> Drop for Tx<L> {
     /// Gives the transaction back to the middleware.
     fn drop(&mut self) {
-        if let Some((tx, open)) = self.tx.take() {
-            self.run.take_back(AnyTx::of::<L>(tx, open));
+        if let Some((tx, open)) = self.open.take() {
+            let tx = AnyTx::of::<L>(tx, open);
+            if self.is_of_closure { self.run.roll_back_dropped(tx) } else { self.run.take_back(tx) }
         }
     }
 }

@@ -160,6 +160,7 @@ where
             look: look.into(),
             most: storage.max_response_body,
             lent: Box::new(lending),
+            is_in_transition: self.config.is_in_transition,
         });
     }
 }

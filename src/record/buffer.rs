@@ -25,7 +25,8 @@ pub(crate) enum Buffered<B> {
 pub(crate) struct Started<B> {
     size: BodySize,
     beginning: Bytes,
-    rest: Pin<Box<B>>,
+    /// `None`: the beginning is all of it.
+    rest: Option<Pin<Box<B>>>,
 }
 
 /// Reads a body of at most `most` bytes.
@@ -38,13 +39,13 @@ pub(crate) async fn buffer<B: MessageBody + 'static>(body: B, most: usize) -> Bu
     };
     let body = match body.try_into_bytes() {
         Ok(bytes) if bytes.len() <= most => return Buffered::Whole(bytes),
-        Ok(bytes) => return Buffered::Whole(bytes),
+        Ok(beginning) => return Buffered::TooLarge(Started { size, beginning, rest: None }),
         Err(body) => body,
     };
     let mut rest = Box::pin(body);
     let mut bytes = BytesMut::new();
     if length.is_some_and(|length| length > most as u64) {
-        return Buffered::TooLarge(Started { size, beginning: Bytes::new(), rest });
+        return Buffered::TooLarge(Started { size, beginning: Bytes::new(), rest: Some(rest) });
     }
     while let Some(piece) = poll_fn(|cx| rest.as_mut().poll_next(cx)).await {
         match piece {
@@ -52,7 +53,7 @@ pub(crate) async fn buffer<B: MessageBody + 'static>(body: B, most: usize) -> Bu
             Err(error) => return Buffered::Failed(error.into()),
         }
         if bytes.len() > most {
-            return Buffered::TooLarge(Started { size, beginning: bytes.freeze(), rest });
+            return Buffered::TooLarge(Started { size, beginning: bytes.freeze(), rest: Some(rest) });
         }
         if length.is_some_and(|length| bytes.len() as u64 > length) {
             break;
@@ -76,6 +77,9 @@ impl<B: MessageBody + 'static> MessageBody for Started<B> {
         if !beginning.is_empty() {
             return Poll::Ready(Some(Ok(beginning)));
         }
-        self.rest.as_mut().poll_next(cx).map_err(Into::into)
+        match &mut self.rest {
+            Some(rest) => rest.as_mut().poll_next(cx).map_err(Into::into),
+            None => Poll::Ready(None),
+        }
     }
 }

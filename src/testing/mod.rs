@@ -1,7 +1,7 @@
 //! Tools for tests (feature `testing`).
 //!
-//! - For a store: [`accept_store`], the rules that every store must follow, and [`model`], which plays random sequences of
-//!   calls to the store and to a model of it.
+//! - For a store: [`accept_store`], the rules that every store must follow, and [`model`], which plays random sequences
+//!   of calls to the store and to a model of it.
 //! - For a ledger: [`accept_ledger`], the rules that every ledger must follow.
 //! - For a service: [`FaultyStore`] and [`FaultyLedger`], whose calls fail on demand, and [`storm`], which sends
 //!   duplicates of one request.

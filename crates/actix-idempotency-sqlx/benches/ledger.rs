@@ -4,6 +4,8 @@
 //! size, without the middleware. The limit of a replay is a handler that selects a row of that size by its primary key. The
 //! arms take turns in one run, so that the machine's mood falls on both.
 
+#![allow(clippy::unwrap_used, clippy::unused_self, reason = "a benchmark may, and the tests use more of the cluster")]
+
 use std::{
     fs,
     path::Path,

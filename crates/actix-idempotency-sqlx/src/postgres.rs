@@ -4,8 +4,8 @@ use std::{
     any::Any,
     fmt,
     ops::{Deref, DerefMut},
-    sync::{Arc, OnceLock},
-    time::Duration,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::{Duration, Instant},
 };
 
 use actix_idempotency::{
@@ -14,7 +14,7 @@ use actix_idempotency::{
     store::{Moment, OwnerToken},
 };
 use sqlx::{
-    AssertSqlSafe, PgConnection, PgExecutor, PgPool, Postgres, Row as _, Transaction,
+    AssertSqlSafe, Connection as _, PgConnection, PgExecutor, PgPool, Postgres, Row as _, Transaction,
     postgres::{PgPoolOptions, PgRow},
 };
 use tokio::sync::OnceCell;
@@ -45,6 +45,7 @@ struct Shared {
     isolation: Isolation,
     /// The role's own limit for idle transactions.
     idle_limit: Arc<OnceCell<Option<Duration>>>,
+    clock: Arc<Clock>,
 }
 
 /// The isolation level of a transaction.
@@ -63,8 +64,7 @@ pub enum Isolation {
     Serializable,
 }
 
-/// An open transaction. Use `&mut **tx` as an executor in handlers (`&mut *tx` in closures), and end it neither by COMMIT
-/// nor by ROLLBACK.
+/// An open transaction. Use `&mut **tx` as an executor, and end it neither by COMMIT nor by ROLLBACK.
 pub struct PgTx {
     tx: Transaction<'static, Postgres>,
     /// A value of a setting that is local to the transaction. A handler that ended it has lost the value.
@@ -86,6 +86,7 @@ impl SqlxPostgres {
             table: table.to_owned(),
             isolation: Isolation::Default,
             idle_limit: Arc::default(),
+            clock: Arc::default(),
         }))
     }
 
@@ -133,16 +134,24 @@ impl SqlxPostgres {
         })
     }
 
-    /// The database's clock, then the row of an operation, where there is one.
+    /// Reads the row of an operation.
     #[doc(hidden)] // For the benchmark.
     #[must_use]
     pub fn look_statement(&self, id: &RecordId) -> String {
-        format!("SELECT {NOW}; SELECT {COLUMNS} FROM {} AS l WHERE l.id = {}", self.0.quoted, bytes(id.as_bytes()))
+        format!("SELECT {COLUMNS} FROM {} AS l WHERE l.id = {}", self.0.quoted, bytes(id.as_bytes()))
     }
 
+    /// Reads the row of an operation, and the clock unless it was read a moment ago.
     async fn look_by(&self, id: &RecordId, executor: impl PgExecutor<'_>) -> Result<Look, LedgerError> {
-        let found = sqlx::raw_sql(AssertSqlSafe(self.look_statement(id))).fetch_all(executor).await;
-        look_of(&found.map_err(ledger_error)?)
+        let look_statement = self.look_statement(id);
+        let known = self.0.clock.known();
+        let sql = if known.is_some() { look_statement } else { format!("SELECT {NOW}; {look_statement}") };
+        let found = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(executor).await.map_err(ledger_error)?;
+        if let Some(now) = known {
+            return look(now, found.first());
+        }
+        let (now, found) = found.split_first().ok_or_else(|| LedgerError::Unreadable("no clock".into()))?;
+        look(self.0.clock.read(now)?, found.first())
     }
 
     /// A shorter limit of the role stays in force.
@@ -165,20 +174,31 @@ const COLUMNS: &str = "l.id, l.fingerprint, l.token, l.attempt, l.principal_tag,
 /// The database's clock in seconds. `extract` would count in `numeric`, which is slow.
 const NOW: &str = "date_part('epoch', clock_timestamp())";
 
-/// The same text whether `standard_conforming_strings` is on or off.
+/// The same value whether `standard_conforming_strings` is on or off.
 fn bytes(bytes: &[u8]) -> String {
-    format!("decode('{}', 'hex')", Hex(bytes))
+    format!("E'\\\\x{}'", Hex(bytes))
 }
 
-fn look_of(found: &[PgRow]) -> Result<Look, LedgerError> {
-    let (now, found) = found.split_first().ok_or_else(|| LedgerError::Unreadable("no clock".into()))?;
-    look(clock(now)?, found.first())
-}
+/// The database's clock, as it was a moment ago. A run that is dated back by so little is refused a little early, and saves
+/// a statement.
+#[derive(Default)]
+struct Clock(Mutex<Option<(Instant, Moment)>>);
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "microseconds of this century")]
-fn clock(now: &PgRow) -> Result<Moment, LedgerError> {
-    let seconds: f64 = now.try_get(0).map_err(|error| LedgerError::Unreadable(error.into()))?;
-    Ok(Moment::new((seconds * 1e6) as u64))
+impl Clock {
+    const KEPT: Duration = Duration::from_millis(500);
+
+    fn known(&self) -> Option<Moment> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.filter(|(at, _)| at.elapsed() < Self::KEPT).map(|(_, now)| now)
+    }
+
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "microseconds of this century")]
+    fn read(&self, row: &PgRow) -> Result<Moment, LedgerError> {
+        let seconds: f64 = row.try_get(0).map_err(|error| LedgerError::Unreadable(error.into()))?;
+        let now = Moment::new((seconds * 1e6) as u64);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), now));
+        Ok(now)
+    }
 }
 
 impl Ledger for SqlxPostgres {
@@ -284,7 +304,7 @@ impl Ledger for SqlxPostgres {
         let look = if probed.rows_affected() == 1 {
             // The row that a look would see is the probe.
             let now = sqlx::raw_sql(AssertSqlSafe(format!("SELECT {NOW}"))).fetch_one(&mut *tx).await;
-            now.map_err(ledger_error).and_then(|now| Ok(Look::new(None, None, clock(&now)?)))
+            now.map_err(ledger_error).and_then(|now| Ok(Look::new(None, None, self.0.clock.read(&now)?)))
         } else {
             self.look_by(id, &mut *tx).await
         };
@@ -337,7 +357,10 @@ impl Ledger for SqlxPostgres {
             ),
             error => error,
         };
-        let mut tx = self.0.pool.begin().await.map_err(refused)?;
+        // A connection of its own: one of the pool would belong to the runtime that checks.
+        let options = self.0.pool.connect_options();
+        let mut connection = PgConnection::connect_with(&options).await.map_err(refused)?;
+        let mut tx = connection.begin().await.map_err(refused)?;
         let (table, id) = (&self.0.quoted, bytes(OwnerToken::random().as_bytes()));
         let sql = format!(
             "INSERT INTO {table} AS l (id, fingerprint, token, attempt, principal_tag, expires, record) \
@@ -349,6 +372,7 @@ impl Ledger for SqlxPostgres {
         );
         let tried = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *tx).await;
         let rolled_back = tx.rollback().await;
+        let _ = connection.close().await;
         tried.map_err(refused)?;
         rolled_back.map_err(refused)
     }

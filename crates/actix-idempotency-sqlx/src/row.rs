@@ -1,9 +1,6 @@
 //! Values of the ledger's table, to and from SQL.
 
-use std::{
-    fmt::{self, Write as _},
-    time::Duration,
-};
+use std::{fmt, time::Duration};
 
 use actix_idempotency::{
     key::{Fingerprint, PrincipalTag, RecordId},
@@ -18,9 +15,11 @@ pub(crate) struct Hex<'a>(pub(crate) &'a [u8]);
 
 impl fmt::Display for Hex<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut digits = String::with_capacity(self.0.len() * 2);
         for byte in self.0 {
-            write!(digits, "{byte:02x}")?;
+            digits.push(char::from(DIGITS[usize::from(byte >> 4)]));
+            digits.push(char::from(DIGITS[usize::from(byte & 15)]));
         }
         f.write_str(&digits)
     }

@@ -43,8 +43,7 @@ struct Shared {
     quoted: String,
 }
 
-/// An open transaction. Use `&mut **tx` as an executor in handlers (`&mut *tx` in closures), and end it neither by COMMIT
-/// nor by ROLLBACK.
+/// An open transaction. Use `&mut **tx` as an executor, and end it neither by COMMIT nor by ROLLBACK.
 pub struct SqliteTx(Transaction<'static, Sqlite>);
 
 impl SqlxSqlite {

@@ -64,6 +64,11 @@ where
     match ended {
         Ok(response) => {
             let is_err = response.response().error().is_some();
+            if let Some(error) = response.response().error()
+                && response.response().extensions().contains::<OwnAnswer>()
+            {
+                tracing::error!(%error, path = response.request().path(), "a handler got no transaction, or lost it");
+            }
             let (request, response) = response.into_parts();
             let has_principal = request.extensions().contains::<Principal>();
             let is_stored = stores(&request, &response, &governed.config.settings);
@@ -227,7 +232,7 @@ where
     let response = head.set_body(body);
     if run.entry_is_out() && is_success(&response) {
         return match settle(ledger, recorded.id, recorded.token.get(), recorded.patience).await {
-            Ok(Settled::Ours) => {
+            Ok(Settled::Ours(_)) => {
                 governed.complete_in_transition(&record);
                 Fate::Recorded(response)
             }
@@ -280,7 +285,9 @@ impl Finish {
             Verdict::Superseded(first) if self.is_in_transition => held.complete_unwaited(first.record.clone()),
             Verdict::Committed | Verdict::Superseded(_) => held.ended(),
             Verdict::RolledBack(_) => held.release().await,
-            Verdict::Unsettled => held.settle_behind(self.ledger.clone(), self.row.id, self.row.token),
+            Verdict::Unsettled => {
+                held.settle_behind(self.ledger.clone(), self.row.id, self.row.token, self.is_in_transition);
+            }
         }
         verdict
     }
@@ -301,7 +308,6 @@ async fn whole<B: MessageBody + 'static>(
     most: usize,
 ) -> Result<(Option<Bytes>, AnswerBody<B>), Box<dyn std::error::Error>> {
     match buffer(body, most).await {
-        Buffered::Whole(bytes) if bytes.len() > most => Ok((None, AnswerBody::whole(bytes))),
         Buffered::Whole(bytes) => Ok((Some(bytes.clone()), AnswerBody::whole(bytes))),
         Buffered::TooLarge(started) => Ok((None, AnswerBody::boxed(BoxBody::new(started)))),
         Buffered::Failed(error) => Err(error),
@@ -320,7 +326,7 @@ async fn end_claim<S: Service<ServiceRequest>, B>(
         match (fate, recorded) {
             (Fate::Recorded(_) | Fate::Replay(_) | Fate::Reused, _) => held.ended(),
             (Fate::Unsettled, Some(recorded)) => {
-                held.settle_behind(ledger.clone(), recorded.id, recorded.token.get());
+                held.settle_behind(ledger.clone(), recorded.id, recorded.token.get(), recorded.is_in_transition);
             }
             _ => held.release().await,
         }

@@ -12,6 +12,7 @@ use crate::{
         AnyTx, LedgerError, LedgerRun, Left, OwnAnswer, State, Task, TransactionError, Verdict, commit_without_row,
         gone, is_success,
     },
+    record::Record,
 };
 
 /// Ends the transaction of a request that has no row: it has no key, or is only observed.
@@ -39,7 +40,8 @@ pub(in crate::middleware) async fn end_ordinary<B>(
         let _ = send.send(commit_without_row(&ledger, tx).await);
     };
     run.end(commit).await;
-    committed.await.unwrap_or_else(|_| Err(gone())).map_err(|error| TransactionError::from(error).refusal())
+    let committed = committed.await.unwrap_or_else(|_| Err(gone()));
+    committed.map_err(|error| TransactionError::of_commit_without_row(error).refusal())
 }
 
 /// Ends an operation that is dropped. An open transaction is rolled back before the key is free.
@@ -58,6 +60,7 @@ pub(in crate::middleware) fn abandon(
         return;
     }
     let (held, in_flight) = (held.take(), in_flight.take());
+    let completes = recorded.as_ref().is_some_and(|recorded| recorded.is_in_transition);
     let asked = recorded.map(|recorded| (recorded.id, recorded.token.get()));
     drop(Task::spawn(async move {
         let end = match open {
@@ -75,17 +78,19 @@ pub(in crate::middleware) fn abandon(
                 task.await;
                 End::RolledBack
             }
-            Open::Committing(task) => match task.await {
-                Some(Verdict::Committed | Verdict::Superseded(_)) => End::Committed,
+            Open::Committing(task, record) => match task.await {
+                Some(Verdict::Committed) => End::Committed(record),
+                Some(Verdict::Superseded(first)) => End::Committed(first.record),
                 Some(Verdict::RolledBack(_)) => End::RolledBack,
                 Some(Verdict::Unsettled) | None => End::Unsettled,
             },
-            Open::Committed => End::Committed,
+            Open::Committed(record) => End::Committed(record),
             Open::Unsettled => End::Unsettled,
         };
         match (end, held, asked) {
-            (End::Committed, Some(held), _) => held.ended(),
-            (End::Unsettled, Some(held), Some((id, token))) => held.settle_behind(ledger, id, token),
+            (End::Committed(record), Some(held), _) if completes => held.complete_unwaited(record),
+            (End::Committed(_), Some(held), _) => held.ended(),
+            (End::Unsettled, Some(held), Some((id, token))) => held.settle_behind(ledger, id, token, completes),
             (_, held, _) => drop(held),
         }
         drop(in_flight);
@@ -94,7 +99,8 @@ pub(in crate::middleware) fn abandon(
 
 /// What became of the transaction of an operation that was dropped.
 enum End {
-    Committed,
+    /// With the record.
+    Committed(Record),
     RolledBack,
     Unsettled,
 }
@@ -104,8 +110,8 @@ enum Open {
     Beginning(Task<Result<AnyTx, LedgerError>>),
     Tx(AnyTx),
     Ending(Task<()>),
-    Committing(Task<Verdict>),
-    Committed,
+    Committing(Task<Verdict>, Record),
+    Committed(Record),
     Unsettled,
 }
 
@@ -116,8 +122,9 @@ impl Open {
             State::Beginning(task) => Self::Beginning(task),
             State::Returned(tx) => Self::Tx(tx),
             State::Ending(task) => Self::Ending(task),
-            State::Committing(task, _) => Self::Committing(task),
-            State::Committed(_) | State::Superseded(_) => Self::Committed,
+            State::Committing(task, answered) => Self::Committing(task, answered.record),
+            State::Committed(answered) => Self::Committed(answered.record),
+            State::Superseded(first) => Self::Committed(first.record),
             State::Unsettled => Self::Unsettled,
         })
     }

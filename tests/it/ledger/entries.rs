@@ -5,7 +5,8 @@ use std::sync::Arc;
 use actix_idempotency::{
     Idempotency, IdempotencyInfo,
     key::RecordId,
-    ledger::{Dialect, Ledger as _, LedgerEntry, NewRow, TransactionError, Tx},
+    ledger::{Dialect, Ledger as _, LedgerEntry, NewRow, TransactionError, Transactions, Tx},
+    settings::OnDisconnect,
     store::{Clock, MemoryLimits, MemoryStore, OwnerToken, RecordState, Store as _},
     testing::{LedgerCall, LedgerFault},
 };
@@ -13,8 +14,11 @@ use actix_web::{HttpResponse, web};
 use bytes::Bytes;
 use futures_util::stream;
 
-use super::common::{Counts, Faulty, World, ask, ask_for_another, by_closure, by_itself, by_tx, serve, settings};
-use crate::common::in_process::alone;
+use super::common::{
+    Counts, Door, Faulty, World, ask, ask_for_another, begin, by_closure, by_itself, by_tx, eventually, leave, serve,
+    settings,
+};
+use crate::common::in_process::{alone, post};
 
 /// Inserts a row as a handler does that has a library of its own. `token`: another run's.
 async fn insert(ledger: &Faulty, entry: &LedgerEntry, token: Option<OwnerToken>) {
@@ -164,7 +168,9 @@ fn the_statements_of_an_entry_have_nothing_of_a_client_in_them() {
 fn in_transition() -> (World, Arc<MemoryStore>) {
     let clock = Clock::steered();
     let store = Arc::new(MemoryStore::with_clock(MemoryLimits::default(), clock.clone()));
-    let idempotency = Idempotency::builder().settings(settings()).build().unwrap();
+    let mut settings = settings();
+    settings.on_disconnect = OnDisconnect::Cancel;
+    let idempotency = Idempotency::builder().settings(settings).build().unwrap();
     (World::of(idempotency, clock), store)
 }
 
@@ -197,6 +203,42 @@ fn in_transition_an_old_process_finds_the_answer_of_a_row_by_hand() {
         let app = app!(world, world.wrap().store(store.clone()).ledger_transition());
         ask(&*app, "/ours", "k").await.is(201, "run 1");
         assert!(is_completed(&store, world.id("k")).await);
+    });
+}
+
+#[test]
+fn in_transition_a_client_that_leaves_after_a_commit_leaves_the_answer_in_the_claims() {
+    alone(|| async {
+        let (world, store) = in_transition();
+        let door = Door::new();
+        let handler = {
+            let door = door.clone();
+            move |db: Transactions<Faulty>, counts: web::Data<Counts>| {
+                let door = door.clone();
+                async move {
+                    let answer = db.run(async |tx| Ok::<_, TransactionError>(counts.pay(tx))).await;
+                    door.pass().await;
+                    answer
+                }
+            }
+        };
+        let app = serve!(world, world.wrap().store(store.clone()).ledger_transition(), "/" => handler);
+        let request = begin(&app, post("/", Some("k")));
+        door.reached_by(1).await;
+        leave(request).await;
+        eventually("the claim is completed", async || is_completed(&store, world.id("k")).await).await;
+    });
+}
+
+#[test]
+fn in_transition_a_commit_whose_answer_was_lost_is_completed_as_well() {
+    alone(|| async {
+        let (world, store) = in_transition();
+        let app = serve!(world, world.wrap().store(store.clone()).ledger_transition(), "/tx" => by_tx);
+        world.faults.next(LedgerCall::Commit, LedgerFault::LoseAnswer);
+        world.faults.next(LedgerCall::Settle, LedgerFault::Unavailable);
+        ask(&*app, "/tx?status=201", "k").await.is_problem(503, "store-unavailable");
+        eventually("the claim is completed", async || is_completed(&store, world.id("k")).await).await;
     });
 }
 

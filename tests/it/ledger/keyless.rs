@@ -77,6 +77,16 @@ fn a_commit_that_fails_without_a_key_is_no_success() {
 }
 
 #[test]
+fn a_commit_whose_answer_was_lost_is_not_tried_again_without_a_key() {
+    for fault in [LedgerFault::LoseAnswer, LedgerFault::Unknown] {
+        let rows = u32::from(fault == LedgerFault::LoseAnswer);
+        let faults: &'static [_] = Box::leak(Box::new([(LedgerCall::Commit, fault)]));
+        without_a_row("/tx?status=201", 500, rows, faults);
+        without_a_row("/closure?status=201", 500, rows, faults);
+    }
+}
+
+#[test]
 fn a_conflict_without_a_key_is_tried_again() {
     alone(|| async {
         let world = World::new();

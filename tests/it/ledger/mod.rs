@@ -9,6 +9,7 @@ mod entries;
 mod extractors;
 mod keyless;
 mod leaving;
+mod logs;
 mod looking;
 mod lost_commits;
 mod lost_owners;

@@ -8,8 +8,57 @@ use actix_idempotency::{
 };
 use actix_web::{HttpResponse, rt::time::timeout, web};
 
-use super::common::{Counts, Faulty, World, ask, begin, serve, within};
+use super::common::{Counts, Door, Faulty, World, ask, begin, serve, within};
 use crate::common::in_process::{alone, post};
+
+/// Waits for a closure for at most this time. Then it answers 202.
+async fn impatient(
+    db: Transactions<Faulty>,
+    counts: web::Data<Counts>,
+    door: web::Data<Door>,
+) -> Result<HttpResponse, TransactionError> {
+    let run = db.run(async |tx| {
+        let response = counts.pay(tx);
+        door.pass().await;
+        Ok::<_, TransactionError>(response)
+    });
+    match timeout(Duration::from_millis(50), run).await {
+        Ok(answer) => answer,
+        Err(_) => Ok(HttpResponse::Accepted().body("later")),
+    }
+}
+
+#[test]
+fn a_closure_that_is_dropped_half_way_commits_nothing() {
+    alone(|| async {
+        let world = World::new();
+        let app = serve!(world, world.wrap(), "/" => impatient; web::Data::new(Door::new()));
+        ask(&*app, "/", "k").await.is(202, "later");
+        world.has(0, 1);
+        ask(&*app, "/", "k").await.is_replay(202, "later");
+        world.has(0, 1);
+        world.ends_transactions().await;
+    });
+}
+
+#[test]
+fn a_closure_that_is_dropped_half_way_may_be_followed_by_another_run() {
+    alone(|| async {
+        let world = World::new();
+        let handler = |db: Transactions<Faulty>, counts: web::Data<Counts>| async move {
+            let stuck = db.run(async |tx| {
+                counts.pay(tx);
+                std::future::pending::<Result<HttpResponse, TransactionError>>().await
+            });
+            assert!(timeout(Duration::from_millis(20), stuck).await.is_err());
+            db.run(async |tx| Ok::<_, TransactionError>(counts.pay(tx))).await
+        };
+        let app = serve!(world, world.wrap(), "/" => handler);
+        ask(&*app, "/", "k").await.is(201, "run 2");
+        world.has(1, 2);
+        world.ends_transactions().await;
+    });
+}
 
 /// Waits for a whole transaction for at most 50 ms. Then it answers 504.
 async fn too_short(db: Transactions<Faulty>, counts: web::Data<Counts>) -> Result<HttpResponse, TransactionError> {

@@ -8,7 +8,7 @@ use super::{Key, client, servers::Servers};
 #[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) pid: u32,
-    start: u128,
+    pub(crate) start: u128,
     /// `None`: its process was killed, or its handler was dropped.
     pub(crate) end: Option<u128>,
 }

@@ -142,7 +142,7 @@ impl fmt::Debug for Outcome<'_> {
 
 impl fmt::Display for Attempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}..{} process {} ", self.sent, self.ended, self.process)?;
+        write!(f, "request, {} ms at process {}: ", self.ended.saturating_sub(self.sent), self.process)?;
         if !self.payload.is_empty() {
             write!(f, "with {} ", self.payload)?;
         }

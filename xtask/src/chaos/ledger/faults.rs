@@ -34,11 +34,11 @@ impl Faults {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// The faults of a period, one a line.
-    pub(crate) fn between(&self, from: u128, until: u128) -> String {
+    /// The faults of a period.
+    pub(crate) fn between(&self, from: u128, until: u128) -> Vec<(u128, String)> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let some = all.iter().filter(|(when, _)| (from..=until).contains(when));
-        some.map(|(when, fault)| ["  ", &when.to_string(), " fault: ", fault, "\n"].concat()).collect()
+        some.map(|(when, fault)| (*when, format!("fault: {fault}"))).collect()
     }
 }
 

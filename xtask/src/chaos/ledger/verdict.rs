@@ -104,8 +104,9 @@ pub(crate) fn of(
         let (before, after) = (of(&before), of(&after));
         numbers.add(key, of_key, &after);
         doubled += usize::from(after.count > key.rows || after.pids.len() > 1);
-        for broken in broken(key, asked_before, &before, &after) {
-            violations.push(format!("{broken}\n{}", history(key, of_key, &after, faults)));
+        let broken = broken(key, asked_before, &before, &after);
+        if !broken.is_empty() {
+            violations.push(format!("{}\n{}", broken.join("\n"), history(key, asked_before, of_key, &after, faults)));
         }
     }
     Ok(Verdict { numbers, doubled, violations })
@@ -192,20 +193,22 @@ fn has(body: &[u8], text: &str) -> bool {
     body.windows(text.len()).any(|part| part == text.as_bytes())
 }
 
-/// Everything about a key, in the order of time.
-fn history(key: &Key, runs: &[Run], effects: &Effects, faults: &Faults) -> String {
+/// Everything about a key in the order of time, in milliseconds since its first request. The faults are the ones before
+/// the verdict asked.
+fn history(key: &Key, asked_before: usize, runs: &[Run], effects: &Effects, faults: &Faults) -> String {
+    let attempts = key.attempts.iter().map(|attempt| (attempt.sent, attempt.to_string()));
+    let runs = runs.iter().map(|run| (run.start, format!("{run:?}")));
+    let start = key.attempts.iter().map(|attempt| attempt.sent).min().unwrap_or(0);
+    let end = key.attempts[..asked_before].iter().map(|attempt| attempt.ended).max().unwrap_or(0);
+    let mut lines: Vec<_> = attempts.chain(runs).chain(faults.between(start.saturating_sub(1000), end)).collect();
+    lines.sort();
     let contested = if key.is_contested { ", contested" } else { "" };
     let mut text = format!("  {} {}, {} rows a run{contested}; at the end {effects:?}\n", key.name, key.path, key.rows);
-    let mut attempts: Vec<&Attempt> = key.attempts.iter().collect();
-    attempts.sort_by_key(|attempt| attempt.sent);
-    for attempt in &attempts {
-        let _ = writeln!(text, "  {attempt}");
+    for (when, line) in lines {
+        let _ =
+            writeln!(text, "  {:>6} {line}", i128::try_from(when).unwrap_or(0) - i128::try_from(start).unwrap_or(0));
     }
-    for run in runs {
-        let _ = writeln!(text, "  {run:?}");
-    }
-    let span = attempts.first().map_or(0, |first| first.sent)..=attempts.last().map_or(0, |last| last.ended);
-    text + &faults.between(span.start().saturating_sub(1000), *span.end())
+    text
 }
 
 impl Numbers {

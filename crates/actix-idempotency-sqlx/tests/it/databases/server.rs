@@ -78,6 +78,7 @@ impl Cluster {
     }
 
     /// A program that comes with the server.
+    #[allow(dead_code, reason = "the benchmarks use it")]
     pub(crate) fn program(&self, name: &str) -> Option<PathBuf> {
         Some(programs()?.join(name)).filter(|program| program.exists())
     }
