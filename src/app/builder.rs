@@ -13,6 +13,8 @@ use super::{
 };
 #[cfg(feature = "redis")]
 use crate::store::{RedisLock, RedisOptions, RedisStore};
+#[cfg(feature = "sqlite")]
+use crate::store::{SqliteOptions, SqliteStore};
 use crate::{
     claim::{Caught, InFlight, StoreHandle},
     client::problem::{Refusal, RefusalFn},
@@ -184,7 +186,10 @@ impl Builder {
     }
 
     /// The one list of built-in store classes.
-    #[cfg_attr(not(feature = "redis"), expect(unused_variables, reason = "only Redis uses the name of the cache"))]
+    #[cfg_attr(
+        not(any(feature = "redis", feature = "sqlite")),
+        expect(unused_variables, reason = "only stores outside of the process use the name of the cache")
+    )]
     fn store_of(&self, cache: &str, settings: &StorageSettings) -> Result<Arc<dyn Store>, ConfigError> {
         if let Some(store) = self.stores.get(&settings.class) {
             return Ok(Arc::new(Caught(store.clone())));
@@ -216,9 +221,30 @@ impl Builder {
             }
             #[cfg(not(feature = "redis"))]
             "redis" => Err(ConfigError::MissingFeature { setting: "storage.class", name: "redis", feature: "redis" }),
+            #[cfg(feature = "sqlite")]
+            "sqlite" => {
+                // The default is the address of a Redis.
+                let is_default = settings.location == Settings::default().storage.location;
+                let file = if is_default { "idempotency.db" } else { settings.location.as_str() };
+                let mut options = SqliteOptions::new(file);
+                options.durability = settings.durability;
+                options.timeout = settings.timeout;
+                options.namespace.clone_from(&settings.namespace);
+                cache.clone_into(&mut options.cache);
+                options.max_entries = settings.max_entries;
+                options.max_bytes = settings.max_bytes;
+                options.min_retention = settings.min_retention;
+                options.on_full = settings.on_full;
+                let refused = |source| ConfigError::Store { cache: cache.to_owned(), source };
+                Ok(Arc::new(SqliteStore::new(&options).map_err(refused)?))
+            }
+            #[cfg(not(feature = "sqlite"))]
+            "sqlite" => {
+                Err(ConfigError::MissingFeature { setting: "storage.class", name: "sqlite", feature: "sqlite" })
+            }
             name => {
                 let registered = self.stores.keys().chain(self.storages.keys());
-                Err(unknown_class("storage.class", name, &["memory", "redis"], registered))
+                Err(unknown_class("storage.class", name, &["memory", "redis", "sqlite"], registered))
             }
         }
     }

@@ -260,6 +260,7 @@ fn fixed_setting(before: &Settings, after: &Settings) -> Option<&'static str> {
         ("storage.cache_name", storage.cache_name != now.cache_name),
         ("storage.namespace", storage.namespace != now.namespace),
         ("storage.location", storage.location != now.location),
+        ("storage.durability", storage.durability != now.durability),
         ("storage.min_retention", storage.min_retention != now.min_retention),
         ("storage.max_entries", storage.max_entries != now.max_entries),
         ("storage.max_bytes", storage.max_bytes != now.max_bytes),

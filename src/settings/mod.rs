@@ -27,7 +27,7 @@ pub use self::{
 use crate::key::Syntax;
 pub use crate::{
     policy::PatternError,
-    store::{Location, LocationError, OnFull, OnUnknown, StartupCheck},
+    store::{Durability, Location, LocationError, OnFull, OnUnknown, StartupCheck},
 };
 
 /// All settings. [`Settings::load`] reads them from layers, of which later ones win: the defaults of the profile, a
@@ -127,8 +127,10 @@ pub struct StorageSettings {
     pub cache_name: String,
     /// `namespace`: keeps services that share a store apart.
     pub namespace: String,
-    /// `location` of a networked store.
+    /// `location` of a networked store, or the file of an embedded one.
     pub location: Location,
+    /// `durability` of an embedded store that survives its process.
+    pub durability: Durability,
     /// `store_on_statuses`: other statuses free the key.
     pub store_on_statuses: Statuses,
     /// `ttl` of a record, from completion.
@@ -242,6 +244,7 @@ impl Settings {
             cache_name: "default".into(),
             namespace: String::new(),
             location: "redis://127.0.0.1:6379/0".into(),
+            durability: Durability::Power,
             store_on_statuses: Statuses::of(profile),
             ttl: seconds(24 * 60 * 60),
             min_retention: seconds(60),

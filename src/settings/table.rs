@@ -5,8 +5,8 @@ use std::str::FromStr;
 use actix_web::http::{Method, StatusCode, header::HeaderName};
 
 use super::{
-    Methods, Mode, OnDisconnect, OnError, OnFull, OnUnknown, Profile, Scope, Settings, StartupCheck, Statuses,
-    StorageSettings,
+    Durability, Methods, Mode, OnDisconnect, OnError, OnFull, OnUnknown, Profile, Scope, Settings, StartupCheck,
+    Statuses, StorageSettings,
     value::{self, Given, STATUS, may_carry_body},
 };
 use crate::key::Syntax;
@@ -151,7 +151,12 @@ pub(super) const STORAGE: &[Setting<StorageSettings>] = settings! {
     "class", NAME, |s, v| name(v) => s.class;
     "cache_name", NAME, |s, v| name(v) => s.cache_name;
     "namespace", "any text", |s, v| v.one().map(str::to_owned) => s.namespace;
-    "location", "a host, host:port or URL", |s, v| name(v).map(Into::into) => s.location;
+    "location", "a host, host:port, URL or file", |s, v| name(v).map(Into::into) => s.location;
+    "durability", "power or process", |s, v| match v.one()? {
+        "power" => Some(Durability::Power),
+        "process" => Some(Durability::Process),
+        _ => None,
+    } => s.durability;
     "store_on_statuses", STATUSES, |s, v| Statuses::of_items(v.items()).filter(|statuses| !statuses.is_empty()) => s.store_on_statuses;
     "ttl", DURATION, |s, v| value::duration(v.one()?) => s.ttl;
     "min_retention", DURATION, |s, v| value::duration(v.one()?) => s.min_retention;

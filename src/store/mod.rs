@@ -10,15 +10,19 @@ pub mod lifecycle;
 mod memory;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 
 #[cfg(feature = "redis")]
 pub use self::redis::{RedisLock, RedisOptions, RedisStore};
+#[cfg(feature = "sqlite")]
+pub use self::sqlite::{SqliteOptions, SqliteStore};
 pub use self::{
     clock::Clock,
     contract::{
-        Acquired, Begin, BeginRequest, Claim, Completion, Forgotten, Found, IfCompleted, Inspection, Location,
-        LocationError, Moment, OnFull, OnUnknown, OwnerToken, RecordState, ReleaseAs, Renewal, Restore, Saved,
-        StartupCheck, Step, Store, StoreError, StoreFuture, Wait,
+        Acquired, Begin, BeginRequest, Claim, Completion, Durability, Forgotten, Found, IfCompleted, Inspection,
+        Location, LocationError, Moment, OnFull, OnUnknown, OwnerToken, RecordState, ReleaseAs, Renewal, Restore,
+        Saved, StartupCheck, Step, Store, StoreError, StoreFuture, Wait,
     },
     key_value::{ComposedStore, Lock, Storage, ThreadLock},
     memory::{MemoryLimits, MemoryStore},

@@ -71,7 +71,7 @@ fn test() -> Step {
     folders::check()?;
     cargo("formatting", &["fmt", "--all", "--check"])?;
     cargo("lints", &["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"])?;
-    for features in ["", "redis", "testing", "metrics"] {
+    for features in ["", "redis", "sqlite", "testing", "metrics"] {
         let name = format!("lints with features `{features}` alone");
         cargo(&name, &["clippy", "--lib", "--no-default-features", "--features", features, "--", "-D", "warnings"])?;
     }
@@ -84,6 +84,7 @@ fn test() -> Step {
     fuzz()?;
     ecosystem()?;
     sqlx()?;
+    recipes()?;
     // This test runs without the feature `metrics`, because metrics allocate too.
     cargo("allocations", &["test", "--test", "allocations"])?;
     match need_valgrind() {
@@ -163,6 +164,17 @@ fn sqlx() -> Step {
 fn example_of_sqlx() -> Step {
     let package = ["--package", "actix-idempotency-sqlx", "--features", "postgres,sqlite"];
     cargo("example of actix-idempotency-sqlx", &[&["build", "--examples"][..], &package].concat())
+}
+
+/// The recipes for libraries without a ledger, with PostgreSQL. The package has a workspace and a target directory of its
+/// own.
+fn recipes() -> Step {
+    let manifest = ["--manifest-path", "tests/recipes/Cargo.toml"];
+    let target = ["--target-dir", "target/recipes"];
+    cargo("formatting of the recipes", &[&["fmt"][..], &manifest, &["--check"]].concat())?;
+    let lints = [&["clippy"][..], &manifest, &target, &["--all-targets", "--", "-D", "warnings"]];
+    cargo("lints of the recipes", &lints.concat())?;
+    cargo("recipes", &[&["test"][..], &manifest, &target].concat())
 }
 
 /// Explores thread schedules of the memory store. It has its own target directory, because `--cfg shuttle` changes the

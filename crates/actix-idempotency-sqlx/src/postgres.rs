@@ -384,8 +384,11 @@ impl Ledger for SqlxPostgres {
 
 impl SqlxPostgres {
     async fn why_not_written(&self, tx: &mut PgTx, new: &NewRow) -> Result<Write, LedgerError> {
-        if self.probe(tx).await.is_err() {
-            return Ok(Write::Misused);
+        match self.probe(tx).await {
+            Ok(()) => {}
+            Err(LedgerError::Refused(_)) => return Ok(Write::Misused),
+            // A connection that broke says nothing of the handler.
+            Err(error) => return Err(error),
         }
         let connection: &mut PgConnection = tx;
         Ok(match self.look_by(&new.id, connection).await?.row {

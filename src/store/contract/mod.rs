@@ -21,7 +21,7 @@ pub use self::{
     future::StoreFuture,
     inspection::{Forgotten, Inspection, RecordState},
     location::{Location, LocationError},
-    options::{OnFull, OnUnknown, StartupCheck},
+    options::{Durability, OnFull, OnUnknown, StartupCheck},
     step::{Saved, Step},
 };
 use crate::{key::RecordId, record::Record};

@@ -24,6 +24,17 @@ pub enum OnFull {
     Reject,
 }
 
+/// What a write of an embedded store survives; setting `storage.durability`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Durability {
+    /// A loss of power: an answer is given once it is on the disk.
+    #[default]
+    Power,
+    /// The end of the process, also by `kill -9`. A loss of power may take the last writes with it.
+    Process,
+}
+
 /// The reaction to a danger that is seen at startup; settings `storage.on_evicting` and `storage.on_unreachable`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StartupCheck {

@@ -167,6 +167,40 @@ impl Slot {
         matches!(self.0, State::Vacant)
     }
 
+    /// The process of the owner has died: the record is that of a lost owner, as after `release(Unknown)`. For stores that
+    /// see a process die. Whether somebody held the record.
+    pub fn lose_owner(&mut self, now: u64) -> bool {
+        match &mut self.0 {
+            State::Unfinished(unfinished) if !unfinished.is_trace() => {
+                unfinished.rest(Phase::Lost, now);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Counts a replay that was answered from a copy of the slot.
+    pub fn count_replay(&mut self, now: u64) {
+        if let SlotRef::Completed(completed) = self.0.at(now) {
+            completed.usage.replayed(now);
+        }
+    }
+
+    /// Whether an owner holds the record, or may come back for it.
+    #[must_use]
+    pub const fn is_held(&self) -> bool {
+        matches!(&self.0, State::Unfinished(unfinished) if !unfinished.is_trace())
+    }
+
+    /// When the record was completed. `None`: it is not, or a manual claim lies over it.
+    #[must_use]
+    pub const fn completed_since(&self) -> Option<u64> {
+        match &self.0 {
+            State::Completed(completed) => Some(completed.since),
+            _ => None,
+        }
+    }
+
     /// When everything in the slot has expired. `None`: the slot is vacant.
     #[must_use]
     pub const fn expires(&self) -> Option<u64> {

@@ -123,6 +123,7 @@ pub(super) const STORAGE: &[Known<StorageSettings>] = known! {
     "on_full": |s: &StorageSettings| s.on_full; ("\"reject\"", "reject") is "Reject"; not "evict", "";
     "on_error": |s: &StorageSettings| s.on_error; ("\"run\"", "run") is "Run"; not "pass", "";
     "on_evicting": |s: &StorageSettings| s.on_evicting; ("\"warn\"", "warn") is "Warn"; not "ignore", "";
+    "durability": |s: &StorageSettings| s.durability; ("\"process\"", "process") is "Process"; not "disk", "";
     "on_unreachable": |s: &StorageSettings| s.on_unreachable; ("\"warn\"", "warn") is "Warn"; not "run", "";
     "timeout": |s: &StorageSettings| s.timeout; ("1", "1000ms") is "1s"; not "0", "";
     "retry_for": |s: &StorageSettings| s.retry_for; ("0", "0") is "0ns", ("5", "5s") is "5s"; not "", "long";

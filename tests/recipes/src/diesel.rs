@@ -29,20 +29,16 @@ async fn pay(
 ) -> Result<HttpResponse, TransactionError> {
     let mut connection = pool.get().await.map_err(unavailable)?;
     AnsiTransactionManager::begin_transaction(&mut *connection).await.map_err(unavailable)?;
-    let (answer, ended) = match insert(&info, &mut connection, order.amount).await {
-        Ok((response, Ok(()))) => {
-            (Ok(response), AnsiTransactionManager::commit_transaction(&mut *connection).await)
-        }
-        Ok((response, Err(error))) => {
-            let rolled_back = AnsiTransactionManager::rollback_transaction(&mut *connection).await;
-            (Ok(response), rolled_back.and(Err(error)))
-        }
-        Err(error) => (Err(error), AnsiTransactionManager::rollback_transaction(&mut *connection).await),
+    let inserted = insert(&info, &mut connection, order.amount).await;
+    let ended = match &inserted {
+        Ok((_, Ok(()))) => AnsiTransactionManager::commit_transaction(&mut *connection).await,
+        _ => AnsiTransactionManager::rollback_transaction(&mut *connection).await,
     };
-    if let Err(error) = ended {
+    let (response, row) = inserted?;
+    if let Err(error) = row.and(ended) {
         tracing::warn!(%error, "the ledger will say what became of a transaction");
     }
-    answer
+    Ok(response)
 }
 
 /// The response, and whether its row was inserted.

@@ -8,11 +8,7 @@ use actix_idempotency_sqlx::Error;
 use actix_web::{HttpResponse, web};
 use sqlx::{AssertSqlSafe, PgPool};
 
-async fn pay(
-    info: IdempotencyInfo,
-    pool: web::Data<PgPool>,
-    order: web::Json<Order>,
-) -> Result<HttpResponse, Error> {
+async fn pay(info: IdempotencyInfo, pool: web::Data<PgPool>, order: web::Json<Order>) -> Result<HttpResponse, Error> {
     let mut transaction = pool.begin().await?;
     let id: i64 = sqlx::query_scalar("INSERT INTO payments (amount) VALUES ($1) RETURNING id")
         .bind(order.amount)

@@ -1,9 +1,9 @@
-//! A chaos test of ledgers. Several processes of the example `ledger` share nothing but a PostgreSQL server: their claims
-//! are in their memory, or in a Redis that forgets them. COMMITs and their answers are lost, or COMMITs arrive after their
-//! connection was closed; connections are terminated; the database crashes; processes are killed, or hang.
+//! A chaos test of ledgers. Several processes of the example `ledger` share nothing but a PostgreSQL server. Their claims
+//! are in their memory, or in a Redis that forgets them. COMMITs and their answers are lost, or COMMITs arrive after
+//! their connection was closed. Connections are terminated, and the database crashes. Processes are killed, or hang.
 //!
-//! Clients send each key to random processes until they have a final answer. At the end, `verdict` asks each process once
-//! more for each key, and compares answers with rows. None of the faults excuses a second effect.
+//! Clients send each key to random processes until they have a final answer. At the end, `verdict` asks each process
+//! once more for each key, and compares answers with rows. None of the faults excuses a second effect.
 
 mod client;
 mod database;

@@ -235,9 +235,9 @@ impl fmt::Display for Numbers {
         let Self { keys, attempts, runs, commits, replays, faults, lost, settled, superseded, .. } = self;
         write!(
             f,
-            "{faults} faults, {keys} keys, {attempts} requests, {runs} runs, {commits} keys with rows, {replays} replays; \
-             {lost} COMMITs or their answers lost, {settled} settled, {superseded} runs superseded; the longest request \
-             took {} ms; refused: {:?}",
+            "{faults} faults, {keys} keys, {attempts} requests, {runs} runs, {commits} keys with rows, {replays} \
+             replays; {lost} COMMITs or their answers lost, {settled} settled, {superseded} runs superseded; the \
+             longest request took {} ms; refused: {:?}",
             self.longest_request, self.refused
         )
     }

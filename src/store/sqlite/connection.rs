@@ -1,0 +1,134 @@
+//! A connection to the file: opened, created or refused.
+
+use std::{fs, io, path::Path, time::Duration};
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use super::place::network_of;
+use crate::{
+    record::UnreadableRecord,
+    store::{Durability, StoreError},
+};
+
+/// Marks a file as one of this crate: "aidm".
+const APPLICATION: i32 = 0x6169_646d;
+
+/// The version of the tables.
+const SCHEMA: i32 = 1;
+
+const TABLES: &str = "
+CREATE TABLE IF NOT EXISTS caches (
+    cache INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    entries INTEGER NOT NULL DEFAULT 0,
+    bytes INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE IF NOT EXISTS slots (
+    cache INTEGER NOT NULL,
+    id BLOB NOT NULL,
+    session INTEGER,
+    since INTEGER,
+    expires INTEGER NOT NULL,
+    slot BLOB NOT NULL,
+    PRIMARY KEY (cache, id)
+);
+CREATE INDEX IF NOT EXISTS slots_session ON slots (session) WHERE session IS NOT NULL;
+CREATE INDEX IF NOT EXISTS slots_since ON slots (cache, since) WHERE since IS NOT NULL;
+CREATE INDEX IF NOT EXISTS slots_expires ON slots (expires);
+CREATE TABLE IF NOT EXISTS clock (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    now INTEGER NOT NULL,
+    fence INTEGER NOT NULL
+);
+INSERT OR IGNORE INTO clock VALUES (1, 0, 0);
+";
+
+/// Opens the file for writing, and creates it if it does not exist.
+pub(super) fn open(file: &Path, durability: Durability, timeout: Duration) -> Result<Connection, StoreError> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = fs::canonicalize(folder).map_err(|error| refused(file, &error))?;
+    if let Some(kind) = network_of(&folder) {
+        return Err(refused(file, &format!("it is on a network file system ({kind}), whose locks can't be relied on")));
+    }
+    create(file).map_err(|error| refused(file, &error))?;
+    let connection = connect(file, OpenFlags::SQLITE_OPEN_READ_WRITE, timeout)?;
+    let setup = || -> rusqlite::Result<Option<String>> {
+        let (application, version): (i32, i32) =
+            (pragma(&connection, "application_id")?, pragma(&connection, "user_version")?);
+        let pages: i64 = pragma(&connection, "page_count")?;
+        if pages > 0 && application != APPLICATION {
+            return Ok(Some("it is a database of another application".into()));
+        }
+        if pages > 0 && version != SCHEMA {
+            return Ok(Some(format!("its tables have version {version}, and this release reads version {SCHEMA}")));
+        }
+        if pages == 0 {
+            connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+        }
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.execute_batch(&format!(
+            "BEGIN IMMEDIATE; {TABLES} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {SCHEMA}; COMMIT"
+        ))?;
+        connection.pragma_update(
+            None,
+            "synchronous",
+            match durability {
+                Durability::Power => "FULL",
+                Durability::Process => "NORMAL",
+            },
+        )?;
+        Ok(None)
+    };
+    match setup() {
+        Ok(None) => Ok(connection),
+        Ok(Some(why)) => Err(refused(file, &why)),
+        Err(error) => Err(store_error(error)),
+    }
+}
+
+/// A second connection, for reading.
+pub(super) fn open_reader(file: &Path, timeout: Duration) -> Result<Connection, StoreError> {
+    let connection = connect(file, OpenFlags::SQLITE_OPEN_READ_WRITE, timeout)?;
+    connection.pragma_update(None, "query_only", true).map_err(store_error)?;
+    Ok(connection)
+}
+
+/// Looks for damage.
+pub(super) fn quick_check(connection: &Connection) -> Result<(), StoreError> {
+    let said: String = pragma(connection, "quick_check").map_err(store_error)?;
+    if said == "ok" { Ok(()) } else { Err(damaged(format!("the database is damaged: {said}"))) }
+}
+
+pub(super) fn pragma<T: rusqlite::types::FromSql>(connection: &Connection, name: &str) -> rusqlite::Result<T> {
+    connection.pragma_query_value(None, name, |row| row.get(0))
+}
+
+fn connect(file: &Path, flags: OpenFlags, timeout: Duration) -> Result<Connection, StoreError> {
+    let connection = Connection::open_with_flags(file, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(store_error)?;
+    connection.busy_timeout(timeout).map_err(store_error)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+/// Records hold answers, which are nobody else's business.
+fn create(file: &Path) -> io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(file).map(drop)
+}
+
+fn refused(file: &Path, why: &impl ToString) -> StoreError {
+    StoreError::unavailable(format!("{} can't be used: {}", file.display(), why.to_string()))
+}
+
+pub(super) fn damaged(what: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StoreError {
+    StoreError::Unreadable(UnreadableRecord::Damaged(what.into()))
+}
+
+/// What an error of SQLite means for a request.
+pub(super) fn store_error(error: rusqlite::Error) -> StoreError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => StoreError::Full,
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => damaged(error),
+        _ => StoreError::unavailable(error),
+    }
+}
