@@ -2,7 +2,9 @@
 //!
 //! Run it with `cargo run --example payments`. Then open the page that it serves, or run the curl commands that it
 //! prints. The environment variable `ADDR` sets the address (127.0.0.1:8080). Settings come from `idempotency.toml` and
-//! the environment, so the example can use Redis without a change of its code.
+//! the environment, so the example can use other stores without a change of its code. With
+//! `IDEMPOTENCY_KEY__STORAGE__CLASS=sqlite cargo run --features sqlite --example payments` the records are in the file
+//! `idempotency.db`, and a retry after a restart is still a replay.
 
 use std::{
     env,
@@ -107,11 +109,12 @@ fn routes(config: &mut web::ServiceConfig, idempotency: &Idempotency) {
 
 fn greet(address: &str) {
     let post = format!("curl -si http://{address}/charges -H 'Content-Type: application/json'");
+    let pay = format!(r#"{post} -H 'Idempotency-Key: order-17' -d '{{"amount":100,"currency":"EUR"}}'"#);
     println!("listening on {address}");
     println!();
     println!("# A page that shows retries, for a browser: http://{address}/");
     println!("# A charge. Run this command twice: the second answer is a replay, with the same charge.");
-    println!(r#"{post} -H 'Idempotency-Key: order-17' -d '{{"amount":100,"currency":"EUR"}}'"#);
+    println!("{pay}");
     println!("# Another payload under the same key is refused.");
     println!(r#"{post} -H 'Idempotency-Key: order-17' -d '{{"amount":999,"currency":"EUR"}}'"#);
     println!("# Without a key nothing is charged.");
@@ -124,6 +127,12 @@ fn greet(address: &str) {
     println!(
         r#"curl -si http://{address}/quotes -H 'Content-Type: application/json' -d '{{"amount":100,"currency":"EUR"}}'"#
     );
+    println!("# A restart, with records in a file. Stop this server with Ctrl-C, start it by the next line, and pay.");
+    println!("IDEMPOTENCY_KEY__STORAGE__CLASS=sqlite cargo run --features sqlite --example payments");
+    println!("{pay}");
+    println!("# Stop it, start it again, and pay again: the answer is a replay. The new server has charged nothing.");
+    println!("{pay}");
+    println!("curl -s http://{address}/charges");
 }
 
 #[actix_web::main]

@@ -1,21 +1,28 @@
 //! The row by hand, for libraries without an adapter.
 
-use super::NewRow;
+use actix_web::http::StatusCode;
+
+use super::{Look, NewRow};
 use crate::{
     key::{Fingerprint, PrincipalTag, RecordId, digest::hex},
     record::Record,
-    store::OwnerToken,
+    store::{Moment, OwnerToken},
 };
 
 /// The row of an operation, to be inserted by the handler in its own transaction, as its last statement: for libraries
 /// without an adapter. [`IdempotencyInfo::ledger_entry`](crate::IdempotencyInfo::ledger_entry) gives it.
 ///
-/// The handler commits. A duplicate is an error of the INSERT, which dooms the transaction; the handler may return that error
-/// as it is. Once an entry was asked for, the middleware writes no row for a success. Before it sends one it asks the
-/// ledger: this row is there: it is sent; another row is there: its answer is sent; none: 500 `not-recorded`.
+/// The handler commits, and returns its response, also when the INSERT or the COMMIT failed: a duplicate is an error of the
+/// INSERT, which dooms the transaction. Once an entry was asked for, the middleware writes no row for a success. Before it
+/// sends one it asks the ledger: this row is there: it is sent; another row is there: its answer is sent; none: 500
+/// `not-recorded`.
+///
+/// Where nothing is recorded (without a key, and with `mode = observe`), [`is_recorded`](Self::is_recorded) is `false`, there
+/// are no [`statements`](Self::statements), and the columns mean nothing.
 #[derive(Clone, Debug)]
 pub struct LedgerEntry {
     row: NewRow,
+    is_recorded: bool,
 }
 
 /// The SQL of a database.
@@ -30,7 +37,21 @@ pub enum Dialect {
 
 impl LedgerEntry {
     pub(crate) const fn new(row: NewRow) -> Self {
-        Self { row }
+        Self { row, is_recorded: true }
+    }
+
+    /// The entry of an answer that is not recorded.
+    pub(crate) fn unrecorded(status: StatusCode) -> Self {
+        let nothing = Look::new(None, None, Moment::new(0));
+        let (id, fingerprint) = (RecordId::from_bytes([0; 32]), Fingerprint::from_bytes([0; Fingerprint::LENGTH]));
+        let record = Record::new(status, [], None);
+        Self { row: NewRow::new(id, fingerprint, OwnerToken::random(), record, &nothing), is_recorded: false }
+    }
+
+    /// Whether there is a row to insert.
+    #[must_use]
+    pub const fn is_recorded(&self) -> bool {
+        self.is_recorded
     }
 
     /// The column `id`.
@@ -85,6 +106,9 @@ impl LedgerEntry {
     /// in them but as hexadecimal digits. A run that is older than `limits.max_run` violates NOT NULL.
     #[must_use]
     pub fn statements(&self, dialect: Dialect, table: &str) -> Vec<String> {
+        if !self.is_recorded {
+            return Vec::new();
+        }
         let row = &self.row;
         let bytes = |bytes: &[u8]| match dialect {
             Dialect::Postgres => format!("'\\x{}'", hex(bytes)),

@@ -162,6 +162,9 @@ impl LedgerRun {
 
     /// The row with this response, for a handler that inserts it itself.
     pub(crate) fn give_entry(&self, response: &mut HttpResponse) -> Result<LedgerEntry, TransactionError> {
+        if matches!(*self.purpose.borrow(), Purpose::Ordinary) {
+            return Ok(LedgerEntry::unrecorded(response.status()));
+        }
         let recorded = self.recorded().ok_or(TransactionError::Misused("no key protects this request"))?;
         let most = recorded.most;
         let (head, body) = mem::replace(response, HttpResponse::Ok().finish()).into_parts();

@@ -39,3 +39,22 @@ fn links_lead_somewhere_in_a_checkout_and_on_docs_rs() {
         }
     }
 }
+
+/// The recipes are compiled and tested with a database in `tests/recipes`. Each has a part that the page shows.
+#[test]
+fn the_page_about_ledgers_shows_the_recipes_that_are_tested() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/exactly-once.md")).unwrap();
+    let mut recipes = 0;
+    for entry in fs::read_dir(root.join("tests/recipes/src")).unwrap() {
+        let path = entry.unwrap().path();
+        let file = fs::read_to_string(&path).unwrap();
+        let Some((_, shown)) = file.split_once("// The page has everything from here to the line.\n") else { continue };
+        let (shown, _) = shown.split_once("\n// -----").unwrap();
+        let block = format!("```rust,ignore\n{}\n```\n", shown.trim());
+        assert!(page.contains(&block), "docs/exactly-once.md does not show {}", path.display());
+        recipes += 1;
+    }
+    assert_eq!(recipes, page.matches("info.ledger_entry(&mut response)?").count(), "each recipe of the page is tested");
+    assert!(recipes >= 4);
+}

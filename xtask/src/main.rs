@@ -25,6 +25,7 @@ cargo xtask test                            run every check of this project
 cargo xtask bench [--all | --PART]          compare an App with the middleware to the same App without it;
                                             --all includes the slow parts, --wire is the part over sockets
 cargo xtask bench --ledger                  compare transactions with a ledger in PostgreSQL to the same by hand
+cargo xtask bench --sqlite                  compare the SQLite store to bare rusqlite
 cargo xtask bench --growth                  draw benches/growth.svg: how cost grows
 cargo xtask bench --instructions            compare instructions per operation with their budget
 cargo xtask bench --instructions --bless    write the budget of instructions
@@ -46,6 +47,9 @@ fn main() -> ExitCode {
         ["bench", "--instructions"] => need_valgrind().and_then(|()| instructions::run(false)),
         ["bench", "--instructions", "--bless"] => need_valgrind().and_then(|()| instructions::run(true)),
         ["bench", "--ledger"] => bench_ledger(),
+        ["bench", "--sqlite"] => {
+            cargo("benchmarks of the SQLite store", &["bench", "--features", "sqlite", "--bench", "sqlite"])
+        }
         ["bench", ref rest @ ..] => bench(rest),
         ["folders"] => folders::check(),
         ["chaos", ref rest @ ..] => chaos(rest),

@@ -17,12 +17,13 @@ const APPLICATION: i32 = 0x6169_646d;
 const SCHEMA: i32 = 1;
 
 const TABLES: &str = "
-CREATE TABLE IF NOT EXISTS caches (
+CREATE TABLE IF NOT EXISTS counters (
     cache INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
-    entries INTEGER NOT NULL DEFAULT 0,
-    bytes INTEGER NOT NULL DEFAULT 0
+    first INTEGER NOT NULL DEFAULT 0,
+    second INTEGER NOT NULL DEFAULT 0
 );
+INSERT OR IGNORE INTO counters (cache, name) VALUES (0, 'clock');
 CREATE TABLE IF NOT EXISTS slots (
     cache INTEGER NOT NULL,
     id BLOB NOT NULL,
@@ -35,12 +36,6 @@ CREATE TABLE IF NOT EXISTS slots (
 CREATE INDEX IF NOT EXISTS slots_session ON slots (session) WHERE session IS NOT NULL;
 CREATE INDEX IF NOT EXISTS slots_since ON slots (cache, since) WHERE since IS NOT NULL;
 CREATE INDEX IF NOT EXISTS slots_expires ON slots (expires);
-CREATE TABLE IF NOT EXISTS clock (
-    one INTEGER PRIMARY KEY CHECK (one = 1),
-    now INTEGER NOT NULL,
-    fence INTEGER NOT NULL
-);
-INSERT OR IGNORE INTO clock VALUES (1, 0, 0);
 ";
 
 /// Opens the file for writing, and creates it if it does not exist.

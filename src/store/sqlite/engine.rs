@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, LazyLock, Weak,
-        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
         mpsc::{self, Receiver, RecvTimeoutError, Sender},
     },
     thread::{self, JoinHandle},
@@ -31,6 +31,9 @@ use crate::{
 
 /// How many changes share one transaction.
 const MOST_IN_BATCH: usize = 256;
+
+/// How long a transaction waits for changes of requests that are looking already.
+const GATHERED: Duration = Duration::from_micros(500);
 
 /// How often expired records are looked for, and the session's file.
 const TICK: Duration = Duration::from_secs(1);
@@ -60,6 +63,10 @@ struct Shared {
     timeout: Duration,
     clock: Clock,
     waiters: Waiters,
+    /// Requests that look whether they have to write.
+    looking: AtomicUsize,
+    /// Whether the file was opened, and made if it was not there.
+    is_open: AtomicBool,
     /// The session of this process. 0: there is none yet.
     session: AtomicI64,
     /// The greatest time of a transaction.
@@ -125,6 +132,8 @@ impl Engine {
             timeout: options.timeout,
             clock,
             waiters: Waiters::default(),
+            looking: AtomicUsize::new(0),
+            is_open: AtomicBool::new(false),
             session: AtomicI64::new(0),
             now: AtomicU64::new(0),
         });
@@ -176,21 +185,28 @@ impl Engine {
     }
 
     /// Looks into the file.
-    pub(super) fn read<T: Send + 'static>(
+    pub(super) async fn read<T: Send + 'static>(
         &self,
         look: impl FnOnce(&View<'_>) -> Result<T, StoreError> + Send + 'static,
-    ) -> StoreFuture<'static, T> {
+    ) -> Result<T, StoreError> {
+        if !self.shared.is_open.load(Relaxed) {
+            // The thread that writes makes the file.
+            self.write(|_| Ok(())).await?;
+        }
         let (send, answer) = oneshot::channel();
         let look: Look = Box::new(move |view| {
             let _ = send.send(view.map_err(Failure::error).and_then(|view| look(&view)));
         });
-        let is_sent = self.reader.as_ref().is_some_and(|reader| reader.send(look).is_ok());
-        StoreFuture::boxed(async move {
-            if !is_sent {
-                return Err(StoreError::unavailable("the thread that reads has ended"));
-            }
-            answer.await.unwrap_or_else(|_| Err(StoreError::unavailable("a look into the file panicked")))
-        })
+        if self.reader.as_ref().is_none_or(|reader| reader.send(look).is_err()) {
+            return Err(StoreError::unavailable("the thread that reads has ended"));
+        }
+        answer.await.unwrap_or_else(|_| Err(StoreError::unavailable("a look into the file panicked")))
+    }
+
+    /// A request is going to look, and perhaps to write. The drop of the guard ends that.
+    pub(super) fn looks(&self) -> Looking<'_> {
+        self.shared.looking.fetch_add(1, Relaxed);
+        Looking(&self.shared.looking)
     }
 
     /// Waits until a record may have changed.
@@ -207,6 +223,15 @@ impl Engine {
             let _ = tokio::time::timeout(at_most.min(ASK_AGAIN), waiter.changed()).await;
         }
         Ok(())
+    }
+}
+
+/// A request that looks whether it has to write.
+pub(super) struct Looking<'a>(&'a AtomicUsize);
+
+impl Drop for Looking<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 
@@ -245,7 +270,8 @@ impl Writer {
                 Err(RecvTimeoutError::Disconnected) => break,
             };
             if let Some(first) = first {
-                self.write(std::iter::once(first).chain(changes.try_iter()).take(MOST_IN_BATCH).collect());
+                let batch = self.gather(first, changes);
+                self.write(batch);
             }
             if self.swept.elapsed() >= TICK {
                 self.swept = Instant::now();
@@ -257,6 +283,24 @@ impl Writer {
         if let Some(opened) = self.opened {
             opened.close();
         }
+    }
+
+    /// The changes that share a transaction: those that are there, and those of requests that are just looking whether they
+    /// have to write. Without the latter every second `fsync` would be for a few of them.
+    fn gather(&self, first: Change, changes: &Receiver<Change>) -> Vec<Change> {
+        let mut batch = vec![first];
+        let until = Instant::now() + GATHERED;
+        while batch.len() < MOST_IN_BATCH {
+            match changes.try_recv() {
+                Ok(change) => batch.push(change),
+                Err(_) if self.shared.looking.load(Relaxed) == 0 => break,
+                Err(_) => match changes.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                    Ok(change) => batch.push(change),
+                    Err(_) => break,
+                },
+            }
+        }
+        batch
     }
 
     fn write(&mut self, changes: Vec<Change>) {
@@ -329,6 +373,7 @@ impl Opened {
         shared.session.store(session.id.0, Relaxed);
         let mut opened = Self { connection, session };
         opened.bury_the_dead(shared)?;
+        shared.is_open.store(true, Relaxed);
         Ok(opened)
     }
 
@@ -430,9 +475,7 @@ fn read(shared: &Shared, looks: &Receiver<Look>) {
             Ok(look) => {
                 let opened = match &mut connection {
                     Some(opened) => Ok(&*opened),
-                    none => open(&shared.file, shared.durability, shared.timeout)
-                        .and_then(|_| open_reader(&shared.file, shared.timeout))
-                        .map(|opened| &*none.insert(opened)),
+                    none => open_reader(&shared.file, shared.timeout).map(|opened| &*none.insert(opened)),
                 };
                 match opened {
                     Ok(connection) => {

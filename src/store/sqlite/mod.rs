@@ -38,9 +38,12 @@ use crate::{key::RecordId, record::Record};
 ///
 /// A network file system is refused: its locks can't be relied on.
 ///
+/// A row of `counters` is a cache: its number, its name `NAMESPACE:CACHE`, its records and their bytes. The row `clock` has
+/// the greatest time and fencing token so far.
+///
 /// | column of `slots` | meaning |
 /// |---|---|
-/// | `cache` | number of the cache's name in `caches` |
+/// | `cache` | number of the cache in `counters` |
 /// | `id` | record id |
 /// | `session` | the process that holds the claim |
 /// | `since` | when the record was completed, in µs |
@@ -149,6 +152,7 @@ impl Store for SqliteStore {
         let request = request.clone();
         StoreFuture::boxed(async move {
             let (cache, asked) = (self.cache.clone(), request.clone());
+            let looking = self.engine.looks();
             let read = self.engine.read(move |view| view.answer(&cache, &asked)).await?;
             if let Some(answer) = read {
                 if matches!(answer, Begin::Completed(_)) {
@@ -157,7 +161,9 @@ impl Store for SqliteStore {
                 return Ok(answer);
             }
             let (cache, bounds) = (self.cache.clone(), self.bounds);
-            self.engine.write(move |batch| batch.claim(&cache, &request, bounds)).await
+            let claim = self.engine.write(move |batch| batch.claim(&cache, &request, bounds));
+            drop(looking);
+            claim.await
         })
     }
 

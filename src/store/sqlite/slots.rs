@@ -71,15 +71,14 @@ impl View<'_> {
         if kept.slot.is_held() && !self.lives(kept.session) {
             return Ok(None);
         }
-        let was_completed = kept.slot.completed_since().is_some();
-        let is_same = |slot: &Slot| slot.completed_since().is_some() == was_completed;
+        let (was_completed, before) = (kept.slot.completed_since().is_some(), kept.slot.to_bytes());
         let answer = kept.slot.begin(request, self.now, &mut FenceCounter::default());
-        Ok(match answer {
-            Begin::InFlight(wait) if !wait.lapsed => Some(answer),
-            Begin::Mismatch | Begin::OwnerLost => Some(answer),
-            Begin::Completed(_) if is_same(&kept.slot) => Some(answer),
-            _ => None,
-        })
+        let changes_nothing = match answer {
+            Begin::Completed(_) => was_completed,
+            Begin::InFlight(_) | Begin::Mismatch | Begin::OwnerLost => kept.slot.to_bytes() == before,
+            Begin::Acquired(_) => false,
+        };
+        Ok(changes_nothing.then_some(answer))
     }
 
     pub(super) fn inspect(&self, cache: &str, id: &RecordId) -> Result<Option<Inspection>, StoreError> {
@@ -104,7 +103,7 @@ impl View<'_> {
         let mut page = Vec::new();
         let mut after = after.map_or_else(Vec::new, |id| id.as_bytes().to_vec());
         let mut statement = self.prepare(
-            "SELECT id, slot FROM slots WHERE cache = (SELECT cache FROM caches WHERE name = ?1) AND id > ?2 \
+            "SELECT id, slot FROM slots WHERE cache = (SELECT cache FROM counters WHERE name = ?1) AND id > ?2 \
              ORDER BY id LIMIT ?3",
         )?;
         let wanted = i64::try_from(limit).unwrap_or(i64::MAX);
@@ -136,7 +135,7 @@ impl View<'_> {
 
     fn kept(&self, cache: &str, id: &RecordId) -> Result<Option<Kept>, StoreError> {
         let mut statement = self.prepare(
-            "SELECT slot, session FROM slots WHERE cache = (SELECT cache FROM caches WHERE name = ?1) AND id = ?2",
+            "SELECT slot, session FROM slots WHERE cache = (SELECT cache FROM counters WHERE name = ?1) AND id = ?2",
         )?;
         kept(&mut statement, params![cache, id.as_bytes()])
     }
@@ -178,7 +177,7 @@ impl<'a> Batch<'a> {
         clock: Micros,
     ) -> Result<Self, StoreError> {
         let (last, fence): (i64, i64) = connection
-            .prepare_cached("SELECT now, fence FROM clock")
+            .prepare_cached("SELECT first, second FROM counters WHERE cache = 0")
             .and_then(|mut statement| statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?))))
             .map_err(store_error)?;
         Ok(Self {
@@ -198,12 +197,12 @@ impl<'a> Batch<'a> {
     /// Writes what all changes have in common, before the COMMIT.
     pub(super) fn finish(&self) -> Result<(), StoreError> {
         let run = || {
-            let mut statement = self.connection.prepare_cached("UPDATE clock SET now = ?1, fence = ?2")?;
-            statement.execute(params![self.now.cast_signed(), self.fences.last().cast_signed()])?;
+            let mut update =
+                self.connection.prepare_cached("UPDATE counters SET first = ?2, second = ?3 WHERE cache = ?1")?;
+            // All rows are in one page of the file.
+            update.execute(params![0, self.now.cast_signed(), self.fences.last().cast_signed()])?;
             for cache in self.caches.values() {
-                self.connection
-                    .prepare_cached("UPDATE caches SET entries = ?2, bytes = ?3 WHERE cache = ?1")?
-                    .execute(params![cache.number, cache.entries, cache.bytes])?;
+                update.execute(params![cache.number, cache.entries, cache.bytes])?;
             }
             Ok(())
         };
@@ -279,7 +278,7 @@ impl<'a> Batch<'a> {
     pub(super) fn bury(&mut self, session: Session) -> Result<(), StoreError> {
         let rows = self
             .connection
-            .prepare_cached("SELECT caches.name, slots.id FROM slots JOIN caches USING (cache) WHERE session = ?1")
+            .prepare_cached("SELECT counters.name, slots.id FROM slots JOIN counters USING (cache) WHERE session = ?1")
             .and_then(|mut statement| {
                 let rows = statement
                     .query_map([session.id.0], |row| Ok((row.get::<_, String>(0)?, row.get::<_, Vec<u8>>(1)?)))?;
@@ -300,7 +299,7 @@ impl<'a> Batch<'a> {
         let rows = self
             .connection
             .prepare_cached(
-                "SELECT caches.name, slots.id FROM slots JOIN caches USING (cache) WHERE expires <= ?1 LIMIT ?2",
+                "SELECT counters.name, slots.id FROM slots JOIN counters USING (cache) WHERE expires <= ?1 LIMIT ?2",
             )
             .and_then(|mut statement| {
                 let rows = statement.query_map(params![self.now.cast_signed(), SWEPT_AT_ONCE], |row| {
@@ -424,14 +423,14 @@ impl<'a> Batch<'a> {
         if !self.caches.contains_key(name) {
             let find = || {
                 let mut find =
-                    self.connection.prepare_cached("SELECT cache, entries, bytes FROM caches WHERE name = ?1")?;
+                    self.connection.prepare_cached("SELECT cache, first, second FROM counters WHERE name = ?1")?;
                 let read = |row: &rusqlite::Row<'_>| {
                     Ok(Cache { number: row.get(0)?, entries: row.get(1)?, bytes: row.get(2)? })
                 };
                 if let Some(cache) = find.query_row([name], read).optional()? {
                     return Ok(cache);
                 }
-                self.connection.prepare_cached("INSERT INTO caches (name) VALUES (?1)")?.execute([name])?;
+                self.connection.prepare_cached("INSERT INTO counters (name) VALUES (?1)")?.execute([name])?;
                 find.query_row([name], read)
             };
             let cache = find().map_err(store_error)?;

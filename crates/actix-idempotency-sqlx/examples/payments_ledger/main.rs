@@ -1,6 +1,6 @@
 //! A small payments API whose rows and answers are committed together, in PostgreSQL or SQLite.
 //!
-//! Run it with `cargo run -p actix-idempotency-sqlx --features postgres,sqlite --example payments`, and then the curl
+//! Run it with `cargo run -p actix-idempotency-sqlx --features postgres,sqlite --example payments_ledger`, and then the curl
 //! commands that it prints. `DATABASE_URL` (`sqlite://payments.db`, or `postgres://…`) and `ADDR` (127.0.0.1:8080) are its
 //! variables. `postgres.rs` and `sqlite.rs` have the same handlers: copy the one for your database.
 
