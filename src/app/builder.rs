@@ -235,6 +235,7 @@ impl Builder {
                 options.max_bytes = settings.max_bytes;
                 options.min_retention = settings.min_retention;
                 options.on_full = settings.on_full;
+                options.on_unreachable = settings.on_unreachable;
                 let refused = |source| ConfigError::Store { cache: cache.to_owned(), source };
                 Ok(Arc::new(SqliteStore::new(&options).map_err(refused)?))
             }

@@ -37,7 +37,7 @@ fn given_up(settings: &Settings) -> Vec<String> {
         warn("lock.enable = false: duplicates may run side by side".into());
     }
     let caches = settings.all_caches();
-    if let Some((_, cache)) = caches.iter().find(|(_, cache)| cache.class != "memory")
+    if let Some((_, cache)) = caches.iter().find(|(_, cache)| !matches!(cache.class.as_str(), "memory" | "sqlite"))
         && settings.lock.lease < cache.timeout * 4
     {
         warn(format!(

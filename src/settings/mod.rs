@@ -135,15 +135,15 @@ pub struct StorageSettings {
     pub store_on_statuses: Statuses,
     /// `ttl` of a record, from completion.
     pub ttl: Duration,
-    /// `min_retention`: the least that a full memory store keeps a record.
+    /// `min_retention`: the least that a full embedded store keeps a record.
     pub min_retention: Duration,
-    /// `max_entries` of a memory store.
+    /// `max_entries` of an embedded store.
     pub max_entries: usize,
-    /// `max_bytes` of a memory store.
+    /// `max_bytes` of an embedded store.
     pub max_bytes: usize,
     /// `max_response_body`: a larger response is stored without its body.
     pub max_response_body: usize,
-    /// `on_full`: what a full memory store does.
+    /// `on_full`: what a full embedded store does.
     pub on_full: OnFull,
     /// `on_error`: what happens when the store can't answer before the run.
     pub on_error: OnError,

@@ -12,11 +12,11 @@ pub enum OnUnknown {
     Reject,
 }
 
-/// The reaction of a full memory store; setting `storage.on_full`.
+/// The reaction of a full embedded store; setting `storage.on_full`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnFull {
-    /// Over `max_bytes`, gives up the bodies of the oldest records; over `max_entries`, evicts the oldest records past
+    /// Over `max_bytes`, gives up the bodies of the oldest records (in SQLite the whole records); over `max_entries`, evicts the oldest records past
     /// `min_retention`; when neither helps, refuses new keys with 503.
     #[default]
     Shrink,

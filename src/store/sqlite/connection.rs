@@ -1,6 +1,11 @@
 //! A connection to the file: opened, created or refused.
 
-use std::{fs, io, path::Path, time::Duration};
+use std::{
+    fs, io,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
@@ -47,38 +52,53 @@ pub(super) fn open(file: &Path, durability: Durability, timeout: Duration) -> Re
     }
     create(file).map_err(|error| refused(file, &error))?;
     let connection = connect(file, OpenFlags::SQLITE_OPEN_READ_WRITE, timeout)?;
-    let setup = || -> rusqlite::Result<Option<String>> {
-        let (application, version): (i32, i32) =
-            (pragma(&connection, "application_id")?, pragma(&connection, "user_version")?);
-        let pages: i64 = pragma(&connection, "page_count")?;
-        if pages > 0 && application != APPLICATION {
-            return Ok(Some("it is a database of another application".into()));
+    let until = Instant::now() + timeout;
+    loop {
+        match set_up(&connection, durability) {
+            Ok(None) => return Ok(connection),
+            Ok(Some(why)) => return Err(refused(file, &why)),
+            // Another process makes the file at the same time. Not all of that waits by itself.
+            Err(error) if is_busy(&error) && Instant::now() < until => thread::sleep(Duration::from_millis(5)),
+            Err(error) => return Err(store_error(error)),
         }
-        if pages > 0 && version != SCHEMA {
-            return Ok(Some(format!("its tables have version {version}, and this release reads version {SCHEMA}")));
-        }
-        if pages == 0 {
-            connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
-        }
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.execute_batch(&format!(
-            "BEGIN IMMEDIATE; {TABLES} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {SCHEMA}; COMMIT"
-        ))?;
-        connection.pragma_update(
-            None,
-            "synchronous",
-            match durability {
-                Durability::Power => "FULL",
-                Durability::Process => "NORMAL",
-            },
-        )?;
-        Ok(None)
-    };
-    match setup() {
-        Ok(None) => Ok(connection),
-        Ok(Some(why)) => Err(refused(file, &why)),
-        Err(error) => Err(store_error(error)),
     }
+}
+
+/// Makes the tables, unless they are there. `Some`: why the file is refused.
+fn set_up(connection: &Connection, durability: Durability) -> rusqlite::Result<Option<String>> {
+    let application: i32 = pragma(connection, "application_id")?;
+    let version: i32 = pragma(connection, "user_version")?;
+    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    // A file without tables is new, or another process is making them.
+    if tables > 0 && application != APPLICATION {
+        return Ok(Some("it is a database of another application".into()));
+    }
+    if tables > 0 && version != SCHEMA {
+        return Ok(Some(format!("its tables have version {version}, and this release reads version {SCHEMA}")));
+    }
+    if tables == 0 {
+        connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    }
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    if tables == 0 {
+        let made = connection.execute_batch(&format!(
+            "BEGIN IMMEDIATE; {TABLES} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {SCHEMA}; COMMIT"
+        ));
+        if made.is_err() && !connection.is_autocommit() {
+            connection.execute_batch("ROLLBACK")?;
+        }
+        made?;
+    }
+    let synchronous = match durability {
+        Durability::Power => "FULL",
+        Durability::Process => "NORMAL",
+    };
+    connection.pragma_update(None, "synchronous", synchronous)?;
+    Ok(None)
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
 /// A second connection, for reading.

@@ -20,7 +20,7 @@ use std::{
 use self::{engine::Engine, slots::Bounds};
 use super::{
     Begin, BeginRequest, Claim, Clock, Completion, Durability, Forgotten, Inspection, OnFull, ReleaseAs, Renewal,
-    Restore, Saved, Step, Store, StoreError, StoreFuture,
+    Restore, Saved, StartupCheck, Step, Store, StoreError, StoreFuture,
     lifecycle::{FenceCounter, Slot},
 };
 use crate::{key::RecordId, record::Record};
@@ -32,8 +32,8 @@ use crate::{key::RecordId, record::Record};
 /// - A claim needs no renewal. Each process holds a lock on a file of its own beside the database, `FILE.s-…`, and whoever
 ///   finds that lock free knows that its owner has died. Its claims are taken over at once.
 /// - Duplicates of one process wait for a notification; those of other processes look at the file's version every 10 ms.
-/// - When `max_entries` or `max_bytes` is reached, the oldest records past `min_retention` go; when there are none, new
-///   answers are kept without their body, and then new keys are refused.
+/// - When `max_entries` or `max_bytes` is reached, the oldest records past `min_retention` go. When there are none, new keys
+///   are refused, and answers of operations that run already are kept without their body.
 /// - Expired records are deleted by and by, and the file shrinks.
 ///
 /// A network file system is refused: its locks can't be relied on.
@@ -57,6 +57,7 @@ pub struct SqliteStore {
     bounds: Bounds,
     /// Replays whose count is on its way to the file.
     counting: Arc<AtomicUsize>,
+    on_unreachable: StartupCheck,
 }
 
 /// Where an [`SqliteStore`] keeps its records, and how.
@@ -81,6 +82,8 @@ pub struct SqliteOptions {
     pub min_retention: Duration,
     /// Setting `storage.on_full`.
     pub on_full: OnFull,
+    /// Setting `storage.on_unreachable`.
+    pub on_unreachable: StartupCheck,
 }
 
 impl SqliteOptions {
@@ -97,6 +100,7 @@ impl SqliteOptions {
             max_bytes: 256 << 20,
             min_retention: Duration::from_secs(60),
             on_full: OnFull::Shrink,
+            on_unreachable: StartupCheck::Reject,
         }
     }
 }
@@ -117,7 +121,8 @@ impl SqliteStore {
     pub fn with_clock(options: &SqliteOptions, clock: Clock) -> Result<Self, StoreError> {
         let bounds = Bounds::of(options);
         let cache = format!("{}:{}", options.namespace, options.cache).into();
-        Ok(Self { engine: Engine::of(options, clock)?, cache, bounds, counting: Arc::default() })
+        let engine = Engine::of(options, clock)?;
+        Ok(Self { engine, cache, bounds, counting: Arc::default(), on_unreachable: options.on_unreachable })
     }
 
     /// Calls a transition of the slot, and saves the slot.
@@ -131,14 +136,23 @@ impl SqliteStore {
     }
 }
 
+/// A replay whose count is on its way. Its drop says that it has arrived, or never will.
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
 impl SqliteStore {
     /// Counts a replay. Nobody waits for that, but operators who look see it.
     fn count_replay(&self, id: RecordId) {
-        let counting = self.counting.clone();
-        counting.fetch_add(1, Relaxed);
+        self.counting.fetch_add(1, Relaxed);
+        let counted = Counted(self.counting.clone());
         drop(self.change(id, move |slot, now, _| {
-            counting.fetch_sub(1, Relaxed);
             slot.count_replay(now);
+            drop(counted);
         }));
     }
 
@@ -219,7 +233,16 @@ impl Store for SqliteStore {
 
     /// Opens the file, and writes to it.
     fn check(&self) -> StoreFuture<'_, ()> {
-        self.engine.write(|_| Ok(()))
+        StoreFuture::boxed(async move {
+            match self.engine.write(|_| Ok(())).await {
+                Err(error) if self.on_unreachable == StartupCheck::Warn => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "the file can't be used: protected requests are answered 503 until it can");
+                    Ok(())
+                }
+                checked => checked,
+            }
+        })
     }
 
     /// The lock on this process's file says that it lives.

@@ -2,9 +2,10 @@
 
 use std::{
     ffi::OsString,
+    fmt,
     fs::{self, File, TryLockError},
     io,
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -13,6 +14,12 @@ use crate::store::OwnerToken;
 /// The number of a process, as claims carry it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct SessionId(pub(super) i64);
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0.cast_unsigned())
+    }
+}
 
 /// The session of this process.
 pub(super) struct Session {
@@ -37,7 +44,7 @@ impl Session {
             let bytes = OwnerToken::random();
             let number = i64::from_be_bytes(*bytes.as_bytes().first_chunk().expect("16 bytes"));
             let (id, path) = (SessionId(number), path_of(database, SessionId(number)));
-            let file = File::create_new(&path)?;
+            let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
             file.lock()?;
             let session = Self { id, file, path };
             // Somebody may have taken the file for that of a dead process before it was locked.
@@ -93,6 +100,6 @@ impl Session {
 
 fn path_of(database: &Path, id: SessionId) -> PathBuf {
     let mut path = OsString::from(database);
-    path.push(format!(".s-{:016x}", id.0.cast_unsigned()));
+    path.push(format!(".s-{id}"));
     path.into()
 }

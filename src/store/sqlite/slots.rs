@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     key::RecordId,
+    observe::metrics::{self, Evicted},
     record::Record,
     store::{
         Begin, BeginRequest, Claim, Completion, Forgotten, Inspection, OnFull, RecordState, StoreError,
@@ -118,7 +119,11 @@ impl View<'_> {
             after.clone_from(last);
             for (id, bytes) in rows {
                 let id = RecordId::from_bytes(id.try_into().map_err(|_| damaged("an id of another length"))?);
-                page.extend(decode(&bytes)?.inspect(id, self.now));
+                match decode(&bytes) {
+                    Ok(slot) => page.extend(slot.inspect(id, self.now)),
+                    // Operators find and forget it by its id. The others are shown all the same.
+                    Err(error) => tracing::error!(record = ?id, %error, "a record can't be read"),
+                }
                 if page.len() == limit {
                     return Ok(page);
                 }
@@ -285,6 +290,8 @@ impl<'a> Batch<'a> {
                 rows.collect::<rusqlite::Result<Vec<_>>>()
             })
             .map_err(store_error)?;
+        let claims = rows.len();
+        tracing::warn!(session = %session.id, claims, "a process has died: its claims are those of lost owners");
         // Known before its slots are read again: each of them would find it dead.
         self.buried.push(session);
         for (cache, id) in rows {
@@ -329,7 +336,6 @@ impl<'a> Batch<'a> {
                 && !self.buried.iter().any(|buried| buried.id == session)
                 && let Life::Dead(session) = Session::look(self.file, session)
             {
-                tracing::warn!(session = session.id.0, "a process has died: its claims are those of lost owners");
                 self.bury(session)?;
                 continue;
             }
@@ -413,6 +419,7 @@ impl<'a> Batch<'a> {
                 return Err(StoreError::Full);
             }
             for id in oldest {
+                metrics::evicted(Evicted::Record);
                 let id = id.try_into().map_err(|_| damaged("an id of another length"))?;
                 self.delete(cache, &RecordId::from_bytes(id))?;
             }
