@@ -142,7 +142,7 @@ async fn main() {
     let Some(cluster) = Cluster::start() else { return };
     let url = cluster.new_database().await;
     let pool = PgPoolOptions::new().max_connections(16).connect(&url).await.expect("the database answers");
-    let ledger = SqlxPostgres::new(pool.clone());
+    let ledger = SqlxPostgres::new(pool.clone()).prepared(true);
     ledger.create_table().await.expect("a new table");
     sqlx::raw_sql(
         "CREATE TABLE accounts (id int PRIMARY KEY, balance bigint NOT NULL); \

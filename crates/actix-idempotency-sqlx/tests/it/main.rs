@@ -1,9 +1,16 @@
 //! Tests with real databases: PostgreSQL and PgBouncer, started on free ports and ended with the test, and SQLite.
 
-#![allow(clippy::unwrap_used, clippy::unchecked_time_subtraction, reason = "tests may")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::unchecked_time_subtraction,
+    clippy::needless_pass_by_value,
+    clippy::unused_self,
+    reason = "tests may"
+)]
 
 #[allow(dead_code, reason = "the tests of the core crate use more of it")]
 mod common;
+#[allow(dead_code, reason = "benchmarks and chaos use more of it")]
 mod databases;
 mod postgres;
 mod processes;

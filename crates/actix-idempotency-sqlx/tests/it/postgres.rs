@@ -30,7 +30,10 @@ const RUN: Duration = Duration::from_secs(60);
 
 /// A ledger in a new database with a table `effects`.
 async fn ledger(pool: &PgPool) -> SqlxPostgres {
-    let ledger = SqlxPostgres::new(pool.clone());
+    of(pool, SqlxPostgres::new(pool.clone())).await
+}
+
+async fn of(pool: &PgPool, ledger: SqlxPostgres) -> SqlxPostgres {
     ledger.create_table().await.unwrap();
     sqlx::raw_sql("CREATE TABLE effects (key text NOT NULL)").execute(pool).await.unwrap();
     ledger
@@ -67,7 +70,7 @@ async fn committed(ledger: &SqlxPostgres, row: &NewRow) -> Write {
 async fn a_handler_that_commits_itself_is_noticed() {
     let Some(cluster) = Cluster::shared() else { return };
     let pool = cluster.pool(2).await;
-    let ledger = ledger(&pool).await;
+    let ledger = ledger(&pool).await.prepared(true);
     for end in ["COMMIT", "COMMIT; BEGIN", "ROLLBACK; BEGIN"] {
         let row = new_row(&ledger, 1, "a").await;
         let mut tx = ledger.begin(&Isolation::Default, RUN).await.unwrap();
@@ -131,17 +134,17 @@ async fn without_its_table_the_check_prints_the_definition() {
 #[actix_web::test]
 async fn without_the_right_to_write_the_check_fails() {
     let Some(cluster) = Cluster::shared() else { return };
-    let pool = cluster.pool(1).await;
+    let url = cluster.new_database().await;
+    let pool = connect(&url, 1).await;
     let ledger = ledger(&pool).await;
     for right in ["SELECT", "INSERT", "UPDATE", "DELETE"] {
         let role = format!("without_{}", right.to_lowercase());
         let rights = ["SELECT", "INSERT", "UPDATE", "DELETE"].into_iter().filter(|other| *other != right);
         let rights = rights.collect::<Vec<_>>().join(", ");
-        let sql = format!("CREATE ROLE {role}; GRANT {rights} ON idempotency_ledger TO {role}; SET ROLE {role}");
+        let sql = format!("CREATE ROLE {role} LOGIN; GRANT {rights} ON idempotency_ledger TO {role}");
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&pool).await.unwrap();
-        let checked = ledger.check().await;
-        sqlx::raw_sql("RESET ROLE").execute(&pool).await.unwrap();
-        assert!(checked.is_err(), "{right}");
+        let restricted = connect(&url.replace("postgres@", &format!("{role}@")), 1).await;
+        assert!(SqlxPostgres::new(restricted).check().await.is_err(), "{right}");
     }
     ledger.check().await.unwrap();
 }
@@ -168,7 +171,8 @@ async fn it_passes_the_acceptance_suite_at_every_isolation_level() {
     let Some(cluster) = Cluster::shared() else { return };
     for isolation in [Isolation::ReadCommitted, Isolation::RepeatableRead, Isolation::Serializable] {
         accept_ledger(async || {
-            let ledger = SqlxPostgres::new(cluster.pool(4).await).isolation(isolation);
+            let is_prepared = isolation != Isolation::RepeatableRead;
+            let ledger = SqlxPostgres::new(cluster.pool(4).await).isolation(isolation).prepared(is_prepared);
             ledger.create_table().await.unwrap();
             ledger
         })
@@ -270,6 +274,8 @@ async fn a_pool_of_one_connection_is_enough() {
     let Some(cluster) = Cluster::shared() else { return };
     let pool = cluster.pool(1).await;
     pays_once(&pool, &ledger(&pool).await).await;
+    let pool = cluster.pool(1).await;
+    pays_once(&pool, &of(&pool, SqlxPostgres::new(pool.clone()).prepared(true)).await).await;
 }
 
 #[actix_web::test]
