@@ -140,10 +140,11 @@ impl IdempotencyInfo {
     }
 
     /// The row of a ledger with this response, for a handler that inserts it in its own transaction as the last statement:
-    /// for libraries that have no [`Ledger`](crate::ledger::Ledger). The response keeps its body.
+    /// for libraries that have no [`Ledger`](crate::ledger::Ledger). The response keeps its body. Where nothing is recorded
+    /// (without a key, and with `mode = observe`) the entry [is empty](LedgerEntry::is_recorded).
     ///
     /// # Errors
-    /// [`TransactionError::Misused`] where no key protects the request, its wrap has no ledger, or the body is a stream.
+    /// [`TransactionError::Misused`] where the request's wrap has no ledger, does not govern it, or the body is a stream.
     pub fn ledger_entry(&self, response: &mut HttpResponse) -> Result<LedgerEntry, TransactionError> {
         let run = self.0.as_ref().and_then(|shared| shared.ledger.get());
         run.ok_or(TransactionError::Misused("the wrap of this request has no ledger"))?.give_entry(response)

@@ -8,6 +8,7 @@ mod entry;
 mod error;
 mod finish;
 mod memory;
+mod recorded;
 mod run;
 mod transactions;
 mod tx;
@@ -16,7 +17,8 @@ pub(crate) use self::{
     any::{AnyLedger, AnyTx, Task, gone},
     error::OwnAnswer,
     finish::{Settled, Verdict, Why, commit_with_row, commit_without_row, settle},
-    run::{Answered, LedgerRun, Left, Lent, Recorded, State},
+    recorded::{Lent, Recorded},
+    run::{Answered, LedgerRun, Left, State},
     transactions::is_success,
 };
 pub use self::{

@@ -14,21 +14,16 @@ use std::{
 use actix_web::{
     HttpMessage as _, HttpRequest, HttpResponse,
     body::{BoxBody, MessageBody as _},
-    dev::{Extensions, ResponseHead},
 };
 
 use tokio::runtime::Handle;
 
 use super::{
-    AnyLedger, AnyTx, Ledger, LedgerEntry, LedgerError, Look, NewRow, Row, TransactionError, Verdict, Why,
+    AnyLedger, AnyTx, Ledger, LedgerEntry, LedgerError, NewRow, Recorded, Row, TransactionError, Verdict, Why,
     any::{Task, begin_as, gone},
     finish::commit_with_row,
 };
-use crate::{
-    key::{Fingerprint, Principal, PrincipalTag, RecordId},
-    record::Record,
-    store::OwnerToken,
-};
+use crate::{key::Principal, record::Record};
 
 /// One request's work with a ledger. In the request's extensions, where [`Tx`](super::Tx) and
 /// [`Transactions`](super::Transactions) find it.
@@ -54,38 +49,6 @@ enum Purpose {
     Ordinary,
     /// Its rows and its answer are committed together.
     Recorded(Rc<Recorded>),
-}
-
-/// The operation whose answer is recorded.
-pub(crate) struct Recorded {
-    pub(crate) id: RecordId,
-    pub(crate) fingerprint: Fingerprint,
-    pub(crate) principal_tag: PrincipalTag,
-    /// The token of the last row that was made. Each has its own: a row of this run that was committed without its knowledge
-    /// and has expired may be replaced by others, and must not be taken for a later row.
-    pub(crate) token: Cell<OwnerToken>,
-    pub(crate) attempt: u32,
-    pub(crate) keep: Duration,
-    pub(crate) patience: Duration,
-    /// What the ledger said last.
-    pub(crate) look: RefCell<Look>,
-    /// How large a kept body may be.
-    pub(crate) most: usize,
-    pub(crate) lent: Box<dyn Lent>,
-    /// Whether claims are completed as well, for processes that don't know the ledger yet.
-    pub(crate) is_in_transition: bool,
-}
-
-/// What the middleware lends: it knows which responses are recorded, and how.
-pub(crate) trait Lent {
-    /// The record of a response. `body` is `None` when it is not kept.
-    fn record(&self, head: &ResponseHead, body: Option<&[u8]>) -> Record;
-
-    /// Whether a success with these extensions may be recorded. `has_principal`: whether the request has one now.
-    fn is_recordable(&self, head: &ResponseHead, extensions: &Extensions, has_principal: bool) -> bool;
-
-    /// Whether the body is a stream of events, which may never end.
-    fn is_endless(&self, head: &ResponseHead) -> bool;
 }
 
 /// How far the transaction is.
@@ -427,22 +390,6 @@ pub(super) enum Ended {
     Superseded,
     RolledBack(Why),
     Unsettled,
-}
-
-impl Recorded {
-    /// The row of this run with this record.
-    pub(crate) fn row(&self, record: Record, max_run: Duration) -> NewRow {
-        let look = self.look.borrow();
-        self.token.set(OwnerToken::random());
-        NewRow {
-            attempt: self.attempt,
-            principal_tag: self.principal_tag,
-            keep: self.keep,
-            max_run,
-            patience: self.patience,
-            ..NewRow::new(self.id, self.fingerprint, self.token.get(), record, &look)
-        }
-    }
 }
 
 impl fmt::Debug for LedgerRun {

@@ -15,7 +15,8 @@ use tokio::sync::oneshot;
 use super::{
     Ledger, LedgerError, TransactionError, Tx, Why,
     finish::commit_without_row,
-    run::{Ended, LedgerRun, Recorded},
+    recorded::Recorded,
+    run::{Ended, LedgerRun},
 };
 use crate::record::{Buffered, buffer};
 

@@ -1,11 +1,15 @@
 //! The embedded store that survives its process: an SQLite file, which several processes of one machine may share.
 
+mod batch;
 mod connection;
 mod engine;
 mod place;
+mod reader;
 mod sessions;
 mod slots;
+mod view;
 mod waiters;
+mod writer;
 
 use std::{
     fmt,
@@ -17,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use self::{engine::Engine, slots::Bounds};
+use self::{batch::Bounds, engine::Engine};
 use super::{
     Begin, BeginRequest, Claim, Clock, Completion, Durability, Forgotten, Inspection, OnFull, ReleaseAs, Renewal,
     Restore, Saved, StartupCheck, Step, Store, StoreError, StoreFuture,

@@ -1,0 +1,63 @@
+//! The operation of a request, as its row needs it.
+
+use std::{
+    cell::{Cell, RefCell},
+    time::Duration,
+};
+
+use actix_web::dev::{Extensions, ResponseHead};
+
+use super::{Look, NewRow};
+use crate::{
+    key::{Fingerprint, PrincipalTag, RecordId},
+    record::Record,
+    store::OwnerToken,
+};
+
+/// The operation whose answer is recorded.
+pub(crate) struct Recorded {
+    pub(crate) id: RecordId,
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) principal_tag: PrincipalTag,
+    /// The token of the last row that was made. Each has its own: a row of this run that was committed without its knowledge
+    /// and has expired may be replaced by others, and must not be taken for a later row.
+    pub(crate) token: Cell<OwnerToken>,
+    pub(crate) attempt: u32,
+    pub(crate) keep: Duration,
+    pub(crate) patience: Duration,
+    /// What the ledger said last.
+    pub(crate) look: RefCell<Look>,
+    /// How large a kept body may be.
+    pub(crate) most: usize,
+    pub(crate) lent: Box<dyn Lent>,
+    /// Whether claims are completed as well, for processes that don't know the ledger yet.
+    pub(crate) is_in_transition: bool,
+}
+
+/// What the middleware lends: it knows which responses are recorded, and how.
+pub(crate) trait Lent {
+    /// The record of a response. `body` is `None` when it is not kept.
+    fn record(&self, head: &ResponseHead, body: Option<&[u8]>) -> Record;
+
+    /// Whether a success with these extensions may be recorded. `has_principal`: whether the request has one now.
+    fn is_recordable(&self, head: &ResponseHead, extensions: &Extensions, has_principal: bool) -> bool;
+
+    /// Whether the body is a stream of events, which may never end.
+    fn is_endless(&self, head: &ResponseHead) -> bool;
+}
+
+impl Recorded {
+    /// The row of this run with this record.
+    pub(crate) fn row(&self, record: Record, max_run: Duration) -> NewRow {
+        let look = self.look.borrow();
+        self.token.set(OwnerToken::random());
+        NewRow {
+            attempt: self.attempt,
+            principal_tag: self.principal_tag,
+            keep: self.keep,
+            max_run,
+            patience: self.patience,
+            ..NewRow::new(self.id, self.fingerprint, self.token.get(), record, &look)
+        }
+    }
+}
