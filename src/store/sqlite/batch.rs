@@ -138,11 +138,13 @@ impl<'a> Batch<'a> {
         ttl: Duration,
         bounds: Bounds,
     ) -> Result<Completion, StoreError> {
-        let mut kept = self.kept(cache, &claim.id)?;
-        let mut slot = kept.as_mut().map(|kept| std::mem::take(&mut kept.slot)).unwrap_or_default();
+        let is_new = self.kept(cache, &claim.id)?.is_none();
         let more = i64::try_from(record.len()).unwrap_or(i64::MAX);
         // The answer of an operation that has run is kept in any case, if need be without its body.
-        let has_room = self.make_room(cache, bounds, i64::from(kept.is_none()), more).is_ok();
+        let has_room = self.make_room(cache, bounds, i64::from(is_new), more).is_ok();
+        // Its own record may have gone for the room.
+        let mut kept = self.kept(cache, &claim.id)?;
+        let mut slot = kept.as_mut().map(|kept| std::mem::take(&mut kept.slot)).unwrap_or_default();
         let bare;
         let record = if has_room {
             record
@@ -197,7 +199,11 @@ impl<'a> Batch<'a> {
         self.buried.push(session);
         for (cache, id) in rows {
             let id = RecordId::from_bytes(id.try_into().map_err(|_| damaged("an id of another length"))?);
-            self.change(&cache, &id, |slot, now, _| slot.lose_owner(now))?;
+            match self.change(&cache, &id, |slot, now, _| slot.lose_owner(now)) {
+                // The record stays unreadable, whoever asks for it.
+                Ok(_) | Err(StoreError::Unreadable(_)) => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }
@@ -296,12 +302,17 @@ impl<'a> Batch<'a> {
 
     /// Lets the oldest records go until there is room.
     fn make_room(&mut self, cache: &str, bounds: Bounds, entries: i64, bytes: i64) -> Result<(), StoreError> {
+        let mut has_swept = false;
         loop {
             let held = self.cache(cache)?;
             if held.entries + entries <= bounds.entries && held.bytes + bytes <= bounds.bytes {
                 return Ok(());
             }
             let number = held.number;
+            if !has_swept {
+                has_swept = !self.sweep()?;
+                continue;
+            }
             if bounds.on_full == OnFull::Reject {
                 return Err(StoreError::Full);
             }

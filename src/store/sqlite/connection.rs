@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::place::network_of;
@@ -59,16 +60,17 @@ pub(super) fn open(file: &Path, durability: Durability, timeout: Duration) -> Re
             Ok(Some(why)) => return Err(refused(file, &why)),
             // Another process makes the file at the same time. Not all of that waits by itself.
             Err(error) if is_busy(&error) && Instant::now() < until => thread::sleep(Duration::from_millis(5)),
-            Err(error) => return Err(store_error(error)),
+            Err(error) => return Err(refused(file, &error)),
         }
     }
 }
 
 /// Makes the tables, unless they are there. `Some`: why the file is refused.
 fn set_up(connection: &Connection, durability: Durability) -> rusqlite::Result<Option<String>> {
+    // The tables come first: who sees them sees the marks, which are committed with them.
+    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     let application: i32 = pragma(connection, "application_id")?;
     let version: i32 = pragma(connection, "user_version")?;
-    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     // A file without tables is new, or another process is making them.
     if tables > 0 && application != APPLICATION {
         return Ok(Some("it is a database of another application".into()));
@@ -126,9 +128,23 @@ fn connect(file: &Path, flags: OpenFlags, timeout: Duration) -> Result<Connectio
 }
 
 /// Records hold answers, which are nobody else's business.
+///
+/// A file that exists is not opened here: a process that closes a descriptor of a file loses all of its POSIX locks on it,
+/// also those of SQLite's connections (sqlite.org/howtocorrupt.html, section 2.2).
 fn create(file: &Path) -> io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt as _;
-    fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(file).map(drop)
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock();
+    match fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            if fs::metadata(file)?.is_dir() {
+                Err(io::ErrorKind::IsADirectory.into())
+            } else {
+                Ok(())
+            }
+        }
+        created => created.map(drop),
+    }
 }
 
 fn refused(file: &Path, why: &impl ToString) -> StoreError {
@@ -139,11 +155,7 @@ pub(super) fn damaged(what: impl Into<Box<dyn std::error::Error + Send + Sync>>)
     StoreError::Unreadable(UnreadableRecord::Damaged(what.into()))
 }
 
-/// What an error of SQLite means for a request.
+/// The error of a statement. Whoever answers a request makes a full disk or a damaged file of it, if it is that.
 pub(super) fn store_error(error: rusqlite::Error) -> StoreError {
-    match error.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => StoreError::Full,
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => damaged(error),
-        _ => StoreError::unavailable(error),
-    }
+    StoreError::unavailable(error)
 }

@@ -14,6 +14,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use rusqlite::ErrorCode;
 use tokio::sync::oneshot;
 
 use super::{
@@ -73,10 +74,13 @@ impl Failure {
         match error {
             StoreError::Full => Self::Full,
             StoreError::Unreadable(error) => Self::Damaged(error.to_string()),
-            StoreError::Unavailable(cause) => match cause.downcast_ref::<rusqlite::Error>() {
-                Some(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull) => Self::Full,
-                _ => Self::Unavailable(cause.to_string()),
-            },
+            StoreError::Unavailable(cause) => {
+                match cause.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code) {
+                    Some(ErrorCode::DiskFull) => Self::Full,
+                    Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Damaged(cause.to_string()),
+                    _ => Self::Unavailable(cause.to_string()),
+                }
+            }
             error => Self::Unavailable(error.to_string()),
         }
     }
@@ -175,7 +179,8 @@ impl Engine {
         }
         let (send, answer) = oneshot::channel();
         let look: Look = Box::new(move |view| {
-            let _ = send.send(view.map_err(Failure::error).and_then(|view| look(&view)));
+            let seen = view.map_err(Failure::error).and_then(|view| look(&view));
+            let _ = send.send(seen.map_err(|error| Failure::of(&error).error()));
         });
         if self.reader.as_ref().is_none_or(|reader| reader.send(look).is_err()) {
             return Err(StoreError::unavailable("the thread that reads has ended"));
@@ -236,8 +241,11 @@ fn start(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<(
     thread::Builder::new().name(name.into()).spawn(run).map_err(StoreError::unavailable)
 }
 
-/// The path by which a file is known: that of its folder, which links may lead to.
+/// The path by which a file is known, without links.
 fn absolute(file: &Path) -> PathBuf {
+    if let Ok(file) = fs::canonicalize(file) {
+        return file;
+    }
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     match (fs::canonicalize(folder), file.file_name()) {
         (Ok(folder), Some(name)) => folder.join(name),

@@ -156,12 +156,16 @@ impl SqliteStore {
         let counted = Counted(self.counting.clone());
         drop(self.change(id, move |slot, now, _| {
             slot.count_replay(now);
-            drop(counted);
+            // It is dropped when the change is committed.
+            counted
         }));
     }
 
-    async fn have_counted(&self) -> Result<(), StoreError> {
-        if self.counting.load(Relaxed) == 0 { Ok(()) } else { self.engine.write(|_| Ok(())).await }
+    /// Waits for counts that are on their way. A file that can't be written now can still be read.
+    async fn have_counted(&self) {
+        if self.counting.load(Relaxed) > 0 {
+            let _ = tokio::time::timeout(Duration::from_millis(100), self.engine.write(|_| Ok(()))).await;
+        }
     }
 }
 
@@ -216,7 +220,7 @@ impl Store for SqliteStore {
 
     fn inspect<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<Inspection>> {
         StoreFuture::boxed(async move {
-            self.have_counted().await?;
+            self.have_counted().await;
             let (cache, id) = (self.cache.clone(), *id);
             self.engine.read(move |view| view.inspect(&cache, &id)).await
         })
@@ -229,7 +233,7 @@ impl Store for SqliteStore {
 
     fn list(&self, after: Option<RecordId>, limit: usize) -> StoreFuture<'_, Vec<Inspection>> {
         StoreFuture::boxed(async move {
-            self.have_counted().await?;
+            self.have_counted().await;
             let cache = self.cache.clone();
             self.engine.read(move |view| view.list(&cache, after, limit)).await
         })

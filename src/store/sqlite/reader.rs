@@ -5,7 +5,7 @@ use std::{
         atomic::Ordering::Relaxed,
         mpsc::{Receiver, RecvTimeoutError},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -21,7 +21,7 @@ const LOOK: Duration = Duration::from_millis(10);
 /// The thread that reads.
 pub(super) fn read(shared: &Shared, looks: &Receiver<Look>) {
     let mut connection = None;
-    let mut version = 0_i64;
+    let (mut version, mut looked) = (0_i64, Instant::now());
     loop {
         let look = if shared.waiters.is_empty() {
             looks.recv().map_err(|_| RecvTimeoutError::Disconnected)
@@ -43,17 +43,22 @@ pub(super) fn read(shared: &Shared, looks: &Receiver<Look>) {
                     Err(error) => look(Err(&Failure::of(&error))),
                 }
             }
-            Err(RecvTimeoutError::Timeout) => {
-                let Some(connection) = &connection else { continue };
-                // It changes when another connection has committed.
-                if let Ok(now) = pragma::<i64>(connection, "data_version")
-                    && now != version
-                {
-                    version = now;
-                    shared.waiters.wake_all();
-                }
-            }
+            Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
+        }
+        // Also while there is always something to look at.
+        if let Some(connection) = &connection
+            && looked.elapsed() >= LOOK
+            && !shared.waiters.is_empty()
+        {
+            looked = Instant::now();
+            // It changes when another connection has committed.
+            if let Ok(now) = pragma::<i64>(connection, "data_version")
+                && now != version
+            {
+                version = now;
+                shared.waiters.wake_all();
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The thread that writes: many changes in one transaction.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::Ordering::Relaxed,
@@ -105,7 +106,11 @@ impl Writer {
         let written = opened.transaction(&shared, |batch| {
             let mut changes = changes.into_iter();
             for change in changes.by_ref() {
-                told.extend(change(Ok(&mut *batch)));
+                // The thread, and its session with it, must outlive a change that panics.
+                match catch_unwind(AssertUnwindSafe(|| change(Ok(&mut *batch)))) {
+                    Ok(tell) => told.extend(tell),
+                    Err(_) => batch.fails = true,
+                }
                 if batch.fails || batch.connection.is_autocommit() {
                     break;
                 }
@@ -146,7 +151,14 @@ impl Writer {
         }
         let free: i64 = pragma(&opened.connection, "freelist_count").map_err(store_error)?;
         if free > 256 {
-            opened.connection.execute_batch("PRAGMA incremental_vacuum(256)").map_err(store_error)?;
+            // A step frees one page, and `execute_batch` does one step.
+            let vacuum = || {
+                let mut statement = opened.connection.prepare_cached("PRAGMA incremental_vacuum(256)")?;
+                let mut pages = statement.query([])?;
+                while pages.next()?.is_some() {}
+                Ok(())
+            };
+            vacuum().map_err(store_error)?;
         }
         Ok(())
     }
@@ -158,7 +170,10 @@ impl Opened {
         let session = Session::begin(&shared.file).map_err(StoreError::unavailable)?;
         shared.session.store(session.id.0, Relaxed);
         let mut opened = Self { connection, session };
-        opened.bury_the_dead(shared)?;
+        if let Err(error) = opened.bury_the_dead(shared) {
+            opened.session.remove();
+            return Err(error);
+        }
         shared.is_open.store(true, Relaxed);
         Ok(opened)
     }
@@ -196,8 +211,8 @@ impl Opened {
         let changed =
             Batch::begin(&self.connection, &shared.file, self.session.id, shared.time()).and_then(|mut batch| {
                 change(&mut batch)?;
-                if batch.fails {
-                    return Err(StoreError::unavailable("a statement failed"));
+                if batch.fails || self.connection.is_autocommit() {
+                    return Err(StoreError::unavailable("a statement failed, and the transaction with it"));
                 }
                 batch.finish()?;
                 self.connection.execute_batch("COMMIT").map_err(store_error)?;
