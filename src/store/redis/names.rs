@@ -41,15 +41,15 @@ impl Names {
         }
         let ids = scan(connections, prefix).await?;
         let page = page_of(&ids, after, limit);
-        *self.0.lock() = (page.len() == limit).then(|| Seen { at: Instant::now(), ids });
+        *self.0.lock() = (!page.is_empty()).then(|| Seen { at: Instant::now(), ids });
         Ok(page)
     }
 
     fn kept(&self, after: RecordId, limit: usize) -> Option<Vec<RecordId>> {
         let mut seen = self.0.lock();
         let page = page_of(&seen.as_ref().filter(|seen| seen.at.elapsed() < KEPT)?.ids, Some(after), limit);
-        if page.len() < limit {
-            // The last page.
+        if page.is_empty() {
+            // The end of the listing.
             *seen = None;
         }
         Some(page)

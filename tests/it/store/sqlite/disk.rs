@@ -53,7 +53,7 @@ impl SmallDisk {
     }
 
     fn file(&self, name: &str) -> PathBuf {
-        PathBuf::from(format!("/proc/{}/root/mnt/{name}", self.child.id()))
+        ["/proc", &self.child.id().to_string(), "root", "mnt", name].iter().collect()
     }
 
     fn post(&self, path: &str, key: &str) -> Told {
