@@ -49,7 +49,7 @@ pub(crate) enum ClaimAnswer {
     OwnerLost,
 }
 
-/// What the store says when it is asked once: an answer, or who holds the claim.
+/// The answer of a store that is asked once, or the holder of the claim.
 pub(super) enum Asked {
     Answer(ClaimAnswer),
     InFlight(Holder),

@@ -75,7 +75,7 @@ enum Kind {
     Unreadable,
 }
 
-/// What an error says of its transaction.
+/// Sorts an error by its meaning for the transaction.
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) fn ledger_error(error: sqlx::Error) -> LedgerError {
     let kind = kind(&error);

@@ -21,7 +21,7 @@ use tokio::sync::OnceCell;
 
 use crate::{
     error::{commit_error, ledger_error, may_retry},
-    row::{Hex, look, millis, quoted, row},
+    row::{Hex, look, millis, named, quoted, row},
 };
 
 /// A ledger in PostgreSQL 13 or later: in the table `idempotency_ledger` unless [`table`](Self::table) names another one.
@@ -115,17 +115,13 @@ impl SqlxPostgres {
     /// The definition of this ledger's table.
     #[must_use]
     pub fn schema(&self) -> String {
-        let name = self.0.table.rsplit('.').next().unwrap_or(&self.0.table);
-        let index = quoted(&format!("{name}_expires").replace('.', "_"));
-        let named = Self::SCHEMA.replace("EXISTS idempotency_ledger_expires", &format!("EXISTS {index}"));
-        let named = named.replace("EXISTS idempotency_ledger", &format!("EXISTS {}", self.0.quoted));
-        named.replace("ON idempotency_ledger", &format!("ON {}", self.0.quoted))
+        named(Self::SCHEMA, &self.0.table)
     }
 
     /// Creates the table, unless it is there. Most applications take the migration files instead.
     ///
     /// # Errors
-    /// Those of the database.
+    /// The database's own errors.
     pub async fn create_table(&self) -> Result<(), sqlx::Error> {
         sqlx::raw_sql(AssertSqlSafe(self.schema())).execute(&self.0.pool).await.map(|_| ())
     }

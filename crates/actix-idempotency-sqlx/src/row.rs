@@ -31,6 +31,16 @@ pub(crate) fn quoted(table: &str) -> String {
     parts.collect::<Vec<_>>().join(".")
 }
 
+/// The definition of the default table, for a table of this name.
+pub(crate) fn named(schema: &str, table: &str) -> String {
+    // An index lies in the schema of its table, and has a name without it.
+    let index = quoted(&format!("{}_expires", table.rsplit('.').next().unwrap_or(table)));
+    let table = quoted(table);
+    let schema = schema.replace("EXISTS idempotency_ledger_expires", &format!("EXISTS {index}"));
+    let schema = schema.replace("EXISTS idempotency_ledger", &format!("EXISTS {table}"));
+    schema.replace("ON idempotency_ledger", &format!("ON {table}"))
+}
+
 /// Milliseconds, for SQL.
 pub(crate) fn millis(duration: Duration) -> i64 {
     // A century, which every database can add to its clock.
@@ -70,7 +80,7 @@ fn unreadable(error: sqlx::Error) -> LedgerError {
     LedgerError::Unreadable(error.into())
 }
 
-/// What a ledger says of an operation, by its row where there is one.
+/// The answer of a ledger about an operation, by its row where there is one.
 pub(crate) fn look(now: Moment, found: Option<&impl Columns>) -> Result<Look, LedgerError> {
     let Some(found) = found else { return Ok(Look::new(None, None, now)) };
     if found.remaining()? > 0.0 {

@@ -20,7 +20,7 @@ use sqlx::{
 
 use crate::{
     error::{commit_error, ledger_error, may_retry},
-    row::{Hex, look, millis, quoted, row},
+    row::{Hex, look, millis, named, quoted, row},
 };
 
 /// A ledger in SQLite: in the table `idempotency_ledger` unless [`table`](Self::table) names another one.
@@ -68,16 +68,13 @@ impl SqlxSqlite {
     /// The definition of this ledger's table.
     #[must_use]
     pub fn schema(&self) -> String {
-        let index = quoted(&format!("{}_expires", self.0.table).replace('.', "_"));
-        let named = Self::SCHEMA.replace("EXISTS idempotency_ledger_expires", &format!("EXISTS {index}"));
-        let named = named.replace("EXISTS idempotency_ledger", &format!("EXISTS {}", self.0.quoted));
-        named.replace("ON idempotency_ledger", &format!("ON {}", self.0.quoted))
+        named(Self::SCHEMA, &self.0.table)
     }
 
     /// Creates the table, unless it is there. Most applications take the migration files instead.
     ///
     /// # Errors
-    /// Those of the database.
+    /// The database's own errors.
     pub async fn create_table(&self) -> Result<(), sqlx::Error> {
         sqlx::raw_sql(AssertSqlSafe(self.schema())).execute(&self.0.pool).await.map(|_| ())
     }
@@ -142,7 +139,7 @@ impl Ledger for SqlxSqlite {
             return Ok(Write::Misused);
         }
         let until = (new.looked_at.get() / 1000).saturating_add(millis(new.max_run).unsigned_abs());
-        // Nobody else writes until this transaction ends, so the row can't appear in between.
+        // A file has one writer, so no row of another transaction can appear in between.
         let look = self.look_by(&new.id, tx).await?;
         if let Some(row) = look.row {
             return Ok(Write::Taken(Box::new(row)));

@@ -117,8 +117,7 @@ impl<'a> Batch<'a> {
 
     pub(super) fn claim(&mut self, cache: &str, request: &BeginRequest, bounds: Bounds) -> Result<Begin, StoreError> {
         let mut kept = self.kept(cache, &request.id)?;
-        let is_new = kept.as_ref().is_none_or(|kept| kept.slot.clone().expire(self.now));
-        if is_new && kept.is_none() {
+        if kept.is_none() {
             self.make_room(cache, bounds, 1, UPKEEP)?;
         }
         let mut slot = kept.as_mut().map(|kept| std::mem::take(&mut kept.slot)).unwrap_or_default();

@@ -103,8 +103,9 @@ impl Writer {
             }
         };
         let mut told = Vec::with_capacity(changes.len());
+        let mut waiting = Some(changes);
         let written = opened.transaction(&shared, |batch| {
-            let mut changes = changes.into_iter();
+            let mut changes = waiting.take().unwrap_or_default().into_iter();
             for change in changes.by_ref() {
                 // The thread, and its session with it, must outlive a change that panics.
                 match catch_unwind(AssertUnwindSafe(|| change(Ok(&mut *batch)))) {
@@ -124,6 +125,12 @@ impl Writer {
         let failure = written.as_ref().err().map(Failure::of);
         for tell in told {
             tell(failure.as_ref());
+        }
+        // The transaction could not even begin.
+        if let (Some(changes), Some(failure)) = (waiting, &failure) {
+            for change in changes {
+                change(Err(failure));
+            }
         }
         if let Err(error) = written {
             tracing::warn!(error = &error as &dyn std::error::Error, "a transaction of an SQLite store failed");

@@ -43,7 +43,7 @@ use self::{
 
 type Outcome = Result<HttpResponse, actix_web::Error>;
 
-/// What a request asks of its handler.
+/// The query of a request: the work that it asks its handler for.
 #[derive(Deserialize)]
 struct Wanted {
     #[serde(default = "one")]

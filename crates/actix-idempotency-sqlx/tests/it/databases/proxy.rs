@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-/// What becomes of the next COMMITs.
+/// The fate of the next COMMITs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Commits {
