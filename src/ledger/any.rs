@@ -4,17 +4,18 @@ use std::{
     any::Any,
     fmt,
     future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
-use tokio::task::JoinHandle;
+use futures_util::{FutureExt as _, future::BoxFuture};
+use tokio::{runtime::Handle, task::JoinHandle};
 
 use super::{Ledger, LedgerError, Look, NewRow, Row, Write};
 use crate::{key::RecordId, observe::metrics::OpenTransaction, store::background::Background};
@@ -22,7 +23,7 @@ use crate::{key::RecordId, observe::metrics::OpenTransaction, store::background:
 /// A ledger of whatever type.
 ///
 /// A database call that is cancelled half way leaves a connection in a state that its pool does not expect (sqlx#4385). So
-/// each call is a task of its own, which goes on when the request that waits for it is dropped.
+/// each call is a [`Task`], which goes on when the request that waits for it is dropped.
 #[derive(Clone)]
 pub(crate) struct AnyLedger(Arc<Shared>);
 
@@ -34,6 +35,9 @@ struct Shared {
     /// The thread for calls that must go on while workers are busy.
     background: Background,
 }
+
+/// What a look has kept for the transaction of the same request, of whatever type.
+pub(crate) struct AnyKept(Option<Box<dyn Any + Send>>);
 
 /// An open transaction of whatever type.
 pub(crate) struct AnyTx {
@@ -111,11 +115,19 @@ impl AnyLedger {
     }
 
     pub(crate) async fn look(&self, id: RecordId, within: Duration) -> Result<Look, LedgerError> {
-        self.within(within, Task::spawn(self.0.ledger.look(id))).await
+        self.within(within, Task::in_place(self.0.ledger.look(id))).await
+    }
+
+    pub(crate) async fn look_and_keep(
+        &self,
+        id: RecordId,
+        within: Duration,
+    ) -> Result<(Look, Option<AnyKept>), LedgerError> {
+        self.within(within, Task::in_place(self.0.ledger.look_and_keep(id))).await
     }
 
     pub(crate) fn begin(&self, max_run: Duration) -> Task<Result<AnyTx, LedgerError>> {
-        Task::spawn(self.0.ledger.begin(max_run))
+        Task::in_place(self.0.ledger.begin(max_run))
     }
 
     pub(super) fn write<'a>(&'a self, tx: &'a mut AnyTx, row: &'a NewRow) -> BoxFuture<'a, Result<Write, LedgerError>> {
@@ -171,6 +183,28 @@ impl AnyLedger {
     }
 }
 
+impl AnyKept {
+    /// What a ledger of this type has kept.
+    pub(super) fn open<L: Ledger>(mut self) -> Option<L::Kept> {
+        self.0.take()?.downcast().ok().map(|kept| *kept)
+    }
+}
+
+impl Drop for AnyKept {
+    fn drop(&mut self) {
+        if let Some(kept) = self.0.take() {
+            give_back(kept);
+        }
+    }
+}
+
+/// Drops what may need a runtime, and panics without one. Its connection is then left to the database.
+pub(super) fn give_back<T>(value: T) {
+    if catch_unwind(AssertUnwindSafe(|| drop(value))).is_err() {
+        tracing::error!("a connection could not be given back to its pool");
+    }
+}
+
 impl AnyTx {
     /// The transaction of a ledger of this type.
     pub(super) fn open<L: Ledger>(self) -> Option<(Box<L::Tx>, OpenTransaction)> {
@@ -183,29 +217,64 @@ impl AnyTx {
 }
 
 /// A call that goes on when nobody waits for it. Resolves to `None` if it panicked or its runtime is gone.
-pub(crate) struct Task<T>(JoinHandle<T>);
+pub(crate) struct Task<T: Send + 'static>(Call<T>);
+
+enum Call<T> {
+    /// A task of its own from the beginning.
+    Spawned(JoinHandle<T>),
+    /// Polled by whoever waits, which saves waking a thread. Becomes a task when it is dropped. `None`: it has ended.
+    InPlace(Option<BoxFuture<'static, Option<T>>>),
+}
 
 impl<T: Send + 'static> Task<T> {
+    /// For a call that must go on while nobody polls it.
     pub(crate) fn spawn(call: impl Future<Output = T> + Send + 'static) -> Self {
-        Self(tokio::spawn(call))
+        Self(Call::Spawned(tokio::spawn(call)))
+    }
+
+    /// For a call whose caller waits, or drops it.
+    pub(crate) fn in_place(call: impl Future<Output = T> + Send + 'static) -> Self {
+        let caught = AssertUnwindSafe(call).catch_unwind().map(Result::ok);
+        Self(Call::InPlace(Some(Box::pin(caught))))
     }
 }
 
-impl<T> Future for Task<T> {
+impl<T: Send + 'static> Future for Task<T> {
     type Output = Option<T>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
-        Pin::new(&mut self.0).poll(cx).map(Result::ok)
+        match &mut self.0 {
+            Call::Spawned(task) => Pin::new(task).poll(cx).map(Result::ok),
+            Call::InPlace(call) => {
+                let Some(polled) = call.as_mut() else { return Poll::Ready(None) };
+                let ended = ready!(polled.as_mut().poll(cx));
+                *call = None;
+                Poll::Ready(ended)
+            }
+        }
+    }
+}
+
+impl<T: Send + 'static> Drop for Task<T> {
+    /// Without a runtime the call ends here, as a task would.
+    fn drop(&mut self) {
+        let Call::InPlace(call) = &mut self.0 else { return };
+        let Some(rest) = call.take() else { return };
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(rest)),
+            Err(_) => give_back(rest),
+        }
     }
 }
 
 /// Begins a transaction with these options.
 pub(super) async fn begin_as<L: Ledger>(
     ledger: L,
+    kept: Option<L::Kept>,
     options: L::Options,
     max_run: Duration,
 ) -> Result<AnyTx, LedgerError> {
-    Ok(AnyTx { tx: Box::new(ledger.begin(&options, max_run).await?), open: OpenTransaction::begins() })
+    Ok(AnyTx { tx: Box::new(ledger.begin(kept, &options, max_run).await?), open: OpenTransaction::begins() })
 }
 
 /// The error of a call whose task is gone.
@@ -217,6 +286,7 @@ pub(crate) fn gone() -> LedgerError {
 trait Erased: Send + Sync {
     fn as_any(&self) -> &dyn Any;
     fn look(&self, id: RecordId) -> BoxFuture<'static, Result<Look, LedgerError>>;
+    fn look_and_keep(&self, id: RecordId) -> BoxFuture<'static, Result<(Look, Option<AnyKept>), LedgerError>>;
     fn begin(&self, max_run: Duration) -> BoxFuture<'static, Result<AnyTx, LedgerError>>;
     fn write<'a>(&'a self, tx: &'a mut AnyTx, row: &'a NewRow) -> BoxFuture<'a, Result<Write, LedgerError>>;
     fn probe<'a>(&'a self, tx: &'a mut AnyTx) -> BoxFuture<'a, Result<(), LedgerError>>;
@@ -239,9 +309,17 @@ impl<L: Ledger> Erased for L {
         Box::pin(async move { Ledger::look(&ledger, &id).await })
     }
 
+    fn look_and_keep(&self, id: RecordId) -> BoxFuture<'static, Result<(Look, Option<AnyKept>), LedgerError>> {
+        let ledger = self.clone();
+        Box::pin(async move {
+            let (look, kept) = Ledger::look_and_keep(&ledger, &id).await?;
+            Ok((look, kept.map(|kept| AnyKept(Some(Box::new(kept))))))
+        })
+    }
+
     fn begin(&self, max_run: Duration) -> BoxFuture<'static, Result<AnyTx, LedgerError>> {
         let ledger = self.clone();
-        Box::pin(async move { begin_as(ledger, L::Options::default(), max_run).await })
+        Box::pin(async move { begin_as(ledger, None, L::Options::default(), max_run).await })
     }
 
     fn write<'a>(&'a self, tx: &'a mut AnyTx, row: &'a NewRow) -> BoxFuture<'a, Result<Write, LedgerError>> {

@@ -13,7 +13,7 @@ use crate::{
 /// The row of an operation is inserted by the last statement of the handler's own transaction. Its primary key is the record
 /// id, so whoever commits first wins, and the rows of anybody else roll back with their answer.
 ///
-/// The middleware calls every method in a task of its own, which is never cancelled. `storage.timeout` bounds how long a
+/// The middleware never cancels a call: one whose request is dropped goes on as a task of its own. `storage.timeout` bounds how long a
 /// request waits for [`look`](Self::look) and [`settle`](Self::settle). `settle`, [`forget`](Self::forget),
 /// [`list`](Self::list) and [`sweep`](Self::sweep) are called on a background thread, so they need connections of their own.
 ///
@@ -26,6 +26,10 @@ pub trait Ledger: Clone + Send + Sync + 'static {
     /// [`Transactions::with`](super::Transactions::with) chooses; elsewhere it is the default.
     type Options: Clone + Default + Send + Sync + 'static;
 
+    /// What a look can leave for the transaction of the same request: its connection, which saves taking another one from a
+    /// pool. `()` where there is nothing to leave. Its drop must give the connection back.
+    type Kept: Send + 'static;
+
     /// Names the ledger to operators, and tells ledgers of one process apart: the database and the table, without secrets.
     /// Values with the same name are one ledger.
     fn name(&self) -> String;
@@ -33,9 +37,19 @@ pub trait Ledger: Clone + Send + Sync + 'static {
     /// Reads the row of an operation. An expired row counts as none.
     fn look(&self, id: &RecordId) -> impl Future<Output = Result<Look, LedgerError>> + Send;
 
-    /// Takes a connection and begins a transaction. `max_run`: how long it may be idle, at most.
+    /// As [`look`](Self::look), for a request that will probably run. It is dropped at once if the request doesn't, or if
+    /// its handler wants no transaction when it is first polled. Default: keeps nothing.
+    fn look_and_keep(
+        &self,
+        id: &RecordId,
+    ) -> impl Future<Output = Result<(Look, Option<Self::Kept>), LedgerError>> + Send {
+        async { Ok((self.look(id).await?, None)) }
+    }
+
+    /// Begins a transaction, on the connection that was kept or on another one. `max_run`: how long it may be idle, at most.
     fn begin(
         &self,
+        kept: Option<Self::Kept>,
         options: &Self::Options,
         max_run: Duration,
     ) -> impl Future<Output = Result<Self::Tx, LedgerError>> + Send;

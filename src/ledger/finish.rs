@@ -1,13 +1,13 @@
 //! The end of a transaction: the row is written, the transaction is committed, and a lost answer is settled.
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    time::Duration,
-};
+use std::time::Duration;
 
 use tokio::{runtime::Handle, time::timeout};
 
-use super::{AnyLedger, AnyTx, Cause, LedgerError, NewRow, Row, Write, any::Task};
+use super::{
+    AnyLedger, AnyTx, Cause, LedgerError, NewRow, Row, Write,
+    any::{Task, give_back},
+};
 use crate::{key::RecordId, observe::metrics, store::OwnerToken};
 
 /// What became of a transaction that was to be committed with its row.
@@ -39,7 +39,7 @@ pub(crate) enum Why {
 /// Writes the row, commits, and settles. To be run in a task, so that nothing cancels it.
 pub(crate) async fn commit_with_row(ledger: &AnyLedger, mut tx: AnyTx, row: &NewRow) -> Verdict {
     let (writer, new) = (ledger.clone(), row.clone());
-    let write = Task::spawn(async move {
+    let write = Task::in_place(async move {
         let written = writer.write(&mut tx, &new).await;
         (tx, written)
     });
@@ -72,7 +72,7 @@ fn patient(row: &NewRow) -> Duration {
 }
 
 async fn commit_written(ledger: &AnyLedger, tx: AnyTx, row: &NewRow) -> Verdict {
-    let committed = timeout(patient(row), Task::spawn(ledger.commit(tx))).await;
+    let committed = timeout(patient(row), Task::in_place(ledger.commit(tx))).await;
     let lost = || Err(LedgerError::Unknown("it was not answered in time".into()));
     match committed.ok().flatten().unwrap_or_else(lost) {
         Ok(()) => Verdict::Committed,
@@ -175,8 +175,8 @@ impl AnyLedger {
     pub(crate) fn rollback_detached(&self, tx: AnyTx) {
         if Handle::try_current().is_ok() {
             drop(self.rollback_in_task(tx));
-        } else if catch_unwind(AssertUnwindSafe(|| drop(tx))).is_err() {
-            tracing::error!("a transaction panicked when it was dropped outside of a runtime");
+        } else {
+            give_back(tx);
         }
     }
 }

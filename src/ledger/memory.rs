@@ -108,6 +108,7 @@ impl MemoryLedger {
 impl Ledger for MemoryLedger {
     type Tx = MemoryTx;
     type Options = ();
+    type Kept = ();
 
     fn name(&self) -> String {
         format!("memory {:p}", Arc::as_ptr(&self.0))
@@ -117,7 +118,7 @@ impl Ledger for MemoryLedger {
         Ok(self.look_at(id))
     }
 
-    async fn begin(&self, (): &(), _: Duration) -> Result<MemoryTx, LedgerError> {
+    async fn begin(&self, _: Option<()>, (): &(), _: Duration) -> Result<MemoryTx, LedgerError> {
         let mut state = self.0.state.lock();
         state.next += 1;
         Ok(MemoryTx { shared: self.0.clone(), serial: state.next, changes: Vec::new(), row: None })

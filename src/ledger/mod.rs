@@ -14,7 +14,7 @@ mod transactions;
 mod tx;
 
 pub(crate) use self::{
-    any::{AnyLedger, AnyTx, Task, gone},
+    any::{AnyKept, AnyLedger, AnyTx, Task, gone},
     error::OwnAnswer,
     finish::{Settled, Verdict, Why, commit_with_row, commit_without_row, settle},
     recorded::{Lent, Recorded},

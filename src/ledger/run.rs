@@ -19,7 +19,7 @@ use actix_web::{
 use tokio::runtime::Handle;
 
 use super::{
-    AnyLedger, AnyTx, Ledger, LedgerEntry, LedgerError, NewRow, Recorded, Row, TransactionError, Verdict, Why,
+    AnyKept, AnyLedger, AnyTx, Ledger, LedgerEntry, LedgerError, NewRow, Recorded, Row, TransactionError, Verdict, Why,
     any::{Task, begin_as, gone},
     finish::commit_with_row,
 };
@@ -33,6 +33,8 @@ pub(crate) struct LedgerRun {
     max_run: Duration,
     purpose: RefCell<Purpose>,
     state: RefCell<State>,
+    /// What the look before this run has kept for its transaction.
+    kept: RefCell<Option<AnyKept>>,
     /// Whether the handler asked for the row, to insert it itself.
     entry_is_out: Cell<bool>,
     /// Whether the request had a principal when the handler asked for a transaction.
@@ -86,6 +88,7 @@ impl LedgerRun {
             max_run,
             purpose: RefCell::new(Purpose::Nothing),
             state: RefCell::new(State::Idle),
+            kept: RefCell::default(),
             entry_is_out: Cell::new(false),
             has_principal: Cell::new(false),
             has_returned: Cell::new(false),
@@ -108,6 +111,16 @@ impl LedgerRun {
     /// From now on the request's answer is recorded.
     pub(crate) fn records(&self, recorded: Recorded) {
         self.purpose.replace(Purpose::Recorded(Rc::new(recorded)));
+    }
+
+    /// Keeps what the look has left, for a transaction that the handler wants at once.
+    pub(crate) fn keeps(&self, kept: Option<AnyKept>) {
+        self.kept.replace(kept);
+    }
+
+    /// Gives back what the look has left: a connection must not wait for a handler that may never want it.
+    pub(crate) fn keeps_no_more(&self) {
+        drop(self.kept.take());
     }
 
     /// The operation, if its answer is recorded.
@@ -181,11 +194,12 @@ impl LedgerRun {
                     _ => None,
                 };
                 let max_run = self.max_run;
-                *state = State::Beginning(Task::spawn(async move {
+                let kept = self.kept.take().and_then(AnyKept::open::<L>);
+                *state = State::Beginning(Task::in_place(async move {
                     if let Some(before) = before {
                         before.await;
                     }
-                    begin_as(ledger, options, max_run).await
+                    begin_as(ledger, kept, options, max_run).await
                 }));
                 Ok(())
             }
@@ -246,7 +260,7 @@ impl LedgerRun {
 
     /// Ends a transaction without a row, in a task that nothing cancels. The handler may begin another one then.
     pub(crate) async fn end(&self, ending: impl Future<Output = ()> + Send + 'static) {
-        *self.state.borrow_mut() = State::Ending(Task::spawn(ending));
+        *self.state.borrow_mut() = State::Ending(Task::in_place(ending));
         poll_fn(|cx| self.poll_settled(cx)).await;
     }
 
@@ -320,7 +334,7 @@ impl LedgerRun {
     /// Commits with this response, in a task. [`poll_committed`](Self::poll_committed) waits for it.
     pub(super) fn commit(&self, tx: AnyTx, row: NewRow, response: HttpResponse) {
         let (ledger, record) = (self.ledger.clone(), row.record.clone());
-        let task = Task::spawn(async move { commit_with_row(&ledger, tx, &row).await });
+        let task = Task::in_place(async move { commit_with_row(&ledger, tx, &row).await });
         *self.state.borrow_mut() = State::Committing(task, Box::new(Answered { response, record }));
     }
 
@@ -363,6 +377,7 @@ impl LedgerRun {
     /// Ends this work, and takes what is open. Called once, when the operation is dropped.
     pub(crate) fn close(&self) -> State {
         self.has_returned.set(true);
+        self.keeps_no_more();
         self.purpose.replace(Purpose::Nothing);
         self.state.replace(State::Idle)
     }

@@ -91,6 +91,13 @@ where
         };
         let asked = if is_settled {
             question.ledger.settle(question.id, patience).await
+        } else if matches!(answer, Ok(ClaimAnswer::Run { .. })) {
+            question.ledger.look_and_keep(question.id, patience).await.map(|(look, kept)| {
+                if let Some(run) = self.operation.ledger.as_ref().filter(|_| look.row.is_none()) {
+                    run.keeps(kept);
+                }
+                look
+            })
         } else {
             question.ledger.look(question.id, patience).await
         };

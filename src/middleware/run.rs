@@ -5,9 +5,9 @@
 
 use std::{
     any::Any,
-    future::Future,
+    future::{Future, poll_fn},
     panic::{self, AssertUnwindSafe, catch_unwind},
-    pin::Pin,
+    pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll, ready},
     time::Instant,
@@ -58,8 +58,19 @@ where
         }
         let payload = self.body.take_payload();
         // The handler is called within the future, so that a panic of the call itself is caught too.
-        let inside = async { self.pending.enter(&*self.service, payload).await };
-        let ended = AssertUnwindSafe(inside).catch_unwind().await;
+        let ledger = self.operation.ledger.clone();
+        let ended = {
+            let inside = async { self.pending.enter(&*self.service, payload).await };
+            let mut inside = pin!(AssertUnwindSafe(inside).catch_unwind());
+            let polled = poll_fn(|cx| {
+                let polled = inside.as_mut().poll(cx);
+                if let Some(run) = &ledger {
+                    run.keeps_no_more();
+                }
+                polled
+            });
+            polled.await
+        };
         if let Some(run) = self.operation.ledger.clone() {
             return Box::pin(self.end_with_ledger(ended, run)).await;
         }

@@ -14,7 +14,8 @@ use actix_idempotency::{
     store::{Moment, OwnerToken},
 };
 use sqlx::{
-    AssertSqlSafe, Connection as _, PgConnection, PgExecutor, PgPool, Postgres, Row as _, Transaction,
+    AssertSqlSafe, Connection as _, PgConnection, PgExecutor, PgPool, Postgres, Row as _, SqlSafeStr as _, Transaction,
+    pool::PoolConnection,
     postgres::{PgPoolOptions, PgQueryResult, PgRow},
 };
 use tokio::sync::OnceCell;
@@ -167,12 +168,12 @@ impl SqlxPostgres {
         look(self.0.clock.read(now)?, found.first())
     }
 
-    /// A shorter limit of the role stays in force.
-    async fn idle_limit(&self, max_run: Duration) -> Duration {
-        let ask = || async {
+    /// A shorter limit of the role stays in force. Asked on the connection of the caller: a pool may have no other one.
+    async fn idle_limit(&self, max_run: Duration, connection: &mut PgConnection) -> Duration {
+        let ask = async || {
             let sql = "SELECT (extract(epoch FROM current_setting('idle_in_transaction_session_timeout')::interval) \
                        * 1000)::bigint";
-            let limit: i64 = sqlx::raw_sql(sql).fetch_one(&self.0.pool).await?.try_get(0)?;
+            let limit: i64 = sqlx::raw_sql(sql).fetch_one(connection).await?.try_get(0)?;
             Ok::<_, sqlx::Error>(u64::try_from(limit).ok().filter(|limit| *limit > 0).map(Duration::from_millis))
         };
         let limit = self.0.idle_limit.get_or_try_init(ask).await;
@@ -217,6 +218,7 @@ impl Clock {
 impl Ledger for SqlxPostgres {
     type Tx = PgTx;
     type Options = Isolation;
+    type Kept = PoolConnection<Postgres>;
 
     fn name(&self) -> String {
         let options = self.0.pool.connect_options();
@@ -228,16 +230,32 @@ impl Ledger for SqlxPostgres {
         self.look_by(id, &self.0.pool).await
     }
 
-    async fn begin(&self, isolation: &Isolation, max_run: Duration) -> Result<PgTx, LedgerError> {
+    async fn look_and_keep(&self, id: &RecordId) -> Result<(Look, Option<Self::Kept>), LedgerError> {
+        let mut connection = self.0.pool.acquire().await.map_err(ledger_error)?;
+        let look = self.look_by(id, &mut *connection).await?;
+        Ok((look, Some(connection)))
+    }
+
+    async fn begin(
+        &self,
+        kept: Option<Self::Kept>,
+        isolation: &Isolation,
+        max_run: Duration,
+    ) -> Result<PgTx, LedgerError> {
         let isolation = if *isolation == Isolation::Default { self.0.isolation } else { *isolation };
         let mark = OwnerToken::random();
+        let mut connection = match kept {
+            Some(connection) => connection,
+            None => self.0.pool.acquire().await.map_err(ledger_error)?,
+        };
         let begin = format!(
             "BEGIN{}; SET LOCAL idempotency.run = '{}'; SET LOCAL idle_in_transaction_session_timeout = {}",
             isolation.sql(),
             Hex(mark.as_bytes()),
-            millis(self.idle_limit(max_run).await).min(i32::MAX.into())
+            millis(self.idle_limit(max_run, &mut connection).await).min(i32::MAX.into())
         );
-        let tx = self.0.pool.begin_with(AssertSqlSafe(begin)).await.map_err(ledger_error)?;
+        let begin = AssertSqlSafe(begin).into_sql_str();
+        let tx = Transaction::begin(connection, Some(begin)).await.map_err(ledger_error)?;
         Ok(PgTx { tx, mark })
     }
 

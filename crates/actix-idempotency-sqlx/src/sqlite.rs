@@ -120,6 +120,7 @@ fn look_of(found: &[SqliteRow]) -> Result<Look, LedgerError> {
 impl Ledger for SqlxSqlite {
     type Tx = SqliteTx;
     type Options = ();
+    type Kept = ();
 
     fn name(&self) -> String {
         format!("sqlite {} {}", self.0.pool.connect_options().get_filename().display(), self.0.table)
@@ -130,7 +131,7 @@ impl Ledger for SqlxSqlite {
         self.look_by(id, &mut connection).await
     }
 
-    async fn begin(&self, (): &(), _: Duration) -> Result<SqliteTx, LedgerError> {
+    async fn begin(&self, _: Option<()>, (): &(), _: Duration) -> Result<SqliteTx, LedgerError> {
         self.0.pool.begin_with("BEGIN IMMEDIATE").await.map(SqliteTx).map_err(ledger_error)
     }
 

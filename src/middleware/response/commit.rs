@@ -250,7 +250,7 @@ where
         _running: governed.config.in_flight.track(),
     };
     // From here on nothing cancels the operation.
-    match Task::spawn(task.run()).await.unwrap_or(Verdict::Unsettled) {
+    match Task::in_place(task.run()).await.unwrap_or(Verdict::Unsettled) {
         Verdict::Committed => Fate::Recorded(response),
         Verdict::Superseded(row) => Fate::of_first(row, recorded),
         Verdict::RolledBack(why) => Fate::Refused(TransactionError::from(why).refusal()),

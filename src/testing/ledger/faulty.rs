@@ -249,6 +249,7 @@ impl<L: Ledger> FaultyLedger<L> {
 impl<L: Ledger> Ledger for FaultyLedger<L> {
     type Tx = L::Tx;
     type Options = L::Options;
+    type Kept = L::Kept;
 
     fn name(&self) -> String {
         self.ledger.name()
@@ -258,12 +259,17 @@ impl<L: Ledger> Ledger for FaultyLedger<L> {
         self.faults.call(LedgerCall::Look, self.ledger.look(id)).await
     }
 
+    async fn look_and_keep(&self, id: &RecordId) -> Result<(Look, Option<L::Kept>), LedgerError> {
+        self.faults.call(LedgerCall::Look, self.ledger.look_and_keep(id)).await
+    }
+
     fn begin(
         &self,
+        kept: Option<L::Kept>,
         options: &L::Options,
         max_run: Duration,
     ) -> impl Future<Output = Result<L::Tx, LedgerError>> + Send {
-        let begun = self.ledger.begin(options, max_run);
+        let begun = self.ledger.begin(kept, options, max_run);
         async move {
             let tx = self.faults.call(LedgerCall::Begin, begun).await?;
             self.faults.begun();

@@ -173,7 +173,7 @@ impl<L: Ledger> Subject<L> {
     }
 
     async fn begin(&self, rule: &str) -> L::Tx {
-        let begun = ends(rule, self.ledger.begin(&L::Options::default(), LIMIT)).await;
+        let begun = ends(rule, self.ledger.begin(None, &L::Options::default(), LIMIT)).await;
         begun.unwrap_or_else(|error| panic!("{rule}: begin: {error}"))
     }
 
@@ -197,7 +197,7 @@ impl<L: Ledger> Subject<L> {
 
     /// Tries to commit a row, as a run does.
     async fn attempt(&self, rule: &str, row: &NewRow) -> Try {
-        let mut tx = match ends(rule, self.ledger.begin(&L::Options::default(), LIMIT)).await {
+        let mut tx = match ends(rule, self.ledger.begin(None, &L::Options::default(), LIMIT)).await {
             Ok(tx) => tx,
             Err(LedgerError::Conflict(_) | LedgerError::Unavailable(_)) => return Try::Hindered,
             Err(error) => panic!("{rule}: begin: {error}"),

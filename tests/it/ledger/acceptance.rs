@@ -45,6 +45,7 @@ struct BrokenLedger(MemoryLedger, Broken);
 impl Ledger for BrokenLedger {
     type Tx = MemoryTx;
     type Options = ();
+    type Kept = ();
 
     fn name(&self) -> String {
         self.0.name()
@@ -61,8 +62,8 @@ impl Ledger for BrokenLedger {
         Ok(look)
     }
 
-    async fn begin(&self, (): &(), max_run: Duration) -> Result<MemoryTx, LedgerError> {
-        self.0.begin(&(), max_run).await
+    async fn begin(&self, kept: Option<()>, (): &(), max_run: Duration) -> Result<MemoryTx, LedgerError> {
+        self.0.begin(kept, &(), max_run).await
     }
 
     async fn write(&self, tx: &mut MemoryTx, row: &NewRow) -> Result<Write, LedgerError> {
@@ -75,7 +76,7 @@ impl Ledger for BrokenLedger {
         }
         let written = self.0.write(tx, &row).await?;
         if self.1 == Broken::WritesAtOnce {
-            let mut other = self.0.begin(&(), Duration::from_secs(1)).await?;
+            let mut other = self.0.begin(None, &(), Duration::from_secs(1)).await?;
             std::mem::swap(tx, &mut other);
             self.0.commit(other).await?;
         }

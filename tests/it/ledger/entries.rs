@@ -28,7 +28,7 @@ async fn insert(ledger: &Faulty, entry: &LedgerEntry, token: Option<OwnerToken>)
     let mut row = NewRow::new(*entry.id(), *entry.fingerprint(), token, entry.record().clone(), &look);
     row.over = entry.over().copied();
     row.principal_tag = *entry.principal_tag();
-    let mut tx = ledger.begin(&(), row.max_run).await.unwrap();
+    let mut tx = ledger.begin(None, &(), row.max_run).await.unwrap();
     ledger.write(&mut tx, &row).await.unwrap();
     ledger.commit(tx).await.unwrap();
 }

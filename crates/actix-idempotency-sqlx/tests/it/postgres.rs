@@ -57,7 +57,7 @@ async fn new_row(ledger: &SqlxPostgres, n: u8, body: &str) -> NewRow {
 }
 
 async fn committed(ledger: &SqlxPostgres, row: &NewRow) -> Write {
-    let mut tx = ledger.begin(&Isolation::Default, RUN).await.unwrap();
+    let mut tx = ledger.begin(None, &Isolation::Default, RUN).await.unwrap();
     let written = ledger.write(&mut tx, row).await.unwrap();
     match written {
         Write::Written => ledger.commit(tx).await.unwrap(),
@@ -73,11 +73,11 @@ async fn a_handler_that_commits_itself_is_noticed() {
     let ledger = ledger(&pool).await.prepared(true);
     for end in ["COMMIT", "COMMIT; BEGIN", "ROLLBACK; BEGIN"] {
         let row = new_row(&ledger, 1, "a").await;
-        let mut tx = ledger.begin(&Isolation::Default, RUN).await.unwrap();
+        let mut tx = ledger.begin(None, &Isolation::Default, RUN).await.unwrap();
         sqlx::raw_sql(end).execute(&mut *tx).await.unwrap();
         assert!(matches!(ledger.write(&mut tx, &row).await, Ok(Write::Misused)), "{end}");
         ledger.rollback(tx).await;
-        let mut tx = ledger.begin(&Isolation::Default, RUN).await.unwrap();
+        let mut tx = ledger.begin(None, &Isolation::Default, RUN).await.unwrap();
         sqlx::raw_sql(end).execute(&mut *tx).await.unwrap();
         assert!(ledger.probe(&mut tx).await.is_err(), "{end}");
         ledger.rollback(tx).await;
@@ -91,11 +91,11 @@ async fn a_transaction_with_a_failed_statement_is_never_taken_for_committed() {
     let pool = cluster.pool(2).await;
     let ledger = ledger(&pool).await;
     let row = new_row(&ledger, 1, "a").await;
-    let mut tx = ledger.begin(&Isolation::Default, RUN).await.unwrap();
+    let mut tx = ledger.begin(None, &Isolation::Default, RUN).await.unwrap();
     sqlx::raw_sql("SELECT 1 / 0").execute(&mut *tx).await.unwrap_err();
     assert!(matches!(ledger.write(&mut tx, &row).await, Err(LedgerError::Refused(_))));
     ledger.rollback(tx).await;
-    let mut tx = ledger.begin(&Isolation::Default, RUN).await.unwrap();
+    let mut tx = ledger.begin(None, &Isolation::Default, RUN).await.unwrap();
     sqlx::raw_sql("SELECT 1 / 0").execute(&mut *tx).await.unwrap_err();
     assert!(ledger.probe(&mut tx).await.is_err());
 }
@@ -107,7 +107,7 @@ async fn stricter_isolation_says_conflict_where_a_row_is_taken() {
     let ledger = ledger(&pool).await;
     for (n, isolation) in [(1, Isolation::RepeatableRead), (2, Isolation::Serializable)] {
         let (first, second) = (new_row(&ledger, n, "a").await, new_row(&ledger, n, "b").await);
-        let mut tx = ledger.begin(&isolation, RUN).await.unwrap();
+        let mut tx = ledger.begin(None, &isolation, RUN).await.unwrap();
         // Takes the snapshot.
         sqlx::raw_sql("SELECT count(*) FROM effects").execute(&mut *tx).await.unwrap();
         assert!(matches!(committed(&ledger, &first).await, Write::Written));
@@ -159,7 +159,7 @@ async fn a_shorter_limit_of_the_role_for_idle_transactions_stays() {
         let sql = format!("ALTER DATABASE {name} SET idle_in_transaction_session_timeout = '{limit}'");
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&admin).await.unwrap();
         let ledger = SqlxPostgres::new(connect(&url, 1).await);
-        let mut tx = ledger.begin(&Isolation::Default, RUN).await.unwrap();
+        let mut tx = ledger.begin(None, &Isolation::Default, RUN).await.unwrap();
         let shown: String =
             sqlx::query_scalar("SHOW idle_in_transaction_session_timeout").fetch_one(&mut *tx).await.unwrap();
         assert_eq!(shown, expected);
@@ -191,7 +191,7 @@ async fn settle_waits_for_the_replacement_of_an_expired_row() {
     sqlx::raw_sql("UPDATE idempotency_ledger SET expires = clock_timestamp()").execute(&pool).await.unwrap();
     let second = new_row(&ledger, 1, "b").await;
     assert_eq!(second.over, Some(first.token));
-    let mut tx = ledger.begin(&Isolation::Default, RUN).await.unwrap();
+    let mut tx = ledger.begin(None, &Isolation::Default, RUN).await.unwrap();
     assert!(matches!(ledger.write(&mut tx, &second).await, Ok(Write::Written)));
     let early = ledger.settle(&id(1), Duration::from_millis(50)).await;
     assert!(matches!(early, Err(LedgerError::Conflict(_))), "{early:?}");
@@ -219,7 +219,7 @@ async fn forget_waits_for_a_row_that_is_about_to_be_committed_and_tells_of_it() 
     let pool = cluster.pool(4).await;
     let ledger = ledger(&pool).await;
     let row = new_row(&ledger, 1, "a").await;
-    let mut tx = ledger.begin(&Isolation::Default, RUN).await.unwrap();
+    let mut tx = ledger.begin(None, &Isolation::Default, RUN).await.unwrap();
     ledger.write(&mut tx, &row).await.unwrap();
     let id = id(1);
     let (forgotten, ()) = tokio::join!(ledger.forget(&id), async {
@@ -276,6 +276,35 @@ async fn a_pool_of_one_connection_is_enough() {
     pays_once(&pool, &ledger(&pool).await).await;
     let pool = cluster.pool(1).await;
     pays_once(&pool, &of(&pool, SqlxPostgres::new(pool.clone()).prepared(true)).await).await;
+}
+
+#[actix_web::test]
+async fn a_look_gives_its_connection_back_to_a_handler_that_uses_the_pool_before_its_transaction() {
+    async fn pay(
+        pool: web::Data<PgPool>,
+        transactions: Transactions<SqlxPostgres>,
+    ) -> Result<HttpResponse, actix_web::Error> {
+        let price: i32 = sqlx::query_scalar("SELECT 7").fetch_one(pool.get_ref()).await.map_err(ErrorImATeapot)?;
+        let paid = transactions.run(async |tx| {
+            sqlx::query("INSERT INTO effects VALUES ('paid')").execute(&mut **tx).await?;
+            Ok::<_, Error>(HttpResponse::Created().body(price.to_string()))
+        });
+        Ok(paid.await?)
+    }
+    let Some(cluster) = Cluster::shared() else { return };
+    let pool = cluster.pool(1).await;
+    let ledger = ledger(&pool).await;
+    let app = init_service(
+        App::new()
+            .app_data(web::Data::new(pool.clone()))
+            .route("/pay", web::post().to(pay))
+            .wrap(IdempotencyKey::default().using(&Idempotency::in_memory()).ledger(&ledger)),
+    )
+    .await;
+    let post = TestRequest::post().uri("/pay").insert_header(("idempotency-key", "one")).to_request();
+    let paid = tokio::time::timeout(Duration::from_secs(5), call_service(&app, post)).await;
+    assert_eq!(paid.expect("no wait for a connection that a look keeps").status(), 201);
+    assert_eq!(effects(&pool).await, 1);
 }
 
 #[actix_web::test]

@@ -75,11 +75,11 @@ async fn a_handler_that_commits_itself_is_noticed() {
     let look = ledger.look(&id).await.unwrap();
     let record = Record::new(StatusCode::CREATED, [], Some(b"a"));
     let row = NewRow::new(id, Fingerprint::from_bytes([1; 42]), OwnerToken::random(), record, &look);
-    let mut tx = ledger.begin(&(), Duration::from_secs(60)).await.unwrap();
+    let mut tx = ledger.begin(None, &(), Duration::from_secs(60)).await.unwrap();
     sqlx::raw_sql("COMMIT").execute(&mut *tx).await.unwrap();
     assert!(matches!(ledger.write(&mut tx, &row).await, Ok(Write::Misused)));
     ledger.rollback(tx).await;
-    let mut tx = ledger.begin(&(), Duration::from_secs(60)).await.unwrap();
+    let mut tx = ledger.begin(None, &(), Duration::from_secs(60)).await.unwrap();
     sqlx::raw_sql("ROLLBACK").execute(&mut *tx).await.unwrap();
     assert!(ledger.probe(&mut tx).await.is_err());
     ledger.rollback(tx).await;
