@@ -228,6 +228,7 @@ impl Builder {
                 let file = if is_default { "idempotency.db" } else { settings.location.as_str() };
                 let mut options = SqliteOptions::new(file);
                 options.durability = settings.durability;
+                options.lease = self.settings.lock.lease;
                 options.timeout = settings.timeout;
                 options.namespace.clone_from(&settings.namespace);
                 cache.clone_into(&mut options.cache);

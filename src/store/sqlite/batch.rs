@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::{
     SqliteOptions,
     connection::{damaged, store_error},
-    sessions::{Life, Session, SessionId},
+    sessions::{Life, Missing, Session, SessionId},
     slots::{Kept, kept},
 };
 use crate::{
@@ -56,6 +56,7 @@ pub(super) struct Batch<'a> {
     pub(super) connection: &'a Connection,
     pub(super) file: &'a Path,
     pub(super) own: SessionId,
+    missing: &'a Missing,
     pub(super) now: Micros,
     fences: FenceCounter,
     caches: HashMap<String, Cache>,
@@ -63,6 +64,8 @@ pub(super) struct Batch<'a> {
     pub(super) changed: Vec<RecordId>,
     /// The sessions that were found dead. Their locks are held until this is committed.
     pub(super) buried: Vec<Session>,
+    /// The sessions whose claims are being given up, or were.
+    given_up: Vec<SessionId>,
     /// A statement has failed, and so has everything.
     pub(super) fails: bool,
 }
@@ -80,6 +83,7 @@ impl<'a> Batch<'a> {
         connection: &'a Connection,
         file: &'a Path,
         own: SessionId,
+        missing: &'a Missing,
         clock: Micros,
     ) -> Result<Self, StoreError> {
         let (last, fence): (i64, i64) = connection
@@ -90,12 +94,14 @@ impl<'a> Batch<'a> {
             connection,
             file,
             own,
+            missing,
             // A clock that was set back must not make leases and records last longer.
             now: clock.max(last.unsigned_abs()),
             fences: FenceCounter::starting_after(fence.unsigned_abs()),
             caches: HashMap::new(),
             changed: Vec::new(),
             buried: Vec::new(),
+            given_up: Vec::new(),
             fails: false,
         })
     }
@@ -183,19 +189,26 @@ impl<'a> Batch<'a> {
 
     /// Marks the claims of a dead process as those of a lost owner.
     pub(super) fn bury(&mut self, session: Session) -> Result<(), StoreError> {
+        let id = session.id;
+        self.buried.push(session);
+        self.lose_owner(id)
+    }
+
+    /// Marks the claims of a session as those of a lost owner.
+    fn lose_owner(&mut self, session: SessionId) -> Result<(), StoreError> {
+        // Known before its slots are read again: each of them would find it dead.
+        self.given_up.push(session);
         let rows = self
             .connection
             .prepare_cached("SELECT counters.name, slots.id FROM slots JOIN counters USING (cache) WHERE session = ?1")
             .and_then(|mut statement| {
                 let rows = statement
-                    .query_map([session.id.0], |row| Ok((row.get::<_, String>(0)?, row.get::<_, Vec<u8>>(1)?)))?;
+                    .query_map([session.0], |row| Ok((row.get::<_, String>(0)?, row.get::<_, Vec<u8>>(1)?)))?;
                 rows.collect::<rusqlite::Result<Vec<_>>>()
             })
             .map_err(store_error)?;
         let claims = rows.len();
-        tracing::warn!(session = %session.id, claims, "a process has died: its claims are those of lost owners");
-        // Known before its slots are read again: each of them would find it dead.
-        self.buried.push(session);
+        tracing::warn!(%session, claims, "a process has died: its claims are those of lost owners");
         for (cache, id) in rows {
             let id = RecordId::from_bytes(id.try_into().map_err(|_| damaged("an id of another length"))?);
             match self.change(&cache, &id, |slot, now, _| slot.lose_owner(now)) {
@@ -238,14 +251,17 @@ impl<'a> Batch<'a> {
                 kept(&mut statement, params![number, id.as_bytes()])?
             };
             let foreign = found.as_ref().and_then(|kept| kept.session).filter(|session| *session != self.own);
-            if let Some(session) = foreign
-                && !self.buried.iter().any(|buried| buried.id == session)
-                && let Life::Dead(session) = Session::look(self.file, session)
-            {
-                self.bury(session)?;
-                continue;
+            let Some(session) = foreign.filter(|id| !self.given_up.contains(id)) else {
+                return Ok(found);
+            };
+            match Session::look(self.file, session) {
+                Life::Dead(session) => self.bury(session)?,
+                Life::Missing if self.missing.for_a_lease(session, self.now) => {
+                    self.lose_owner(session)?;
+                    self.missing.forget(session);
+                }
+                Life::Alive | Life::Missing => return Ok(found),
             }
-            return Ok(found);
         }
     }
 

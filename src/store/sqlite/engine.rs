@@ -18,7 +18,7 @@ use rusqlite::ErrorCode;
 use tokio::sync::oneshot;
 
 use super::{
-    SqliteOptions, batch::Batch, connection::damaged, reader::read, view::View, waiters::Waiters, writer::Writer,
+    SqliteOptions, batch::Batch, connection::damaged, reader::read, sessions::Missing, view::View, waiters::Waiters, writer::Writer,
 };
 use crate::{
     key::RecordId,
@@ -50,6 +50,7 @@ pub(super) struct Shared {
     pub(super) is_open: AtomicBool,
     /// The session of this process. 0: there is none yet.
     pub(super) session: AtomicI64,
+    pub(super) missing: Missing,
     /// The greatest time of a transaction.
     pub(super) now: AtomicU64,
 }
@@ -108,6 +109,7 @@ impl Engine {
                     file.display()
                 )));
             }
+            engine.shared.missing.leases_are(options.lease);
             return Ok(engine);
         }
         let shared = Arc::new(Shared {
@@ -119,8 +121,10 @@ impl Engine {
             looking: AtomicUsize::new(0),
             is_open: AtomicBool::new(false),
             session: AtomicI64::new(0),
+            missing: Missing::default(),
             now: AtomicU64::new(0),
         });
+        shared.missing.leases_are(options.lease);
         let ((writer, changes), (reader, looks)) = (mpsc::channel(), mpsc::channel());
         let (to_write, to_read) = (shared.clone(), shared.clone());
         let threads = vec![

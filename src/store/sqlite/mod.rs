@@ -34,7 +34,8 @@ use crate::{key::RecordId, record::Record};
 /// - An answer is given once it is in the file, and with `durability = power` on the disk. One thread per process writes
 ///   what many requests ask for in one transaction, so that they share one `fsync`.
 /// - A claim needs no renewal. Each process holds a lock on a file of its own beside the database, `FILE.s-…`, and whoever
-///   finds that lock free knows that its owner has died. Its claims are taken over at once.
+///   finds that lock free knows that its owner has died. Its claims are taken over at once. Where somebody has removed that file, they are taken over
+///   when it has been missing for a lease.
 /// - Duplicates of one process wait for a notification; those of other processes look at the file's version every 10 ms.
 /// - When `max_entries` or `max_bytes` is reached, the oldest records past `min_retention` go. When there are none, new keys
 ///   are refused, and answers of operations that run already are kept without their body.
@@ -76,6 +77,8 @@ pub struct SqliteOptions {
     pub cache: String,
     /// Setting `storage.durability`.
     pub durability: Durability,
+    /// How long the claims of a process outlive it when its session file was removed; setting `lock.lease`.
+    pub lease: Duration,
     /// How long a write waits for one of another process; setting `storage.timeout`.
     pub timeout: Duration,
     /// Setting `storage.max_entries`.
@@ -99,6 +102,7 @@ impl SqliteOptions {
             namespace: String::new(),
             cache: "default".into(),
             durability: Durability::Power,
+            lease: Duration::from_secs(30),
             timeout: Duration::from_millis(500),
             max_entries: 1_000_000,
             max_bytes: 256 << 20,

@@ -38,7 +38,8 @@ pub(super) fn read(shared: &Shared, looks: &Receiver<Look>) {
                     Ok(connection) => {
                         let own = shared.session.load(Relaxed);
                         let own = (own != 0).then_some(SessionId(own));
-                        look(Ok(View { connection, file: &shared.file, own, now: shared.time() }));
+                        let (file, missing) = (&shared.file, &shared.missing);
+                        look(Ok(View { connection, file, own, missing, now: shared.time() }));
                     }
                     Err(error) => look(Err(&Failure::of(&error))),
                 }

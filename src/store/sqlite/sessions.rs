@@ -1,15 +1,23 @@
 //! Which processes live: each holds a lock on a file of its own beside the database.
 
 use std::{
+    collections::HashMap,
     ffi::OsString,
     fmt,
     fs::{self, File, TryLockError},
     io,
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
 };
 
-use crate::store::OwnerToken;
+use parking_lot::Mutex;
+
+use crate::store::{
+    OwnerToken,
+    clock::{Micros, micros},
+};
 
 /// The number of a process, as claims carry it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -33,8 +41,38 @@ pub(super) enum Life {
     Alive,
     /// It has died. Its lock is held here meanwhile, so that nobody else buries it too.
     Dead(Session),
-    /// Its file is gone: somebody has removed it, or the database was copied. The claim's deadline decides.
-    Unknown,
+    /// Its file is gone: somebody has removed it, or the database was copied. [`Missing`] decides.
+    Missing,
+}
+
+/// Since when the files of sessions have been missing.
+///
+/// A process that lives sees within a second that its file was removed, and gives its claims a new session. So the claims of
+/// a session whose file stays away for a lease belong to nobody.
+#[derive(Default)]
+pub(super) struct Missing {
+    since: Mutex<HashMap<SessionId, Micros>>,
+    /// The longest lease of the stores of this file, in microseconds.
+    lease: AtomicU64,
+}
+
+impl Missing {
+    /// The least time for which a file must stay away: a few times what its process needs to see that.
+    const LEAST: Duration = Duration::from_secs(3);
+
+    pub(super) fn leases_are(&self, lease: Duration) {
+        self.lease.fetch_max(micros(lease.max(Self::LEAST)), Relaxed);
+    }
+
+    /// Whether the file of a session, which is missing now, has been missing for a lease.
+    pub(super) fn for_a_lease(&self, id: SessionId, now: Micros) -> bool {
+        let since = *self.since.lock().entry(id).or_insert(now);
+        now.saturating_sub(since) >= self.lease.load(Relaxed)
+    }
+
+    pub(super) fn forget(&self, id: SessionId) {
+        self.since.lock().remove(&id);
+    }
 }
 
 impl Session {
@@ -59,7 +97,7 @@ impl Session {
         let path = path_of(database, id);
         let file = match File::open(&path) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Life::Unknown,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Life::Missing,
             Err(_) => return Life::Alive,
         };
         match file.try_lock() {

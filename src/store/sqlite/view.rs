@@ -6,7 +6,7 @@ use rusqlite::{CachedStatement, Connection, params};
 
 use super::{
     connection::{damaged, store_error},
-    sessions::{Life, Session, SessionId},
+    sessions::{Life, Missing, Session, SessionId},
     slots::{Kept, decode, kept},
 };
 use crate::{
@@ -19,6 +19,7 @@ pub(super) struct View<'a> {
     pub(super) connection: &'a Connection,
     pub(super) file: &'a Path,
     pub(super) own: Option<SessionId>,
+    pub(super) missing: &'a Missing,
     pub(super) now: Micros,
 }
 
@@ -90,7 +91,11 @@ impl View<'_> {
 
     fn lives(&self, session: Option<SessionId>) -> bool {
         match session {
-            Some(session) if Some(session) != self.own => !matches!(Session::look(self.file, session), Life::Dead(_)),
+            Some(session) if Some(session) != self.own => match Session::look(self.file, session) {
+                Life::Alive => true,
+                Life::Dead(_) => false,
+                Life::Missing => !self.missing.for_a_lease(session, self.now),
+            },
             _ => true,
         }
     }

@@ -192,7 +192,7 @@ impl Opened {
             match Session::look(&shared.file, id) {
                 Life::Dead(session) => dead.push(session),
                 Life::Alive if id != self.session.id => others += 1,
-                Life::Alive | Life::Unknown => {}
+                Life::Alive | Life::Missing => {}
             }
         }
         if others > 0 && rusqlite::version_number() < SOUND_FOR_PROCESSES {
@@ -216,15 +216,17 @@ impl Opened {
     ) -> Result<(), StoreError> {
         self.connection.execute_batch("BEGIN IMMEDIATE").map_err(store_error)?;
         let changed =
-            Batch::begin(&self.connection, &shared.file, self.session.id, shared.time()).and_then(|mut batch| {
-                change(&mut batch)?;
-                if batch.fails || self.connection.is_autocommit() {
-                    return Err(StoreError::unavailable("a statement failed, and the transaction with it"));
-                }
-                batch.finish()?;
-                self.connection.execute_batch("COMMIT").map_err(store_error)?;
-                Ok(batch)
-            });
+            Batch::begin(&self.connection, &shared.file, self.session.id, &shared.missing, shared.time()).and_then(
+                |mut batch| {
+                    change(&mut batch)?;
+                    if batch.fails || self.connection.is_autocommit() {
+                        return Err(StoreError::unavailable("a statement failed, and the transaction with it"));
+                    }
+                    batch.finish()?;
+                    self.connection.execute_batch("COMMIT").map_err(store_error)?;
+                    Ok(batch)
+                },
+            );
         match changed {
             Ok(batch) => {
                 shared.now.fetch_max(batch.now, Relaxed);

@@ -105,6 +105,33 @@ fn a_living_process_makes_up_for_a_session_file_that_was_removed() {
 }
 
 #[test]
+fn the_key_of_a_dead_process_whose_session_file_was_removed_is_taken_over_after_a_lease() {
+    let (folder, log) = (Folder::new(), RunLog::new());
+    let file = folder.new_file();
+    let mut doomed = server(&file, &log, &[]);
+    let session = folder.sessions().remove(0);
+    // The least that counts is 3 s.
+    let other = server(&file, &log, &[AT_ONCE, ("IDEMPOTENCY_KEY__LOCK__LEASE", "2")]);
+    let request = Request::post("/slow?ms=0").key(&fresh_key());
+    let running = Request::post("/slow?ms=60000").key(&fresh_key());
+    let _open = doomed.begin(&running);
+    log.wait_for("start", 1);
+    assert_eq!(other.send(request).status, 200);
+    doomed.kill();
+    fs::remove_file(session).unwrap();
+    let same = running.clone();
+    other.send(same.clone()).is_problem(423, "in-flight");
+    let missed = std::time::Instant::now();
+    // A run of the retry would take a minute: its beginning tells enough.
+    let mut asked = Vec::new();
+    eventually("a take-over", || {
+        asked.push(other.begin(&same));
+        if log.count("start") == 3 { Ok(()) } else { Err(log.count("start")) }
+    });
+    assert!(missed.elapsed() >= Duration::from_secs(3), "{:?}", missed.elapsed());
+}
+
+#[test]
 fn a_process_that_ends_in_order_removes_its_session_file_and_leaves_no_key_locked() {
     let (folder, log) = (Folder::new(), RunLog::new());
     let file = folder.new_file();
