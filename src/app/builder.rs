@@ -214,6 +214,7 @@ impl Builder {
                 options.timeout = settings.timeout;
                 options.namespace.clone_from(&settings.namespace);
                 cache.clone_into(&mut options.cache);
+                options.replicas = settings.replicas;
                 options.on_evicting = settings.on_evicting;
                 options.on_unreachable = settings.on_unreachable;
                 let refused = |source| ConfigError::Location { setting: format!("caches.{cache}.location"), source };

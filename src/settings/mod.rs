@@ -151,6 +151,8 @@ pub struct StorageSettings {
     pub on_evicting: StartupCheck,
     /// `on_unreachable`: what a store that can't be reached leads to at startup.
     pub on_unreachable: StartupCheck,
+    /// `replicas`: how many replicas of a Redis must have a claim or a response before it counts.
+    pub replicas: usize,
     /// `timeout` of one store call.
     pub timeout: Duration,
     /// `retry_for`: how long a write after the run is retried.
@@ -255,6 +257,7 @@ impl Settings {
             on_error: OnError::Reject,
             on_evicting: StartupCheck::Reject,
             on_unreachable: StartupCheck::Reject,
+            replicas: 0,
             timeout: Duration::from_millis(500),
             retry_for: seconds(60),
         };

@@ -175,6 +175,7 @@ pub(super) const STORAGE: &[Setting<StorageSettings>] = settings! {
     } => s.on_error;
     "on_evicting", STARTUP_CHECK, |s, v| startup_check(v) => s.on_evicting;
     "on_unreachable", STARTUP_CHECK, |s, v| startup_check(v) => s.on_unreachable;
+    "replicas", COUNT, |s, v| count(v) => s.replicas;
     "timeout", DURATION, |s, v| value::duration(v.one()?) => s.timeout;
     "retry_for", DURATION, |s, v| value::duration(v.one()?) => s.retry_for;
 };

@@ -61,8 +61,8 @@ use crate::{
 /// one. A claim of another layout is in flight until its lease ends, and is then taken over; no process writes into it. A
 /// layout that a release does not know is an error, never a run.
 ///
-/// Each call is one script and one round trip, and the clock is the server's. A script touches one key, so a cluster
-/// could hold the records; this client speaks to one primary.
+/// Each call is one script and one round trip, and the clock is the server's. A script touches one key, so the
+/// primaries of a cluster can share the records among them.
 ///
 /// # What Redis itself can lose
 ///
@@ -77,6 +77,9 @@ pub struct RedisStore {
     names: Names,
     polls: Polls,
     location: Location,
+    replicas: usize,
+    /// How long a write waits for replicas.
+    replicas_within: Duration,
     on_evicting: StartupCheck,
     on_unreachable: StartupCheck,
 }
@@ -85,7 +88,7 @@ pub struct RedisStore {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct RedisOptions {
-    /// Host, host:port or URL; setting `storage.location`.
+    /// Host, host:port or URL, of one server, of nodes of a cluster or of sentinels; setting `storage.location`.
     pub location: Location,
     /// How long one call may take; setting `storage.timeout`, 500 ms.
     pub timeout: Duration,
@@ -93,6 +96,8 @@ pub struct RedisOptions {
     pub namespace: String,
     /// The name of the cache, `default`.
     pub cache: String,
+    /// How many replicas must have a claim, a response or a step before it counts; setting `storage.replicas`, 0.
+    pub replicas: usize,
     /// Setting `storage.on_evicting`, `reject`.
     pub on_evicting: StartupCheck,
     /// Setting `storage.on_unreachable`, `reject`.
@@ -108,6 +113,7 @@ impl RedisOptions {
             timeout: Duration::from_millis(500),
             namespace: String::new(),
             cache: "default".into(),
+            replicas: 0,
             on_evicting: StartupCheck::Reject,
             on_unreachable: StartupCheck::Reject,
         }
@@ -127,6 +133,8 @@ impl RedisStore {
             prefix: format!("idempotency:{}:{}:", options.namespace, options.cache),
             polls: Polls::default(),
             location: options.location,
+            replicas: options.replicas,
+            replicas_within: options.timeout / 2,
             on_evicting: options.on_evicting,
             on_unreachable: options.on_unreachable,
         })
@@ -141,6 +149,18 @@ impl RedisStore {
 
     fn name(&self, id: &RecordId) -> String {
         format!("{}{id}", self.prefix)
+    }
+
+    /// Waits until enough replicas have what was written. `is_there`: a field of the record, and its value.
+    async fn have_replicas(&self, id: &RecordId, is_there: (&str, &[u8])) -> Result<(), StoreError> {
+        if self.replicas == 0 {
+            return Ok(());
+        }
+        let name = self.name(id);
+        if self.connections.have_replicas(&name, is_there, self.replicas, self.replicas_within).await? {
+            return Ok(());
+        }
+        Err(StoreError::unavailable(format!("fewer than {} replicas have what was written", self.replicas)))
     }
 
     async fn inspected(&self, id: RecordId) -> Result<Option<Inspection>, StoreError> {
@@ -192,6 +212,11 @@ impl Store for RedisStore {
                 b"A" => {
                     let claim = Claim::new(request, reply.number(1)?, reply.number(2)?);
                     let claim = claim.taken_over(reply.number::<u8>(3)? != 0).completions(reply.number(4)?);
+                    if let Err(error) = self.have_replicas(&request.id, (OWNER, request.token.as_bytes())).await {
+                        // Its key would be locked for a lease, and nothing runs under it.
+                        let _ = self.release(&claim, ReleaseAs::Free).await;
+                        return Err(error);
+                    }
                     let acquired = Acquired::new(claim).other_scheme(reply.number::<u8>(5)? != 0);
                     Begin::Acquired(acquired.previous(reply.record(6)?).steps(reply.steps(7)?))
                 }
@@ -265,7 +290,10 @@ impl Store for RedisStore {
                 reply => reply?,
             };
             Ok(match reply.code()? {
-                b"K" => Saved::Saved,
+                b"K" => {
+                    self.have_replicas(&claim.id, (OWNER, claim.token.as_bytes())).await?;
+                    Saved::Saved
+                }
                 b"S" => Saved::Lost,
                 b"G" => Saved::Gone,
                 b"F" => Saved::Full,
@@ -289,7 +317,10 @@ impl Store for RedisStore {
         StoreFuture::boxed(async move {
             let reply = reply.await?;
             Ok(match reply.code()? {
-                b"K" => Completion::Stored,
+                b"K" => {
+                    self.have_replicas(&claim.id, (STATE, b"D")).await?;
+                    Completion::Stored
+                }
                 b"S" => Completion::Superseded(reply.record(1)?),
                 _ => return Err(foreign()),
             })
@@ -355,6 +386,10 @@ impl Store for RedisStore {
         StoreFuture::boxed(self.checked())
     }
 }
+
+/// The fields of a record that hold its state and the token of its owner.
+const STATE: &str = "s";
+const OWNER: &str = "o";
 
 /// Milliseconds, at least 1: Redis takes 0 for no time at all.
 fn millis(duration: Duration) -> u64 {

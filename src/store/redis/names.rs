@@ -63,17 +63,21 @@ fn page_of(ids: &[RecordId], after: Option<RecordId>, limit: usize) -> Vec<Recor
 
 async fn scan(connections: &Connections, prefix: &str) -> Result<Vec<RecordId>, StoreError> {
     let mut ids = Vec::new();
-    let mut cursor = 0_u64;
-    loop {
-        let mut scan = redis::cmd("SCAN");
-        scan.arg(cursor).arg("MATCH").arg(format!("{}*", super::escape(prefix))).arg("COUNT").arg(1000);
-        let (next, names): (u64, Vec<String>) = connections.command(scan).await?;
-        ids.extend(names.iter().filter_map(|name| name[prefix.len()..].parse::<RecordId>().ok()));
-        cursor = next;
-        if cursor == 0 {
-            ids.sort_unstable();
-            ids.dedup();
-            return Ok(ids);
+    for server in connections.servers().await? {
+        let mut cursor = 0_u64;
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(cursor).arg("MATCH").arg(format!("{}*", super::escape(prefix))).arg("COUNT").arg(1000);
+            let (next, names): (u64, Vec<String>) = connections.command_at(&server, scan).await?;
+            ids.extend(names.iter().filter_map(|name| name[prefix.len()..].parse::<RecordId>().ok()));
+            cursor = next;
+            if cursor == 0 {
+                break;
+            }
         }
     }
+    ids.sort_unstable();
+    // A record that moves from one node of a cluster to another is seen at both.
+    ids.dedup();
+    Ok(ids)
 }

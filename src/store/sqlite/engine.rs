@@ -18,7 +18,8 @@ use rusqlite::ErrorCode;
 use tokio::sync::oneshot;
 
 use super::{
-    SqliteOptions, batch::Batch, connection::damaged, reader::read, sessions::Missing, view::View, waiters::Waiters, writer::Writer,
+    SqliteOptions, batch::Batch, connection::damaged, reader::read, sessions::Missing, view::View, waiters::Waiters,
+    writer::Writer,
 };
 use crate::{
     key::RecordId,

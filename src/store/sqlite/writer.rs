@@ -215,18 +215,16 @@ impl Opened {
         change: impl FnOnce(&mut Batch<'_>) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         self.connection.execute_batch("BEGIN IMMEDIATE").map_err(store_error)?;
-        let changed =
-            Batch::begin(&self.connection, &shared.file, self.session.id, &shared.missing, shared.time()).and_then(
-                |mut batch| {
-                    change(&mut batch)?;
-                    if batch.fails || self.connection.is_autocommit() {
-                        return Err(StoreError::unavailable("a statement failed, and the transaction with it"));
-                    }
-                    batch.finish()?;
-                    self.connection.execute_batch("COMMIT").map_err(store_error)?;
-                    Ok(batch)
-                },
-            );
+        let changed = Batch::begin(&self.connection, &shared.file, self.session.id, &shared.missing, shared.time())
+            .and_then(|mut batch| {
+                change(&mut batch)?;
+                if batch.fails || self.connection.is_autocommit() {
+                    return Err(StoreError::unavailable("a statement failed, and the transaction with it"));
+                }
+                batch.finish()?;
+                self.connection.execute_batch("COMMIT").map_err(store_error)?;
+                Ok(batch)
+            });
         match changed {
             Ok(batch) => {
                 shared.now.fetch_max(batch.now, Relaxed);

@@ -1,9 +1,12 @@
-//! Connections to a Redis: a small pool per thread. A broken connection is replaced by the call that finds it broken.
+//! Connections to a Redis, of one server or several: a small pool per thread. A broken connection is replaced by the call that finds it broken.
 //!
 //! A multiplexed connection serves any number of calls at once, so a pool need not hold one per call. A connection
 //! lives on the runtime that made it, so each thread has its own pool, and a blocked worker stalls no other worker's
 //! calls.
 
+mod address;
+mod sentinels;
+mod tls;
 mod topology;
 
 use std::{
@@ -18,16 +21,19 @@ use std::{
 
 use bb8_redis::{
     bb8,
-    redis::{Cmd, ErrorKind, FromRedisValue, RedisError, ScriptInvocation, ServerErrorKind},
+    redis::{Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, ScriptInvocation, ServerErrorKind},
 };
 use tokio::time::Instant;
 
-pub(crate) use self::topology::Call;
+pub(crate) use self::topology::{Call, Server};
 use self::topology::{Link, Topology, Verdict};
 use crate::store::{Location, LocationError, StoreError};
 
 /// Connections per thread. Two, so that one large record does not hold up all other calls.
 const PER_THREAD: u32 = 2;
+
+/// Connections per thread that wait for replicas, each for one call at a time.
+const WAITING: u32 = 16;
 
 /// After so many unanswered calls in a row a connection is given up: the network may have dropped it silently.
 const SUSPECT: u32 = 3;
@@ -41,6 +47,8 @@ pub(crate) struct Connections {
     manager: Manager,
     /// The key of the pools of these connections, in the table of each thread.
     id: u64,
+    /// The key of the pools whose connections wait for replicas.
+    waiting_id: u64,
     /// Ends the pools of all threads when the last clone is dropped.
     alive: Arc<()>,
 }
@@ -77,7 +85,7 @@ impl bb8::ManageConnection for Manager {
 
     /// No ping: it would double the cost of every call. A broken connection shows when it is used.
     async fn is_valid(&self, connection: &mut Connection) -> Result<(), RedisError> {
-        if connection.state.is_broken.load(Relaxed) {
+        if connection.state.is_broken.load(Relaxed) || !self.topology.still_leads_to(&connection.link).await {
             return Err((ErrorKind::Io, "the connection is broken").into());
         }
         Ok(())
@@ -100,11 +108,12 @@ thread_local! {
 }
 
 impl Connections {
-    /// `location`: host, host:port or URL.
+    /// `location`: host, host:port or URL, of one server, of nodes of a cluster, or of sentinels.
     pub(crate) fn new(location: &Location, timeout: Duration) -> Result<Self, LocationError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let manager = Manager { topology: Topology::of(location)?, timeout };
-        Ok(Self { manager, id: NEXT.fetch_add(1, Relaxed), alive: Arc::default() })
+        let manager = Manager { topology: Topology::of(location, timeout)?, timeout };
+        let next = || NEXT.fetch_add(1, Relaxed);
+        Ok(Self { manager, id: next(), waiting_id: next(), alive: Arc::default() })
     }
 
     /// Runs a script. Must be called on a thread of a runtime; the future may not leave it.
@@ -123,20 +132,74 @@ impl Connections {
         self.ask(Call::Command(command))
     }
 
+    /// Runs a command at one of the [`servers`](Self::servers), as [`run`](Self::run).
+    pub(crate) fn command_at<T: FromRedisValue + Send>(
+        &self,
+        server: &Server,
+        command: Cmd,
+    ) -> impl Future<Output = Result<T, StoreError>> + Send + use<T> {
+        self.ask(Call::At(server.clone(), command))
+    }
+
+    /// The servers that hold records: one, or the primaries of a cluster.
+    pub(crate) fn servers(&self) -> impl Future<Output = Result<Vec<Server>, StoreError>> + Send + use<> {
+        let pool = self.pool(self.id, self.shared_size());
+        async move { pool.connection().await.map_err(of_redis)?.link.servers().await.map_err(of_redis) }
+    }
+
+    /// Whether another server takes a primary's place when it fails.
+    pub(crate) const fn fails_over(&self) -> bool {
+        !self.manager.topology.is_single()
+    }
+
+    pub(crate) const fn is_cluster(&self) -> bool {
+        self.manager.topology.is_cluster()
+    }
+
+    /// Waits until `replicas` replicas have what was written to this name before, `within` this time. `is_there`: a field of
+    /// the name, and its value, without which the server does not have it itself.
+    ///
+    /// WAIT blocks its connection, so these connections are not those of other calls. A server counts for what it has done
+    /// before, whoever asked for it, so the field is read first: another server would have its own idea of "before".
+    pub(crate) fn have_replicas(
+        &self,
+        name: &str,
+        is_there: (&str, &[u8]),
+        replicas: usize,
+        within: Duration,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send + use<> {
+        let pool = self.pool(self.waiting_id, WAITING);
+        let mut pipeline = Pipeline::with_capacity(2);
+        let millis = u64::try_from(within.as_millis()).unwrap_or(u64::MAX).max(1);
+        pipeline.cmd("HGET").arg(name).arg(is_there.0).cmd("WAIT").arg(replicas).arg(millis);
+        let expected = is_there.1.to_vec();
+        async move {
+            let (found, have): (Option<Vec<u8>>, usize) =
+                pool.ask_alone(&Call::Pipeline(pipeline)).await.map_err(of_redis)?;
+            Ok(found == Some(expected) && have >= replicas)
+        }
+    }
+
     fn ask<T: FromRedisValue + Send>(&self, call: Call) -> impl Future<Output = Result<T, StoreError>> + Send + use<T> {
-        let pool = self.pool();
+        let pool = self.pool(self.id, self.shared_size());
         async move { pool.ask(&call).await.map_err(of_redis) }
     }
 
-    fn pool(&self) -> Pool {
+    /// How many connections serve all calls of a thread.
+    const fn shared_size(&self) -> u32 {
+        // One to a cluster is several already.
+        if self.is_cluster() { 1 } else { PER_THREAD }
+    }
+
+    fn pool(&self, id: u64, size: u32) -> Pool {
         POOLS.with_borrow_mut(|pools| {
-            if let Some(pool) = pools.get(&self.id) {
+            if let Some(pool) = pools.get(&id) {
                 return pool.clone();
             }
             // A pool is made, so pools whose store is gone are dropped here too.
             pools.retain(|_, pool| pool.alive.strong_count() > 0);
             let connections = bb8::Pool::builder()
-                .max_size(PER_THREAD)
+                .max_size(size)
                 .test_on_check_out(true)
                 .retry_connection(false)
                 .max_lifetime(None)
@@ -144,7 +207,7 @@ impl Connections {
                 .connection_timeout(self.manager.timeout)
                 .build_unchecked(self.manager.clone());
             let pool = Pool { connections, alive: Arc::downgrade(&self.alive) };
-            pools.insert(self.id, pool.clone());
+            pools.insert(id, pool.clone());
             pool
         })
     }
@@ -160,6 +223,8 @@ impl Pool {
             let made = connection.state.made;
             let error = match connection.ask(call).await {
                 Ok(answer) => return Ok(answer),
+                // It has asked other nodes already, and mends its connections itself.
+                Err(error) if matches!(connection.link, Link::Cluster(_)) => return Err(error),
                 Err(error) => error,
             };
             let is_old = made < begun;
@@ -175,18 +240,37 @@ impl Pool {
         }
     }
 
+    /// Makes a call on a connection that no other call uses meanwhile.
+    async fn ask_alone<T: FromRedisValue>(&self, call: &Call) -> Result<T, RedisError> {
+        let mut connection = self.connections.get().await.map_err(of_pool)?;
+        let answer = connection.ask(call).await;
+        if answer.as_ref().is_err_and(|error| Verdict::of(error) != Verdict::Works || error.is_timeout()) {
+            connection.give_up();
+        }
+        answer
+    }
+
     /// Clones a connection and gives it back to the pool at once, so that no call waits for the pool.
     async fn connection(&self) -> Result<Connection, RedisError> {
         match self.connections.get().await {
             Ok(pooled) => Ok(pooled.clone()),
-            Err(bb8::RunError::User(error)) => Err(error),
-            Err(bb8::RunError::TimedOut) => Err((ErrorKind::Io, "no connection in time").into()),
+            Err(error) => Err(of_pool(error)),
         }
+    }
+}
+
+fn of_pool(error: bb8::RunError<RedisError>) -> RedisError {
+    match error {
+        bb8::RunError::User(error) => error,
+        bb8::RunError::TimedOut => (ErrorKind::Io, "no connection in time").into(),
     }
 }
 
 impl Connection {
     async fn ask<T: FromRedisValue>(&mut self, call: &Call) -> Result<T, RedisError> {
+        if matches!(self.link, Link::Cluster(_)) {
+            return self.link.ask(call).await;
+        }
         let unanswered = Unanswered(&self.state);
         let answer = self.link.ask(call).await;
         if !answer.as_ref().err().is_some_and(RedisError::is_timeout) {
@@ -246,30 +330,5 @@ pub(crate) fn is_denied(error: &StoreError) -> bool {
 impl std::fmt::Debug for Connections {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Connections")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn locations_are_hosts_or_urls() {
-        let timeout = Duration::from_secs(1);
-        for location in ["localhost", "localhost:6379", "redis://h:1/2", "redis://user:secret@h/0", "127.0.0.1:1"] {
-            assert!(Connections::new(&location.into(), timeout).is_ok(), "{location}");
-        }
-        for location in [
-            "http://h",
-            "redis://user:secret@h:port/0",
-            "user:secret@h:port",
-            "redis+unix:relative?pass=secret",
-            "redis://:se?cret@h:port",
-            "redis://:se/cret@h:port",
-            "http://h?password=a@secret",
-        ] {
-            let error = Connections::new(&location.into(), timeout).unwrap_err().to_string();
-            assert!(!error.contains("secret") && !error.contains("cret@"), "{error}");
-        }
     }
 }

@@ -1,12 +1,16 @@
-//! A redis-server of one test, and conformance servers that use it.
+//! A redis-server of one test, and conformance servers that use it. The environment variable `REDIS_SERVER` names another
+//! program that speaks the same protocol, such as valkey-server.
 
 use std::{
+    env, fs,
     net::TcpListener,
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
+    time::Duration,
 };
 
-use redis::{Client, Connection};
+use redis::{Client, Cmd, Connection, FromRedisValue, RedisResult};
 
 use crate::common::{RunLog, Server, eventually, fresh_key, signal};
 
@@ -14,7 +18,17 @@ pub(crate) struct Redis {
     child: Option<Child>,
     pub(crate) port: u16,
     folder: PathBuf,
+    /// Whether the server is a sentinel, which reads a file of settings and writes into it.
+    sentinel: bool,
     arguments: Vec<String>,
+    password: &'static str,
+    frozen: AtomicBool,
+}
+
+/// A port that nobody listens on.
+pub(super) fn free_port() -> u16 {
+    let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    free.local_addr().expect("an address").port()
 }
 
 impl Redis {
@@ -28,15 +42,39 @@ impl Redis {
     }
 
     pub(crate) fn start_with(arguments: &[&str]) -> Self {
-        let folder = std::env::temp_dir().join(format!("redis-{}", fresh_key()));
-        std::fs::create_dir_all(&folder).expect("a folder");
-        let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        Self::start_at(free_port, arguments, "")
+    }
+
+    /// Starts on a port that `port` suggests. `password` is the one of the server, or empty.
+    pub(super) fn start_at(port: impl Fn() -> u16, arguments: &[&str], password: &'static str) -> Self {
+        Self::start_any(port, arguments, password, None)
+    }
+
+    /// Starts a sentinel with these lines in its file of settings.
+    pub(super) fn start_sentinel(settings: &str, password: &'static str) -> Self {
+        Self::start_any(free_port, &["--sentinel"], password, Some(settings))
+    }
+
+    fn start_any(port: impl Fn() -> u16, arguments: &[&str], password: &'static str, settings: Option<&str>) -> Self {
+        let folder = env::temp_dir().join(format!("redis-{}", fresh_key()));
+        let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
         // Another process may take the free port before redis-server does. Then another port is tried.
         for _ in 0..20 {
-            let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
-            let port = free.local_addr().expect("an address").port();
-            drop(free);
-            let mut redis = Self { child: None, port, folder: folder.clone(), arguments: Vec::clone(&arguments) };
+            // What a server wrote that ended is not for the next one.
+            let _ = fs::remove_dir_all(&folder);
+            fs::create_dir_all(&folder).expect("a folder");
+            if let Some(settings) = settings {
+                fs::write(folder.join("sentinel.conf"), settings).expect("a file");
+            }
+            let mut redis = Self {
+                child: None,
+                port: port(),
+                folder: folder.clone(),
+                sentinel: settings.is_some(),
+                arguments: arguments.clone(),
+                password,
+                frozen: AtomicBool::new(false),
+            };
             if redis.try_run() {
                 return redis;
             }
@@ -46,14 +84,17 @@ impl Redis {
     }
 
     fn try_run(&mut self) -> bool {
-        let child = Command::new("redis-server")
+        let program = env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into());
+        let file = self.sentinel.then(|| self.folder.join("sentinel.conf"));
+        let child = Command::new(&program)
+            .args(file)
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""])
             .args(["--dir", self.folder.to_str().expect("a path in UTF-8")])
             .args(&self.arguments)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .expect("redis-server is installed (cargo xtask test does that)");
+            .unwrap_or_else(|error| panic!("{}: {error} (cargo xtask test installs redis-server)", program.display()));
         self.child = Some(child);
         let mut up = true;
         eventually("redis-server listens", || {
@@ -63,10 +104,7 @@ impl Redis {
                 up = false;
                 return Ok(());
             }
-            let info = Client::open(self.url())
-                .and_then(|client| client.get_connection())
-                .and_then(|mut connection| redis::cmd("INFO").arg("server").query::<String>(&mut connection));
-            match info {
+            match self.ask::<String>(redis::cmd("INFO").arg("server")) {
                 Err(error) if error.is_io_error() => Err(error.to_string()),
                 // Another process was faster: its server has this port, and this child is about to end.
                 Ok(info) if !info.contains(&format!("process_id:{}\r\n", self.pid())) => Err("another server".into()),
@@ -95,10 +133,17 @@ impl Redis {
 
     pub(crate) fn freeze(&self) {
         signal("STOP", self.pid());
+        self.frozen.store(true, SeqCst);
     }
 
     pub(crate) fn thaw(&self) {
         signal("CONT", self.pid());
+        self.frozen.store(false, SeqCst);
+    }
+
+    /// Whether the server runs, and is not frozen.
+    pub(super) fn is_up(&self) -> bool {
+        self.child.is_some() && !self.frozen.load(SeqCst)
     }
 
     fn pid(&self) -> u32 {
@@ -113,26 +158,50 @@ impl Redis {
         Client::open(self.url()).expect("a URL").get_connection().expect("a connection")
     }
 
+    /// Sends one command on a new connection. One to a server that is frozen or dead fails at once.
+    pub(super) fn ask<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
+        if !self.is_up() {
+            return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into());
+        }
+        let limit = Duration::from_secs(2);
+        let credentials = if self.password.is_empty() { String::new() } else { format!(":{}@", self.password) };
+        let client = Client::open(format!("redis://{credentials}127.0.0.1:{}/0", self.port))?;
+        let mut connection = client.get_connection_with_timeout(limit)?;
+        connection.set_read_timeout(Some(limit))?;
+        command.query(&mut connection)
+    }
+
+    /// The value of one line of `INFO`. Empty when there is none, or no answer.
+    pub(super) fn info(&self, section: &str, name: &str) -> String {
+        let info: String = self.ask(redis::cmd("INFO").arg(section)).unwrap_or_default();
+        let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        value.unwrap_or_default().trim().to_owned()
+    }
+
     pub(crate) fn names(&self) -> Vec<String> {
         redis::cmd("KEYS").arg("*").query(&mut self.connect()).expect("names")
     }
 
     /// Starts a conformance server that keeps its records in this Redis.
     pub(crate) fn server(&self, log: &RunLog, more: &[(&str, &str)]) -> Server {
-        let url = self.url();
-        let mut variables = vec![
-            ("IDEMPOTENCY_KEY__STORAGE__CLASS", "redis"),
-            ("IDEMPOTENCY_KEY__STORAGE__LOCATION", url.as_str()),
-            ("RUN_LOG", log.path()),
-        ];
-        variables.extend(more);
-        Server::start(&variables)
+        server_at(&self.url(), log, more)
     }
+}
+
+/// Starts a conformance server that keeps its records in the Redis of a location.
+pub(super) fn server_at(location: &str, log: &RunLog, more: &[(&str, &str)]) -> Server {
+    let mut variables = vec![
+        ("IDEMPOTENCY_KEY__STORAGE__CLASS", "redis"),
+        ("IDEMPOTENCY_KEY__STORAGE__LOCATION", location),
+        ("RUN_LOG", log.path()),
+    ];
+    variables.extend(more);
+    Server::start(&variables)
 }
 
 impl Drop for Redis {
     fn drop(&mut self) {
         self.kill();
-        let _ = std::fs::remove_dir_all(&self.folder);
+        let _ = fs::remove_dir_all(&self.folder);
     }
 }

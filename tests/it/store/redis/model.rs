@@ -36,11 +36,12 @@ fn subject<'a>(store: &'a RedisStore, advance: &'a mut dyn FnMut(Duration)) -> S
 #[actix_web::test]
 async fn the_redis_store_is_acceptable() {
     let redis = Redis::start();
-    actix_idempotency::testing::accept_store(async || {
+    let accepted = actix_idempotency::testing::accept_store(async || {
         redis::cmd("FLUSHALL").exec(&mut redis.connect()).unwrap();
         let connection = RefCell::new(redis.connect());
         (store(&redis), move |by| advance(&mut connection.borrow_mut(), by))
-    })
+    });
+    Box::pin(accepted)
     .await;
 }
 
