@@ -16,6 +16,7 @@ use std::{
 };
 
 use self::{
+    chaos::topology::Kind,
     command::{Step, cargo, run, succeed, succeeds, with_variable},
     needs::{need_browser, need_component, need_postgres, need_python, need_redis, need_valgrind, need_wrk},
 };
@@ -32,6 +33,8 @@ cargo xtask bench --instructions --bless    write the budget of instructions
 cargo xtask chaos [--minutes N] [--seed S]  kill servers and disturb the network (default: 2 minutes)
 cargo xtask chaos --ledger [--control] …    the same to servers with a ledger, and to their PostgreSQL; with --control,
                                             the processes share no ids, and the verdict must see doubled rows
+cargo xtask chaos --topology KIND …         the same over a Redis that fails over: `cluster` or `sentinel`;
+                                            --replicas N acknowledges claims
 cargo xtask clients [CLIENT]                send real clients through a proxy that cuts connections
 cargo xtask folders                         check that folders of src name only folders below them
 cargo xtask release [STEP]                  run the checks before a release: all, or the named ones
@@ -190,7 +193,7 @@ fn schedules() -> Step {
 
 fn chaos(arguments: &[&str]) -> Step {
     need_redis()?;
-    let (mut is_ledger, mut is_control, mut minutes) = (false, false, 2.0);
+    let (mut is_ledger, mut is_control, mut topology, mut replicas, mut minutes) = (false, false, None, 0, 2.0);
     let mut seed = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |now| now.as_secs());
     let mut rest = arguments;
     loop {
@@ -202,6 +205,18 @@ fn chaos(arguments: &[&str]) -> Step {
             }
             ["--control", ref rest @ ..] if is_ledger => {
                 is_control = true;
+                rest
+            }
+            ["--topology", kind, ref rest @ ..] => {
+                topology = Some(match kind {
+                    "cluster" => Kind::Cluster,
+                    "sentinel" => Kind::Sentinel,
+                    _ => return Err(format!("--topology takes cluster or sentinel, not `{kind}`")),
+                });
+                rest
+            }
+            ["--replicas", n, ref rest @ ..] if topology.is_some() => {
+                replicas = n.parse().map_err(|_| format!("--replicas takes a whole number, not `{n}`"))?;
                 rest
             }
             ["--minutes", n, ref rest @ ..] => {
@@ -222,7 +237,10 @@ fn chaos(arguments: &[&str]) -> Step {
         return run_chaos_of_ledger(length, seed, is_control);
     }
     cargo("examples", &["build", "--all-features", "--examples"])?;
-    run_chaos(length, seed)
+    match topology {
+        Some(kind) => run_chaos_of_topology(kind, replicas, length, seed),
+        None => run_chaos(length, seed),
+    }
 }
 
 /// The script installs the clients with npm, pip and cargo, or names the program that is missing.
@@ -236,6 +254,12 @@ fn clients(arguments: &[&str]) -> Step {
 fn run_chaos(length: Duration, seed: u64) -> Step {
     println!("== chaos");
     chaos::run(length, seed).map_err(|broken| format!("chaos, seed {seed}: {broken}"))
+}
+
+fn run_chaos_of_topology(kind: Kind, replicas: usize, length: Duration, seed: u64) -> Step {
+    println!("== chaos of a Redis that fails over");
+    chaos::run_topology(kind, replicas, length, seed)
+        .map_err(|broken| format!("chaos, {kind:?}, seed {seed}: {broken}"))
 }
 
 /// With `is_control`, it succeeds if the verdict sees the doubled rows.

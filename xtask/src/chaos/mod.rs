@@ -12,6 +12,7 @@ mod network;
 mod outages;
 mod random;
 mod servers;
+pub(crate) mod topology;
 mod verdict;
 
 use std::{
@@ -27,7 +28,8 @@ use self::{
     network::Network,
     outages::LEASE,
     random::Random,
-    servers::{Launch, Redis, Servers},
+    servers::{Launch, Servers, Span},
+    topology::{Kind, Topology},
 };
 
 const SERVERS: usize = 3;
@@ -41,8 +43,39 @@ pub(crate) fn run(length: Duration, seed: u64) -> Result<(), String> {
     println!("chaos: seed {seed}, {} s; the same seed gives the same faults, not the same schedule", length.as_secs());
     let redis = Arc::new(servers::Redis::start()?);
     let network = Arc::new(Network::start(redis.port)?);
-    let servers = Arc::new(Servers::start((0..SERVERS).map(|_| conformance(network.port)).collect())?);
-    let outcome = storm(&redis, &network, &servers, length, seed);
+    let location = format!("redis://127.0.0.1:{}/0", network.port);
+    let servers = Arc::new(Servers::start((0..SERVERS).map(|_| conformance(&location)).collect())?);
+    let stop = Arc::new(AtomicBool::new(false));
+    let faults = vec![
+        network.disturb(Random::new(seed ^ 0xbad), stop.clone()),
+        outages::cause(redis.clone(), network.clone(), servers.clone(), Random::new(seed ^ 0x0ff), stop.clone()),
+    ];
+    let outcome = storm(&servers, &stop, faults, &|| redis.flushes(), length, seed);
+    end(&servers, outcome)
+}
+
+/// As [`run`], over a Redis that fails over.
+///
+/// With `replicas`, each claim is on so many replicas before it runs. In a cluster with one replica a primary a fail-over
+/// can't lose it then, and the verdict allows no second run but that of a killed owner.
+pub(crate) fn run_topology(kind: Kind, replicas: usize, length: Duration, seed: u64) -> Result<(), String> {
+    println!("chaos: {kind:?}, {replicas} replicas, seed {seed}, {} s", length.as_secs());
+    let topology = Arc::new(Topology::start(kind, seed)?);
+    let launch = || {
+        let mut launch = conformance(&topology.location());
+        launch.variables.push(("IDEMPOTENCY_KEY__STORAGE__REPLICAS", replicas.to_string()));
+        launch
+    };
+    let servers = Arc::new(Servers::start((0..SERVERS).map(|_| launch()).collect())?);
+    let stop = Arc::new(AtomicBool::new(false));
+    let faults = vec![topology.clone().fail_over(servers.clone(), Random::new(seed ^ 0x0ff), stop.clone())];
+    let keeps_all = kind == Kind::Cluster && replicas > 0;
+    let losses = || if keeps_all { Vec::new() } else { topology.losses() };
+    let outcome = storm(&servers, &stop, faults, &losses, length, seed);
+    end(&servers, outcome)
+}
+
+fn end(servers: &Servers, outcome: Result<(), String>) -> Result<(), String> {
     // After a failure, threads may still hold the servers, so their drop can't be relied on.
     servers.stop();
     servers.clear(outcome.is_err());
@@ -50,10 +83,10 @@ pub(crate) fn run(length: Duration, seed: u64) -> Result<(), String> {
 }
 
 /// A server on this Redis.
-fn conformance(redis: u16) -> Launch {
+fn conformance(location: &str) -> Launch {
     let variables = vec![
         ("IDEMPOTENCY_KEY__STORAGE__CLASS", "redis".to_owned()),
-        ("IDEMPOTENCY_KEY__STORAGE__LOCATION", format!("redis://127.0.0.1:{redis}/0")),
+        ("IDEMPOTENCY_KEY__STORAGE__LOCATION", location.to_owned()),
         ("IDEMPOTENCY_KEY__STORAGE__ON_UNREACHABLE", "warn".to_owned()),
         ("IDEMPOTENCY_KEY__CONFLICT_STATUS_CODE", "none".to_owned()),
         ("IDEMPOTENCY_KEY__LOCK__LEASE", LEASE.to_string()),
@@ -62,14 +95,16 @@ fn conformance(redis: u16) -> Launch {
     Launch { example: "conformance", variables }
 }
 
+/// Clients send requests while `faults` happen, until `stop` is set. `losses`: when Redis may have lost claims.
 fn storm(
-    redis: &Arc<Redis>,
-    network: &Arc<Network>,
     servers: &Arc<Servers>,
+    stop: &Arc<AtomicBool>,
+    faults: Vec<thread::JoinHandle<()>>,
+    losses: &dyn Fn() -> Vec<Span>,
     length: Duration,
     seed: u64,
 ) -> Result<(), String> {
-    let (stop, next_key) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let next_key = Arc::new(AtomicUsize::new(0));
 
     let workers: Vec<_> = (0..KEYS_AT_ONCE)
         .map(|worker| {
@@ -78,9 +113,6 @@ fn storm(
             thread::spawn(move || work(&servers, &stop, &next_key, random))
         })
         .collect();
-    let faults = network.disturb(Random::new(seed ^ 0xbad), stop.clone());
-    let outages =
-        outages::cause(redis.clone(), network.clone(), servers.clone(), Random::new(seed ^ 0x0ff), stop.clone());
     let crashes = crash(servers.clone(), Random::new(seed ^ 0xdead), stop.clone());
 
     let start = Instant::now();
@@ -92,13 +124,14 @@ fn storm(
     // The faults end here. Every client that still retries must now succeed.
     stop.store(true, SeqCst);
     crashes.join().map_err(|_| "the thread that kills servers panicked")?;
-    outages.join().map_err(|_| "the thread that causes outages panicked")?;
-    faults.join().map_err(|_| "the thread that changes the network panicked")?;
+    for fault in faults {
+        fault.join().map_err(|_| "a thread that causes faults panicked")?;
+    }
     let mut keys = Vec::new();
     for worker in workers {
         keys.extend(worker.join().map_err(|_| "a worker thread panicked")??);
     }
-    verdict::of(&keys, servers, &redis.flushes(), &memory)
+    verdict::of(&keys, servers, &losses(), &memory)
 }
 
 /// A key, and the answers that its clients got.

@@ -17,11 +17,14 @@ use std::{
 
 use super::outages::signal;
 
+/// A beginning and an end, in milliseconds.
+pub(crate) type Span = (u128, u128);
+
 pub(crate) struct Redis {
     child: Child,
     pub(crate) port: u16,
     /// When it was told to forget everything.
-    flushes: Mutex<Vec<u128>>,
+    flushes: Mutex<Vec<Span>>,
 }
 
 impl Redis {
@@ -54,13 +57,13 @@ impl Redis {
 
     /// Forgets everything.
     pub(crate) fn flush(&self) {
-        self.flushes.lock().unwrap_or_else(PoisonError::into_inner).push(now());
+        let begins = now();
         self.tell("FLUSHALL\r\n");
-        self.flushes.lock().unwrap_or_else(PoisonError::into_inner).push(now());
+        self.flushes.lock().unwrap_or_else(PoisonError::into_inner).push((begins, now()));
     }
 
-    /// The times just before and just after each flush.
-    pub(crate) fn flushes(&self) -> Vec<u128> {
+    /// When each flush began and ended.
+    pub(crate) fn flushes(&self) -> Vec<Span> {
         self.flushes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

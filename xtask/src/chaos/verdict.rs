@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, fs};
 
-use super::{Key, client, servers::Servers};
+use super::{
+    Key, client,
+    servers::{Servers, Span},
+};
 
 /// One call of a handler.
 #[derive(Debug)]
@@ -13,7 +16,8 @@ pub(crate) struct Run {
     pub(crate) end: Option<u128>,
 }
 
-pub(crate) fn of(keys: &[Key], servers: &Servers, flushes: &[u128], memory: &[usize]) -> Result<(), String> {
+/// `losses`: when Redis may have lost claims.
+pub(crate) fn of(keys: &[Key], servers: &Servers, losses: &[Span], memory: &[usize]) -> Result<(), String> {
     let runs = runs(&fs::read_to_string(&servers.log).map_err(|error| error.to_string())?)?;
     let (mut all, mut again, mut window, mut forgotten) = (0, 0, 0, 0);
     for key in keys {
@@ -34,17 +38,17 @@ pub(crate) fn of(keys: &[Key], servers: &Servers, flushes: &[u128], memory: &[us
         for (first, second) in of_key.iter().zip(of_key.iter().skip(1)) {
             // A second run is only allowed if Redis forgot the key since, or if the process of the first one was killed,
             // and only after that.
-            if flushes.iter().any(|flush| (first.start..=second.start).contains(flush)) {
+            if losses.iter().any(|(from, to)| *from <= second.start && first.start <= *to) {
                 forgotten += 1;
             } else if servers.killed(first.pid).is_none_or(|killed| second.start < killed) {
                 return Err(format!("{} ran twice while its owner lived: {of_key:?}", key.name));
             }
         }
     }
-    let last_flush = flushes.iter().copied().max().unwrap_or(0);
+    let last_loss = losses.iter().map(|(_, to)| *to).max().unwrap_or(0);
     let was_kept = |key: &&Key| {
         let runs = runs.get(&key.name).map(Vec::as_slice).unwrap_or_default();
-        runs.iter().all(|run| run.start > last_flush)
+        runs.iter().all(|run| run.start > last_loss)
     };
     // The latest keys still replay their answer at every server: no key is locked, and no record is lost.
     for key in keys.iter().rev().filter(was_kept).take(200) {

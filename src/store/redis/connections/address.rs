@@ -3,7 +3,7 @@
 use bb8_redis::redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, io::tcp::TcpSettings};
 use socket2::TcpKeepalive;
 
-use super::tls::Tls;
+use super::tls::{self, Tls};
 use crate::store::{Location, LocationError};
 
 /// After so much silence the operating system asks whether the other side of a connection is still there.
@@ -61,6 +61,9 @@ impl Address {
             Some(at) => (&rest[..after + at], &rest[after + at + 1..]),
             None => (rest, ""),
         };
+        if let Some(name) = tls::PARAMETERS.iter().find(|name| rest.contains(&format!("{name}="))) {
+            return Err(format!("in `{name}`, `@` is written `%40`"));
+        }
         let mut query = Query::of(query);
         let tls = Tls::of(&mut query, plain == "rediss")?;
         if kind == Kind::Single {

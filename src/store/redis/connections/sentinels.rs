@@ -19,7 +19,7 @@ use super::{address::with_host, tls::Tls, topology::client};
 use crate::store::background::Background;
 
 /// How often the sentinels are asked.
-const EVERY: Duration = Duration::from_millis(250);
+const EVERY: Duration = Duration::from_millis(100);
 
 /// How long the answer counts. A process that was stalled for longer asks before it uses a connection.
 const COUNTS: Duration = Duration::from_secs(1);

@@ -2,6 +2,9 @@
 
 use super::address::Query;
 
+/// The parameters of an address that name files.
+pub(super) const PARAMETERS: [&str; 3] = ["ca_file", "certificate_file", "key_file"];
+
 /// The certificates of an address with `rediss`, from files that its query names.
 #[derive(Clone, Default)]
 pub(super) struct Tls {
@@ -14,12 +17,21 @@ impl Tls {
     #[cfg(feature = "redis-tls")]
     pub(super) fn of(query: &mut Query, is_wanted: bool) -> Result<Self, String> {
         use bb8_redis::redis::{ClientTlsConfig, TlsCertificates};
+        use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 
-        let mut file = |name: &str| {
-            let path = query.take(name);
-            path.map(|path| std::fs::read(&path).map_err(|error| format!("{name}: {path}: {error}"))).transpose()
+        let is_certificate =
+            |text: &[u8]| CertificateDer::pem_slice_iter(text).next().is_some_and(|first| first.is_ok());
+        let is_key = |text: &[u8]| PrivateKeyDer::from_pem_slice(text).is_ok();
+        let mut file = |name: &str, is_one: &dyn Fn(&[u8]) -> bool| {
+            let Some(path) = query.take(name) else { return Ok(None) };
+            match std::fs::read(&path) {
+                Ok(text) if is_one(&text) => Ok(Some(text)),
+                Ok(_) => Err(format!("{name}: {path}: nothing of its kind in PEM is in it")),
+                Err(error) => Err(format!("{name}: {path}: {error}")),
+            }
         };
-        let (root_cert, certificate, key) = (file("ca_file")?, file("certificate_file")?, file("key_file")?);
+        let root_cert = file("ca_file", &is_certificate)?;
+        let (certificate, key) = (file("certificate_file", &is_certificate)?, file("key_file", &is_key)?);
         let client_tls = match (certificate, key) {
             (Some(client_cert), Some(client_key)) => Some(ClientTlsConfig { client_cert, client_key }),
             (None, None) => None,

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::fixture::{Redis, free_port, server_at};
+use super::{
+    access::Access,
+    fixture::{Redis, free_port, server_at},
+};
 use crate::common::{RunLog, Server, eventually};
 
 /// How long a server is silent before the others take it for dead.
@@ -16,6 +19,7 @@ const SLOTS: usize = 16_384;
 /// Nodes are named by their index in `nodes`: the three that are primaries at first, then the replica of each.
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Redis>,
+    access: Access,
 }
 
 /// What a node says of itself.
@@ -67,7 +71,11 @@ fn cluster(words: &[&str]) -> redis::Cmd {
 
 impl Cluster {
     pub(crate) fn start() -> Self {
-        let arguments = [
+        Self::start_with(Access::default(), &[])
+    }
+
+    pub(super) fn start_with(access: Access, more: &[&str]) -> Self {
+        let mut arguments = vec![
             "--cluster-enabled",
             "yes",
             "--cluster-config-file",
@@ -77,8 +85,9 @@ impl Cluster {
             "--repl-diskless-sync-delay",
             "0",
         ];
-        let nodes = (0..2 * SHARDS).map(|_| Redis::start_at(port_with_bus, &arguments, "")).collect();
-        let this = Self { nodes };
+        arguments.extend(more);
+        let start = |_| Redis::start_at(port_with_bus, &arguments, access.clone());
+        let this = Self { nodes: (0..2 * SHARDS).map(start).collect(), access };
         this.form();
         this
     }
@@ -159,7 +168,8 @@ impl Cluster {
 
     pub(crate) fn url(&self) -> String {
         let hosts: Vec<String> = self.nodes[..SHARDS].iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
-        format!("redis-cluster://{}", hosts.join(","))
+        let scheme = self.access.scheme("redis-cluster");
+        format!("{scheme}://{}{}/{}", self.access.credentials(), hosts.join(","), self.access.query())
     }
 
     /// Starts a conformance server that keeps its records in this cluster.

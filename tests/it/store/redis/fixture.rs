@@ -2,7 +2,9 @@
 //! program that speaks the same protocol, such as valkey-server.
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsString,
+    fs,
     net::TcpListener,
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -10,8 +12,9 @@ use std::{
     time::Duration,
 };
 
-use redis::{Client, Cmd, Connection, FromRedisValue, RedisResult};
+use redis::{Cmd, Connection, FromRedisValue, RedisResult};
 
+use super::access::Access;
 use crate::common::{RunLog, Server, eventually, fresh_key, signal};
 
 pub(crate) struct Redis {
@@ -21,7 +24,7 @@ pub(crate) struct Redis {
     /// Whether the server is a sentinel, which reads a file of settings and writes into it.
     sentinel: bool,
     arguments: Vec<String>,
-    password: &'static str,
+    access: Access,
     frozen: AtomicBool,
 }
 
@@ -29,6 +32,11 @@ pub(crate) struct Redis {
 pub(super) fn free_port() -> u16 {
     let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
     free.local_addr().expect("an address").port()
+}
+
+/// The program of all servers.
+pub(super) fn program() -> OsString {
+    env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into())
 }
 
 impl Redis {
@@ -42,20 +50,20 @@ impl Redis {
     }
 
     pub(crate) fn start_with(arguments: &[&str]) -> Self {
-        Self::start_at(free_port, arguments, "")
+        Self::start_at(free_port, arguments, Access::default())
     }
 
-    /// Starts on a port that `port` suggests. `password` is the one of the server, or empty.
-    pub(super) fn start_at(port: impl Fn() -> u16, arguments: &[&str], password: &'static str) -> Self {
-        Self::start_any(port, arguments, password, None)
+    /// Starts on a port that `port` suggests.
+    pub(super) fn start_at(port: impl Fn() -> u16, arguments: &[&str], access: Access) -> Self {
+        Self::start_any(port, arguments, access, None)
     }
 
     /// Starts a sentinel with these lines in its file of settings.
-    pub(super) fn start_sentinel(settings: &str, password: &'static str) -> Self {
-        Self::start_any(free_port, &["--sentinel"], password, Some(settings))
+    pub(super) fn start_sentinel(settings: &str, access: Access) -> Self {
+        Self::start_any(free_port, &["--sentinel"], access, Some(settings))
     }
 
-    fn start_any(port: impl Fn() -> u16, arguments: &[&str], password: &'static str, settings: Option<&str>) -> Self {
+    fn start_any(port: impl Fn() -> u16, arguments: &[&str], access: Access, settings: Option<&str>) -> Self {
         let folder = env::temp_dir().join(format!("redis-{}", fresh_key()));
         let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
         // Another process may take the free port before redis-server does. Then another port is tried.
@@ -72,7 +80,7 @@ impl Redis {
                 folder: folder.clone(),
                 sentinel: settings.is_some(),
                 arguments: arguments.clone(),
-                password,
+                access: access.clone(),
                 frozen: AtomicBool::new(false),
             };
             if redis.try_run() {
@@ -84,11 +92,12 @@ impl Redis {
     }
 
     fn try_run(&mut self) -> bool {
-        let program = env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into());
+        let program = program();
         let file = self.sentinel.then(|| self.folder.join("sentinel.conf"));
         let child = Command::new(&program)
             .args(file)
-            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+            .args(self.access.arguments(self.port))
+            .args(["--bind", "127.0.0.1", "--save", ""])
             .args(["--dir", self.folder.to_str().expect("a path in UTF-8")])
             .args(&self.arguments)
             .stdout(Stdio::null())
@@ -151,11 +160,12 @@ impl Redis {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}/0", self.port)
+        let access = &self.access;
+        format!("{}://{}127.0.0.1:{}/0{}", access.scheme("redis"), access.credentials(), self.port, access.query())
     }
 
     pub(crate) fn connect(&self) -> Connection {
-        Client::open(self.url()).expect("a URL").get_connection().expect("a connection")
+        self.access.client(self.port).expect("a client").get_connection().expect("a connection")
     }
 
     /// Sends one command on a new connection. One to a server that is frozen or dead fails at once.
@@ -164,9 +174,7 @@ impl Redis {
             return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into());
         }
         let limit = Duration::from_secs(2);
-        let credentials = if self.password.is_empty() { String::new() } else { format!(":{}@", self.password) };
-        let client = Client::open(format!("redis://{credentials}127.0.0.1:{}/0", self.port))?;
-        let mut connection = client.get_connection_with_timeout(limit)?;
+        let mut connection = self.access.client(self.port)?.get_connection_with_timeout(limit)?;
         connection.set_read_timeout(Some(limit))?;
         command.query(&mut connection)
     }

@@ -1,6 +1,9 @@
 //! A primary with replicas, and three sentinels that watch it.
 
-use super::fixture::{Redis, free_port, server_at};
+use super::{
+    access::Access,
+    fixture::{Redis, free_port, server_at},
+};
 use crate::common::{RunLog, Server, eventually};
 
 /// What the sentinels call the primary.
@@ -9,34 +12,28 @@ const NAME: &str = "mymaster";
 /// The parameter of a location with the password of the sentinels.
 const SENTINEL_PASSWORD: &str = "sentinel_password";
 
-/// Empty: there is none.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Passwords {
-    pub(crate) servers: &'static str,
-    pub(crate) sentinels: &'static str,
-}
-
 pub(crate) struct Sentinels {
     /// The first one is the primary at first.
     pub(crate) servers: Vec<Redis>,
     /// The sentinels.
     pub(crate) watchers: Vec<Redis>,
-    passwords: Passwords,
+    to_servers: Access,
+    to_watchers: Access,
 }
 
-fn settings(port: u16, passwords: Passwords) -> String {
+fn settings(port: u16, servers: &Access, watchers: &Access) -> String {
     let mut lines = vec![
         format!("sentinel monitor {NAME} 127.0.0.1 {port} 2"),
         format!("sentinel down-after-milliseconds {NAME} 1000"),
         format!("sentinel failover-timeout {NAME} 5000"),
     ];
-    if !passwords.servers.is_empty() {
-        lines.push(format!("sentinel auth-pass {NAME} {}", passwords.servers));
+    if !servers.password().is_empty() {
+        lines.push(format!("sentinel auth-pass {NAME} {}", servers.password()));
     }
-    if !passwords.sentinels.is_empty() {
+    if !watchers.password().is_empty() {
         // The second line is for the talk of sentinels with each other.
-        lines.push(format!("requirepass {}", passwords.sentinels));
-        lines.push(format!("sentinel sentinel-pass {}", passwords.sentinels));
+        lines.push(format!("requirepass {}", watchers.password()));
+        lines.push(format!("sentinel sentinel-pass {}", watchers.password()));
     }
     lines.join("\n") + "\n"
 }
@@ -61,27 +58,28 @@ fn knows_all(node: &Redis, replicas: usize) {
 impl Sentinels {
     /// With one replica and without passwords.
     pub(crate) fn start() -> Self {
-        Self::start_with(1, Passwords::default())
+        Self::start_with(1, "", "")
     }
 
-    pub(crate) fn start_with(replicas: usize, passwords: Passwords) -> Self {
-        let Passwords { servers: password, .. } = passwords;
+    pub(crate) fn start_with(replicas: usize, to_servers: impl Into<Access>, to_watchers: impl Into<Access>) -> Self {
+        let (to_servers, to_watchers) = (to_servers.into(), to_watchers.into());
+        let password = to_servers.password();
         let mut arguments = vec!["--repl-diskless-sync-delay", "0"];
         if !password.is_empty() {
             arguments.extend(["--requirepass", password, "--masterauth", password]);
         }
-        let mut servers = vec![Redis::start_at(free_port, &arguments, password)];
+        let mut servers = vec![Redis::start_at(free_port, &arguments, to_servers.clone())];
         let port = servers[0].port;
         let of = port.to_string();
         arguments.extend(["--replicaof", "127.0.0.1", &of]);
-        servers.extend((0..replicas).map(|_| Redis::start_at(free_port, &arguments, password)));
+        servers.extend((0..replicas).map(|_| Redis::start_at(free_port, &arguments, to_servers.clone())));
         for replica in &servers[1..] {
             let link = || replica.info("replication", "master_link_status");
             eventually("the link of a replica", || if link() == "up" { Ok(()) } else { Err(link()) });
         }
-        let settings = settings(port, passwords);
-        let watchers = (0..3).map(|_| Redis::start_sentinel(&settings, passwords.sentinels)).collect();
-        let this = Self { servers, watchers, passwords };
+        let settings = settings(port, &to_servers, &to_watchers);
+        let watchers = (0..3).map(|_| Redis::start_sentinel(&settings, to_watchers.clone())).collect();
+        let this = Self { servers, watchers, to_servers, to_watchers };
         for sentinel in &this.watchers {
             knows_all(sentinel, replicas);
         }
@@ -99,10 +97,11 @@ impl Sentinels {
 
     /// The location of a primary with this name, and a number of a database.
     pub(crate) fn url_of(&self, name: &str, database: u8) -> String {
-        let Passwords { servers, sentinels } = self.passwords;
-        let servers = if servers.is_empty() { String::new() } else { format!(":{servers}@") };
-        let sentinels = if sentinels.is_empty() { String::new() } else { format!("&{SENTINEL_PASSWORD}={sentinels}") };
-        format!("redis-sentinel://{servers}{}/{name}?db={database}{sentinels}", self.hosts())
+        let (servers, password) = (&self.to_servers, self.to_watchers.password());
+        let password = if password.is_empty() { String::new() } else { format!("&{SENTINEL_PASSWORD}={password}") };
+        let (scheme, credentials) = (servers.scheme("redis-sentinel"), servers.credentials());
+        let more = servers.query().replacen('?', "&", 1);
+        format!("{scheme}://{credentials}{}/{name}?db={database}{password}{more}", self.hosts())
     }
 
     /// Starts a conformance server that keeps its records in the primary.
@@ -210,8 +209,7 @@ fn sentinels_agree_on_a_primary() {
 
 #[test]
 fn sentinels_with_passwords_agree_on_a_primary() {
-    let passwords = Passwords { servers: "secret", sentinels: "another" };
-    let mut sentinels = Sentinels::start_with(2, passwords);
+    let mut sentinels = Sentinels::start_with(2, "secret", "another");
     let killed = sentinels.kill_primary();
     sentinels.wait_for_another_than(sentinels.servers[killed].port);
 }

@@ -1,24 +1,22 @@
-//! The Redis store without HTTP, and the Redis lock for custom storages.
+//! The Redis store without HTTP.
 
 use std::time::Duration;
 
 use actix_idempotency::{
-    Idempotency, Lock as _, Principal, Settings, Storage,
+    Idempotency, Principal, Settings,
     key::{Fingerprint, RecordId},
     record::Record,
     store::{
-        Begin, BeginRequest, Claim, Forgotten, IfCompleted, OwnerToken, RecordState, RedisLock, RedisOptions,
-        RedisStore, ReleaseAs, Store, StoreError,
+        Begin, BeginRequest, Claim, Forgotten, IfCompleted, OwnerToken, RecordState, RedisOptions, RedisStore,
+        ReleaseAs, Store, StoreError,
     },
 };
 use actix_web::http::StatusCode;
 use actix_web::rt::time::{sleep, timeout};
-use bytes::Bytes;
 
 use super::fixture::Redis;
 
 const TTL: Duration = Duration::from_secs(60);
-const SHORT: Duration = Duration::from_millis(150);
 
 pub(super) fn store(redis: &Redis) -> RedisStore {
     let mut options = RedisOptions::new(redis.url());
@@ -42,7 +40,7 @@ async fn claim(store: &RedisStore, request: &BeginRequest) -> Claim {
     }
 }
 
-async fn eventually<T>(mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+pub(super) async fn eventually<T>(mut condition: impl AsyncFnMut() -> Option<T>) -> T {
     let wait = async {
         loop {
             match condition().await {
@@ -156,73 +154,6 @@ async fn operators_list_inspect_and_forget() {
             .await
             .unwrap()
             .is_none()
-    );
-}
-
-#[actix_web::test]
-async fn a_lock_has_a_name_an_owner_an_expiry_and_a_renewal() {
-    let redis = Redis::start();
-    // A location without a scheme, as in Django's settings.
-    let lock = RedisLock::new(format!("127.0.0.1:{}", redis.port), Duration::from_secs(10)).unwrap();
-    let (a, b) = (OwnerToken::random(), OwnerToken::random());
-    assert!(lock.acquire("k", a, TTL).await.unwrap());
-    assert!(lock.acquire("k", a, TTL).await.unwrap(), "`acquire` may be repeated with the same token");
-    assert!(!lock.acquire("k", b, TTL).await.unwrap());
-    assert!(lock.acquire("other", b, TTL).await.unwrap(), "locks with different names are independent");
-    assert!(!lock.renew("k", b, TTL).await.unwrap());
-    lock.release("k", b).await.unwrap();
-    assert!(lock.renew("k", a, SHORT).await.unwrap(), "a release by another token changes nothing");
-    eventually(async || lock.acquire("k", b, TTL).await.unwrap().then_some(())).await;
-    assert!(!lock.renew("k", a, TTL).await.unwrap(), "the lock expired, and another owner has it");
-    lock.release("k", b).await.unwrap();
-    lock.release("other", b).await.unwrap();
-    assert!(redis.names().is_empty());
-}
-
-struct Nothing;
-
-impl Storage for Nothing {
-    async fn get(&self, _: &str) -> Result<Option<Bytes>, StoreError> {
-        Ok(None)
-    }
-    async fn put(&self, _: &str, _: Bytes, _: Duration) -> Result<(), StoreError> {
-        Ok(())
-    }
-    async fn remove(&self, _: &str) -> Result<bool, StoreError> {
-        Ok(false)
-    }
-}
-
-/// The clocks of two processes may differ.
-#[actix_web::test]
-async fn the_fencing_tokens_of_a_redis_lock_grow_over_processes() {
-    let redis = Redis::start();
-    let locks = [0, 1].map(|_| RedisLock::new(redis.url(), Duration::from_secs(10)).unwrap());
-    let mut last = 0;
-    for n in 0..20 {
-        let fence = locks[n % 2].fence().await.unwrap().expect("a fencing token");
-        assert!(fence > last, "{fence} after {last}");
-        last = fence;
-    }
-}
-
-#[actix_web::test]
-async fn lock_class_redis_serves_custom_storages() {
-    let redis = Redis::start();
-    let mut settings = Settings::default();
-    settings.storage.class = "nothing".into();
-    settings.lock.class = "redis".into();
-    settings.lock.location = redis.url().into();
-    settings.lock.name = "TheirLock".into();
-    let idempotency = Idempotency::builder().settings(settings).storage("nothing", Nothing).build().unwrap();
-    let lock = RedisLock::new(redis.url(), Duration::from_secs(10)).unwrap();
-    let id = ask(1).id;
-    let name = format!("TheirLock:{id}");
-    assert!(lock.acquire(&name, OwnerToken::random(), TTL).await.unwrap());
-    assert_eq!(
-        idempotency.forget("default", &id).await.unwrap(),
-        Forgotten::InFlight,
-        "another process holds the lock"
     );
 }
 

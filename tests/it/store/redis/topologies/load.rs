@@ -16,7 +16,7 @@ use crate::common::{Connection, Reply, Request, RunLog, Server, eventually, fres
 pub(super) const LIMIT: Duration = Duration::from_millis(1500);
 
 /// How long after any client can see a new primary the service may still refuse requests.
-pub(super) const RECOVERY: Duration = Duration::from_millis(1500);
+pub(in crate::store::redis) const RECOVERY: Duration = Duration::from_millis(1500);
 
 const THREADS: usize = 4;
 

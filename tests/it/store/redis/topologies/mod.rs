@@ -11,7 +11,8 @@ mod slots;
 
 use serde_json::{Value, json};
 
-use self::load::{LIMIT, Load, RECOVERY};
+pub(super) use self::load::RECOVERY;
+use self::load::{LIMIT, Load};
 use crate::{
     common::{Connection, Reply, Request, RunLog, Server, at_once, eventually, fresh_key},
     operate::operators,
