@@ -24,3 +24,4 @@ page!(handlers, "handlers.md");
 page!(layers, "layers.md");
 page!(operating, "operating.md");
 page!(policies, "policies.md");
+page!(redis, "redis.md");

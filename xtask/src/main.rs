@@ -26,6 +26,7 @@ cargo xtask test                            run every check of this project
 cargo xtask bench [--all | --PART]          compare an App with the middleware to the same App without it;
                                             --all includes the slow parts, --wire is the part over sockets
 cargo xtask bench --ledger                  compare transactions with a ledger in PostgreSQL to the same by hand
+cargo xtask bench --redis                   compare the Redis store to bare connections: one server, Sentinel, a cluster
 cargo xtask bench --sqlite                  compare the SQLite store to bare rusqlite
 cargo xtask bench --growth                  draw benches/growth.svg: how cost grows
 cargo xtask bench --instructions            compare instructions per operation with their budget
@@ -78,7 +79,7 @@ fn test() -> Step {
     folders::check()?;
     cargo("formatting", &["fmt", "--all", "--check"])?;
     cargo("lints", &["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"])?;
-    for features in ["", "redis", "sqlite", "testing", "metrics"] {
+    for features in ["", "redis", "redis-tls", "sqlite", "testing", "metrics"] {
         let name = format!("lints with features `{features}` alone");
         cargo(&name, &["clippy", "--lib", "--no-default-features", "--features", features, "--", "-D", "warnings"])?;
     }
@@ -99,6 +100,8 @@ fn test() -> Step {
         Err(missing) => println!("== instructions: NOT CHECKED: {missing}"),
     }
     run_chaos(Duration::from_secs(120), 1)?;
+    run_chaos_of_topology(Kind::Cluster, 1, Duration::from_secs(45), 1)?;
+    run_chaos_of_topology(Kind::Sentinel, 0, Duration::from_secs(45), 1)?;
     run_chaos_of_ledger(Duration::from_secs(60), 1, false)?;
     run_chaos_of_ledger(Duration::from_secs(5), 1, true)?;
     // The tests come last and nothing is printed after them, so that the output ends with the summary of the test
