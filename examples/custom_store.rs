@@ -68,6 +68,10 @@ impl Store for TableStore {
         StoreFuture::ready(Ok(self.transaction(&claim.id, |slot, _, now| slot.restore(claim, restore, now))))
     }
 
+    fn saves_steps(&self) -> bool {
+        true
+    }
+
     fn save_step<'a>(&'a self, claim: &'a Claim, step: &'a Step) -> StoreFuture<'a, Saved> {
         StoreFuture::ready(Ok(self.transaction(&claim.id, |slot, _, now| slot.save_step(claim, step, now))))
     }

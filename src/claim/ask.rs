@@ -95,7 +95,7 @@ impl Claims {
         Ok(match self.begin(begin).await? {
             Begin::Acquired(acquired) => {
                 count_other_scheme(acquired.other_scheme);
-                let held = HeldClaim::new(self.clone(), acquired.claim);
+                let held = HeldClaim::new(self.clone(), acquired.claim, acquired.steps);
                 Asked::Answer(ClaimAnswer::Run { held, previous: acquired.previous })
             }
             Begin::Completed(Found { record, remaining, other_scheme }) => {

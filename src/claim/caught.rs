@@ -75,6 +75,10 @@ impl Store for Caught {
         caught(|| self.0.list(after, limit))
     }
 
+    fn saves_steps(&self) -> bool {
+        self.0.saves_steps()
+    }
+
     fn needs_renewal(&self) -> bool {
         self.0.needs_renewal()
     }

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     record::Record,
-    store::{BeginRequest, Claim, Completion, IfCompleted, OnUnknown, ReleaseAs, StoreError},
+    store::{BeginRequest, Claim, Completion, IfCompleted, OnUnknown, ReleaseAs, Step, StoreError},
 };
 
 /// The claim of a running operation. Dropping it frees the key, or marks the record as *owner lost* with
@@ -31,6 +31,8 @@ pub(crate) struct HeldClaim {
     ceiling: Option<Instant>,
     /// With a store that other processes share, or whose leases have to be renewed.
     pub(super) upkeep: Option<Upkeep>,
+    /// The steps that earlier attempts have saved, until the handler gets them.
+    steps: Vec<Step>,
 }
 
 /// Keeps a claim alive, and known to the duplicates of this process.
@@ -64,19 +66,31 @@ enum State {
 
 impl HeldClaim {
     /// Boxed, because it is moved often.
-    pub(super) fn new(claims: Arc<Claims>, claim: Claim) -> Box<Self> {
+    pub(super) fn new(claims: Arc<Claims>, claim: Claim, steps: Vec<Step>) -> Box<Self> {
         let Claims { handle, config } = &*claims;
         let upkeep = (!handle.store.answers_at_once() || handle.store.needs_renewal()).then(|| {
             let until = Instant::now() + config.renewed_for.unwrap_or(config.lease);
             let entry = handle.local.enter(&claim, until);
-            (handle.renewals.start(&claim, config, entry.end()), entry)
+            (handle.renewals.start(&claim, &steps, config, entry.end()), entry)
         });
         let ceiling = config.renewed_for.is_none().then(|| Instant::now() + config.lease);
-        Box::new(Self { claims, state: State::Claimed(claim), is_unlocked: false, ceiling, upkeep })
+        Box::new(Self { claims, state: State::Claimed(claim), is_unlocked: false, ceiling, upkeep, steps })
     }
 
     pub(super) fn unlocked(claims: Arc<Claims>, begin: BeginRequest) -> Box<Self> {
-        Box::new(Self { claims, state: State::Unlocked(begin), is_unlocked: true, ceiling: None, upkeep: None })
+        Box::new(Self {
+            claims,
+            state: State::Unlocked(begin),
+            is_unlocked: true,
+            ceiling: None,
+            upkeep: None,
+            steps: Vec::new(),
+        })
+    }
+
+    /// Takes the steps that earlier attempts have saved. `None`: the operation runs without a claim, and saves none.
+    pub(crate) fn take_steps(&mut self) -> Option<Vec<Step>> {
+        matches!(self.state, State::Claimed(_)).then(|| mem::take(&mut self.steps))
     }
 
     /// The claim, unless the operation runs without one.

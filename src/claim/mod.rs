@@ -13,6 +13,7 @@ mod in_flight;
 mod local;
 mod renewal;
 mod settle_behind;
+mod steps;
 mod store_handle;
 mod unlocked;
 mod wait;

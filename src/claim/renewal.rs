@@ -17,7 +17,9 @@ use tokio::{sync::Notify, time::Instant};
 use super::{call::StoreCall, config::ClaimConfig, local::ClaimEnd, store_handle::Health};
 use crate::{
     observe::metrics,
-    store::{Claim, Moment, OwnerToken, Renewal, Restore, Store, StoreError, StoreFuture, background::Background},
+    store::{
+        Claim, Moment, OwnerToken, Renewal, Restore, Step, Store, StoreError, StoreFuture, background::Background,
+    },
 };
 
 /// The renewals of the claims that this process holds in one store.
@@ -53,6 +55,8 @@ struct Lease {
     end: ClaimEnd,
     /// The operation has run, and its response is on the way to the store.
     is_completing: bool,
+    /// The steps of the operation so far, for a restoration.
+    steps: Vec<Step>,
     restoring: Arc<Restoring>,
 }
 
@@ -78,7 +82,15 @@ impl Renewals {
 
     /// Renews the lease of `claim` from now on. `None` when nothing has to be renewed: the store keeps claims alive by
     /// itself, or the lease is a hard ceiling.
-    pub(super) fn start(&self, claim: &Claim, config: &ClaimConfig, end: ClaimEnd) -> Option<RenewalGuard> {
+    ///
+    /// `steps`: those that earlier attempts have saved.
+    pub(super) fn start(
+        &self,
+        claim: &Claim,
+        steps: &[Step],
+        config: &ClaimConfig,
+        end: ClaimEnd,
+    ) -> Option<RenewalGuard> {
         let renewed_for = config.renewed_for.filter(|_| self.shared.store.needs_renewal())?;
         let now = Instant::now();
         // After a third of the lease, so that two renewals may fail.
@@ -86,8 +98,9 @@ impl Renewals {
         let (claim, length, timeout, until) = (claim.clone(), config.lease, config.timeout, now + renewed_for);
         let token = claim.token;
         let restoring = Arc::<Restoring>::default();
+        let (steps, is_completing) = (steps.to_vec(), false);
         let lease =
-            Lease { claim, length, timeout, due, until, end, is_completing: false, restoring: restoring.clone() };
+            Lease { claim, length, timeout, due, until, end, is_completing, steps, restoring: restoring.clone() };
         let mut leases = self.shared.leases.lock();
         leases.by_token.insert(token, lease);
         match leases.next_round {
@@ -99,6 +112,29 @@ impl Renewals {
             Some(_) => {}
         }
         Some(RenewalGuard { shared: self.shared.clone(), token, restoring })
+    }
+
+    /// From now on a restoration of the claim has this step.
+    pub(super) fn note_step(&self, claim: &Claim, step: &Step) {
+        if let Some(lease) = self.shared.leases.lock().by_token.get_mut(&claim.token) {
+            match lease.steps.iter_mut().find(|known| known.name == step.name) {
+                Some(known) if known.is_done() => {}
+                Some(known) => *known = step.clone(),
+                None => lease.steps.push(step.clone()),
+            }
+        }
+    }
+
+    /// Renews the lease of a claim now, because the store has no record of it: it is restored. `false`: this claim's lease
+    /// is not renewed, or not any more.
+    pub(super) async fn restore_now(&self, claim: &Claim) -> bool {
+        let lease = self.shared.leases.lock().by_token.get(&claim.token).cloned();
+        let Some(lease) = lease else { return false };
+        let restoring = lease.restoring.clone();
+        renew(self.shared.clone(), lease).await;
+        // The background thread may have begun a restoration first.
+        restoring.ended().await;
+        true
     }
 }
 
@@ -220,16 +256,19 @@ async fn renew(shared: Arc<Shared>, lease: Lease) {
 /// Claims a record again that the store has lost, unless the operation has ended meanwhile.
 async fn restore(shared: &Shared, lease: &Lease, gone: Moment) -> Result<Renewal, StoreError> {
     let record = lease.claim.id;
-    {
+    let steps = {
         // Under the lock under which renewals end: a release that comes after them sees the restoration.
         let leases = shared.leases.lock();
-        if leases.by_token.get(&lease.claim.token).is_none_or(|held| held.is_completing) {
+        let held = leases.by_token.get(&lease.claim.token).filter(|held| !held.is_completing);
+        let Some(held) = held else { return Ok(Renewal::Gone(gone)) };
+        if lease.restoring.is_under_way.swap(true, SeqCst) {
+            // A step and the background thread have found the record gone at the same time.
             return Ok(Renewal::Gone(gone));
         }
-        lease.restoring.is_under_way.store(true, SeqCst);
-    }
+        held.steps.clone()
+    };
     let _ended = EndOfRestoring(&lease.restoring);
-    let restored = Restore::new(lease.length, gone, lease.timeout);
+    let restored = Restore::new(lease.length, gone, lease.timeout).steps(steps);
     let answer = shared.limited("restore", shared.store.restore(&lease.claim, &restored), lease.timeout).await;
     match &answer {
         Ok(Renewal::Extended) => {

@@ -16,6 +16,7 @@
 //! | `shutting-down` | 503 | retries with the same key |
 //! | `transaction-failed` | 500 | reports it: the database refused the transaction, and nothing was committed |
 //! | `transaction-misused` | 500 | reports it: the handler is wrong, and nothing was committed |
+//! | `steps-full` | 500 | reports it: the handler has more steps, or larger results, than a record may have |
 //! | `not-recorded` | 500 | reports it: a success that must not be recorded was rolled back |
 //!
 //! An unreadable body (400), a panicked handler and a misconfigured instance (500) are `about:blank`: their status says
@@ -68,6 +69,8 @@ pub(crate) enum Problem {
     TransactionMisused,
     /// A success that must not be recorded was rolled back.
     NotRecorded,
+    /// The record has no room for a step.
+    StepsFull,
     /// The handler panicked.
     Panicked,
     /// The instance names something that its `Idempotency` does not have.
@@ -173,6 +176,7 @@ impl Problem {
             Self::TransactionFailed => "transaction-failed",
             Self::TransactionMisused => "transaction-misused",
             Self::NotRecorded => "not-recorded",
+            Self::StepsFull => "steps-full",
             Self::UnreadableBody | Self::Panicked | Self::Misconfigured => return None,
         })
     }
@@ -192,6 +196,7 @@ impl Problem {
             Self::OutcomeUnknown => Outcome::OutcomeUnknown,
             Self::ShuttingDown => Outcome::ShuttingDown,
             Self::TransactionFailed | Self::TransactionMisused | Self::NotRecorded => Outcome::RolledBack,
+            Self::StepsFull => Outcome::NotStored,
             Self::Panicked | Self::Misconfigured => Outcome::Panicked,
         }
     }
@@ -210,6 +215,7 @@ impl Problem {
             Self::TransactionFailed => "Transaction failed",
             Self::TransactionMisused => "Transaction misused",
             Self::NotRecorded => "Answer not recorded",
+            Self::StepsFull => "Too many steps, or too large ones",
             Self::UnreadableBody => "Bad Request",
             Self::Panicked | Self::Misconfigured => "Internal Server Error",
         }
@@ -245,6 +251,7 @@ impl Problem {
                 "The transaction could not be committed together with its answer, and was rolled back.".into()
             }
             Self::NotRecorded => "The answer must not be recorded, so its transaction was rolled back.".into(),
+            Self::StepsFull => "The operation has more steps, or larger results, than can be saved.".into(),
             Self::Panicked => "The operation failed.".into(),
             Self::Misconfigured => "The operation was not run: its idempotency is misconfigured.".into(),
         }
@@ -262,6 +269,7 @@ impl Problem {
             Self::TransactionFailed
             | Self::TransactionMisused
             | Self::NotRecorded
+            | Self::StepsFull
             | Self::Panicked
             | Self::Misconfigured => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -354,6 +362,7 @@ mod tests {
             Problem::TransactionFailed,
             Problem::TransactionMisused,
             Problem::NotRecorded,
+            Problem::StepsFull,
             Problem::Panicked,
             Problem::Misconfigured,
         ] {

@@ -1,6 +1,6 @@
-//! The manual, page by page. The pages are the files of `docs/` in the repository. The pages about settings, stores and
-//! ledgers are the documentation of the modules [`settings`](crate::settings), [`store`](crate::store) and
-//! [`ledger`](crate::ledger).
+//! The manual, page by page. The pages are the files of `docs/` in the repository. The pages about settings, stores,
+//! ledgers and steps are the documentation of the modules [`settings`](crate::settings), [`store`](crate::store),
+//! [`ledger`](crate::ledger) and [`steps`](crate::steps).
 
 // A page names other pages by link references. Each file defines them at its end, as paths of files. Here `links.md`
 // comes first and defines them as paths of items; the first definition counts.

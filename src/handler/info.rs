@@ -11,7 +11,10 @@ use actix_web::{
     Error, FromRequest, HttpMessage as _, HttpRequest, HttpResponse, dev::Payload, error::ErrorInternalServerError,
 };
 
-use super::governance::{Governance, Stage};
+use super::{
+    governance::{Governance, Stage},
+    steps::Journal,
+};
 use crate::{
     key::{Key, RecordId, digest::Digest},
     ledger::{LedgerEntry, LedgerRun, TransactionError},
@@ -60,16 +63,10 @@ struct HandlerView {
     /// The id that the record has with `mode = enforce`.
     id: RecordId,
     mode: Mode,
-    claim: Option<ClaimView>,
+    claim: Option<Claim>,
     previous: Option<StoredResponse>,
-}
-
-/// The part of a claim that a handler can use.
-#[derive(Clone, Copy)]
-struct ClaimView {
-    attempt: u32,
-    taken_over: bool,
-    fence: u64,
+    /// Where the steps of the run are saved. `None`: they are not.
+    journal: Option<Journal>,
 }
 
 impl IdempotencyInfo {
@@ -139,6 +136,18 @@ impl IdempotencyInfo {
         Some(Key::derived(digest.finish()))
     }
 
+    /// The key of a step: that of [`derive`](Self::derive), which a run over a completed record makes anew. `None` where no
+    /// key protects the request.
+    pub(super) fn derive_for_step(&self, name: &str) -> Option<Key> {
+        let completions = self.claim().map_or(0, |claim| claim.completions);
+        if completions == 0 {
+            return self.derive("step", name);
+        }
+        let mut digest = Digest::new(b"derived");
+        digest.part(self.view()?.id.as_bytes()).part(b"step").part(name.as_bytes()).part(&completions.to_le_bytes());
+        Some(Key::derived(digest.finish()))
+    }
+
     /// The row of a ledger with this response, for a handler that inserts it in its own transaction as the last statement:
     /// for libraries that have no [`Ledger`](crate::ledger::Ledger). The response keeps its body. Where nothing is recorded
     /// (without a key, and with `mode = observe`) the entry [is empty](LedgerEntry::is_recorded).
@@ -157,8 +166,29 @@ impl IdempotencyInfo {
         }
     }
 
-    fn claim(&self) -> Option<ClaimView> {
-        self.view()?.claim
+    pub(super) fn claim(&self) -> Option<&Claim> {
+        self.view()?.claim.as_ref()
+    }
+
+    /// Where the steps of the run are saved, and the claim under which they are.
+    pub(super) fn journal(&self) -> Option<(&Journal, &Claim)> {
+        let view = self.view()?;
+        view.journal.as_ref().zip(view.claim.as_ref())
+    }
+
+    /// Whether a transaction of the request is open.
+    pub(super) fn is_in_transaction(&self) -> bool {
+        let run = self.0.as_ref().and_then(|shared| shared.ledger.get());
+        run.is_some_and(|run| run.is_open())
+    }
+
+    /// The handler has returned: its claim may end, so no step begins any more.
+    #[inline]
+    pub(crate) fn ends_steps(&self) {
+        let view = self.0.as_ref().and_then(|shared| shared.view.get());
+        if let Some(journal) = view.and_then(|view| view.journal.as_ref()) {
+            journal.end();
+        }
     }
 
     fn view(&self) -> Option<&HandlerView> {
@@ -186,10 +216,11 @@ impl IdempotencyInfo {
         mode: Mode,
         claim: Option<&Claim>,
         previous: Option<StoredResponse>,
+        journal: Option<Journal>,
     ) {
         if let Some(shared) = &self.0 {
-            let claim = claim.map(|&Claim { attempt, taken_over, fence, .. }| ClaimView { attempt, taken_over, fence });
-            let shown = shared.view.set(HandlerView { key, id, mode, claim, previous });
+            let claim = claim.cloned();
+            let shown = shared.view.set(HandlerView { key, id, mode, claim, previous, journal });
             debug_assert!(shown.is_ok(), "a decision is shown once");
         }
     }

@@ -2,9 +2,13 @@
 
 mod governance;
 mod info;
+pub mod steps;
 mod store_override;
 
-pub(crate) use self::governance::Stage;
+pub(crate) use self::{
+    governance::Stage,
+    steps::{Journal, SaveSteps},
+};
 pub use self::{
     info::IdempotencyInfo,
     store_override::{ResponseExt, StoreOverride},

@@ -103,6 +103,19 @@ impl LedgerRun {
         self.max_run
     }
 
+    /// Whether a transaction is open, or is being begun or ended.
+    pub(crate) fn is_open(&self) -> bool {
+        match &*self.state.borrow() {
+            State::Idle | State::Committed(_) | State::Superseded(_) => false,
+            State::Beginning(_)
+            | State::Lent
+            | State::Returned(_)
+            | State::Ending(_)
+            | State::Committing(..)
+            | State::Unsettled => true,
+        }
+    }
+
     /// From now on the request has ordinary transactions.
     pub(crate) fn is_ordinary(&self) {
         self.purpose.replace(Purpose::Ordinary);

@@ -2,6 +2,7 @@
 //! it.
 
 use std::{
+    rc::Rc,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -21,6 +22,7 @@ use crate::{
     app::{Idempotency, PrincipalFn, warn_of_given_up_promises},
     claim::{ClaimRequest, Claims, InFlight, at_most_a_century},
     client::problem::ProblemStyle,
+    handler::SaveSteps,
     key::{Fingerprint, Key, KeyEncoder, KeyRequest, Principal, RecordId, record_id::RecordIds},
     ledger::AnyLedger,
     observe::Observers,
@@ -50,6 +52,8 @@ pub(super) struct WrapPlan {
     pub(super) ledger: Option<AnyLedger>,
     /// Whether claims are completed as well, for processes that don't know the ledger yet.
     pub(super) is_in_transition: bool,
+    /// Whether a store that can't save steps is a mistake.
+    pub(super) needs_steps: bool,
     /// Whether this is the wrap of an operators' scope.
     pub(super) is_operators: bool,
     pub(super) changes: Vec<SettingsChange>,
@@ -72,6 +76,7 @@ impl WrapPlan {
             show: None,
             ledger: None,
             is_in_transition: false,
+            needs_steps: false,
             is_operators: false,
             changes: Vec::new(),
         }
@@ -102,6 +107,8 @@ pub(super) struct WrapConfig {
     pub(super) carry: Option<CarryFn>,
     pub(super) ledger: Option<AnyLedger>,
     pub(super) is_in_transition: bool,
+    /// Where handlers save steps.
+    pub(super) steps: Rc<dyn SaveSteps>,
 }
 
 impl WrapConfig {
@@ -153,6 +160,23 @@ impl WrapConfig {
             // The ledger says what a lost owner did, so its claims never bar a key.
             claimed.on_unknown = OnUnknown::Rerun;
         }
+        if plan.needs_steps {
+            if !handle.store.saves_steps() {
+                return Err(ConfigError::Combination(format!(
+                    "the handlers of a wrap save steps (`.steps()`), and the store of its cache `{}` can't; there are: \
+                     memory, redis, sqlite",
+                    handle.name
+                )));
+            }
+            if !settings.lock.enable {
+                return Err(ConfigError::Combination(
+                    "the handlers of a wrap save steps (`.steps()`) under their claims, and `lock.enable = false` claims \
+                     nothing"
+                        .into(),
+                ));
+            }
+        }
+        let claims = Claims::new(handle.clone(), &claimed);
         let ledger = plan.ledger.as_ref().map(|ledger| idempotency.ledger_of(&handle.name, ledger, &settings));
         let encoder = plan.encoder.clone().unwrap_or_else(|| shared.encoder.clone());
         Ok(Self {
@@ -168,7 +192,8 @@ impl WrapConfig {
             encoder,
             carry: plan.carry.clone(),
             principal: plan.principal.clone().or_else(|| shared.principal.clone()),
-            claims: Claims::new(handle, &claimed),
+            steps: Rc::new(claims.clone()),
+            claims,
             ledger,
             is_in_transition: plan.is_in_transition,
             settings,

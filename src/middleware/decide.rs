@@ -18,7 +18,7 @@ use super::{
 use crate::{
     claim::{ClaimAnswer, ClaimRequest, HeldClaim, Refused},
     client::problem::Problem,
-    handler::Stage,
+    handler::{Journal, Stage},
     key::{Key, Principal, RecordId, RequestHeaders},
     ledger::Row,
     observe::Outcome,
@@ -195,11 +195,16 @@ where
         match decision {
             // A record that was only observed is no answer, so its handler finds no stored response.
             Decision::Run { held, .. } if self.config.settings.is_observed() => {
-                self.info.show(key, id, mode, held.claim(), None);
+                self.info.show(key, id, mode, held.claim(), None, None);
             }
-            Decision::Run { held, previous } => self.info.show(key, id, mode, held.claim(), previous.take()),
-            Decision::RunUnprotected => self.info.show(key, id, mode, None, None),
-            Decision::Pass(outcome) if *outcome != Outcome::KeyReused => self.info.show(key, id, mode, None, None),
+            Decision::Run { held, previous } => {
+                let journal = held.take_steps().map(|steps| Journal::new(self.config.steps.clone(), steps));
+                self.info.show(key, id, mode, held.claim(), previous.take(), journal);
+            }
+            Decision::RunUnprotected => self.info.show(key, id, mode, None, None, None),
+            Decision::Pass(outcome) if *outcome != Outcome::KeyReused => {
+                self.info.show(key, id, mode, None, None, None);
+            }
             Decision::Pass(_) | Decision::Replay(_) | Decision::Refuse(_) => {}
         }
     }

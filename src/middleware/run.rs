@@ -71,6 +71,7 @@ where
             });
             polled.await
         };
+        self.info.ends_steps();
         if let Some(run) = self.operation.ledger.clone() {
             return Box::pin(self.end_with_ledger(ended, run)).await;
         }

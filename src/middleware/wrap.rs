@@ -235,6 +235,13 @@ macro_rules! wrap {
                 self
             }
 
+            /// Says that handlers inside save [steps](crate::IdempotencyInfo::step). A store that can't save them is then
+            /// found at start, instead of at the first step.
+            pub fn steps(mut self) -> Self {
+                self.plan.needs_steps = true;
+                self
+            }
+
             /// How long records are kept, from completion. Default: `storage.ttl`.
             pub fn ttl(self, ttl: Duration) -> Self {
                 self.configure(move |settings| settings.storage.ttl = ttl)

@@ -164,6 +164,10 @@ impl<S: Store> Store for FaultyStore<S> {
     }
 
     /// As for a store that other processes share: leases are renewed, and calls take time.
+    fn saves_steps(&self) -> bool {
+        self.store.saves_steps()
+    }
+
     fn needs_renewal(&self) -> bool {
         true
     }

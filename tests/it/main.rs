@@ -18,4 +18,5 @@ mod ledger;
 mod operate;
 mod policy;
 mod settings;
+mod steps;
 mod store;

@@ -20,8 +20,10 @@ use super::{
 };
 use crate::{
     claim::{HeldClaim, Written},
-    handler::Stage,
+    client::problem::Problem,
+    handler::{Stage, StoreOverride},
     key::Principal,
+    ledger::OwnAnswer,
     middleware::service::Governed,
     observe::Outcome,
     record::{Buffered, Record, buffer},
@@ -56,10 +58,14 @@ where
         return at_once(through(response));
     }
     if !is_stored {
-        governed.operation.recorder.outcome(Outcome::NotStored);
+        // A handler has returned an error of the middleware's own: it is answered as this instance answers.
+        let own = response.response().extensions().get::<OwnAnswer>().map(|own| own.0);
+        governed.operation.recorder.outcome(own.map_or(Outcome::NotStored, Problem::outcome));
         return Either::Right(Box::pin(async move {
             held.release().await;
-            Ok(through(response))
+            let Some(problem) = own else { return Ok(through(response)) };
+            let problem = problem.response(&governed.config.style).map_body(|_, body| AnswerBody::boxed(body));
+            Ok(response.into_response(problem))
         }));
     }
     let (request, response) = response.into_parts();
@@ -173,7 +179,9 @@ pub(in crate::middleware) async fn error<S: Service<ServiceRequest>>(
     let Some(held) = governed.operation.held.take() else { return error };
     let response = error.error_response();
     let settings = &governed.config.settings;
-    let is_stored = !governed.info.is_late_exempt() && stores_status(response.status(), response.head(), settings);
+    let is_refused = response.extensions().get::<StoreOverride>() == Some(&StoreOverride::Never);
+    let is_stored =
+        !governed.info.is_late_exempt() && !is_refused && stores_status(response.status(), response.head(), settings);
     if settings.is_observed() {
         observe(is_stored.then(|| response.head()), held, governed);
         return error;

@@ -71,6 +71,8 @@ pub trait Store: Send + Sync + 'static {
     }
 
     /// Saves a step of the operation with the record. The default can't.
+    ///
+    /// The first result of a step stays. An empty result is none: the step may be started again.
     fn save_step<'a>(&'a self, claim: &'a Claim, step: &'a Step) -> StoreFuture<'a, Saved> {
         let _ = (claim, step);
         StoreFuture::ready(Err(StoreError::Unsupported("save steps")))
@@ -120,6 +122,11 @@ pub trait Store: Send + Sync + 'static {
     /// once (or for `lock.ttl`), without a grace, and never calls [`renew`](Self::renew).
     fn needs_renewal(&self) -> bool {
         true
+    }
+
+    /// Whether the store can [save steps](Self::save_step). A handler whose store can't learns so before its step runs.
+    fn saves_steps(&self) -> bool {
+        false
     }
 
     /// Whether every call but [`wait_for_change`](Self::wait_for_change) returns a [`StoreFuture::ready`], because the store

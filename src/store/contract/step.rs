@@ -10,7 +10,8 @@ use bytes::Bytes;
 pub struct Step {
     /// The name, unique within the operation.
     pub name: Box<str>,
-    /// The result. `None`: the step was started, and its result is not known.
+    /// The result. `None`: the step was started, and its result is not known. Empty: the step was started, and had no
+    /// effect.
     pub result: Option<Bytes>,
 }
 
@@ -30,6 +31,17 @@ impl Step {
     #[must_use]
     pub fn done(name: impl Into<Box<str>>, result: impl Into<Bytes>) -> Self {
         Self { name: name.into(), result: Some(result.into()) }
+    }
+
+    /// A step that was started and had no effect. It can be started again.
+    #[must_use]
+    pub fn not_done(name: impl Into<Box<str>>) -> Self {
+        Self::done(name, Bytes::new())
+    }
+
+    /// Whether the step has a result that stays.
+    pub(crate) fn is_done(&self) -> bool {
+        self.result.as_ref().is_some_and(|result| !result.is_empty())
     }
 
     /// Whether name and result are small enough.
@@ -55,7 +67,7 @@ impl fmt::Debug for Step {
 /// The answer of [`Store::save_step`](super::Store::save_step).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Saved {
-    /// The step is saved. If it had a result before, that one stays.
+    /// The step is saved. If it had a result before that is not empty, that one stays.
     Saved,
     /// This token does not hold the claim any more.
     Lost,

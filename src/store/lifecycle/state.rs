@@ -96,7 +96,7 @@ impl Journal {
 
     /// Whether the step has a result already, or was started as it is to be started now.
     pub(super) fn knows(&self, step: &Step) -> bool {
-        self.steps().iter().any(|known| known.name == step.name && (known.result.is_some() || step.result.is_none()))
+        self.steps().iter().any(|known| known.name == step.name && (known.is_done() || known.result == step.result))
     }
 
     /// Whether there is room for the step.

@@ -246,6 +246,10 @@ impl Store for MemoryStore {
         StoreFuture::ready(Ok(page))
     }
 
+    fn saves_steps(&self) -> bool {
+        true
+    }
+
     fn needs_renewal(&self) -> bool {
         false
     }

@@ -277,6 +277,10 @@ impl Store for RedisStore {
         })
     }
 
+    fn saves_steps(&self) -> bool {
+        true
+    }
+
     fn save_step<'a>(&'a self, claim: &'a Claim, step: &'a Step) -> StoreFuture<'a, Saved> {
         if !step.fits() {
             return StoreFuture::ready(Ok(Saved::Full));

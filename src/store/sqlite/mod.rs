@@ -258,6 +258,10 @@ impl Store for SqliteStore {
     }
 
     /// The lock on this process's file says that it lives.
+    fn saves_steps(&self) -> bool {
+        true
+    }
+
     fn needs_renewal(&self) -> bool {
         false
     }

@@ -170,6 +170,27 @@ impl<S: Store, A: Fn(Duration)> Subject<S, A> {
         same("a response ends the steps", manual.steps, Vec::new());
     }
 
+    pub(super) async fn lets_a_step_without_an_effect_start_again(&self) {
+        let rule = "a step whose result is empty had no effect, and starts again";
+        let (first, _) = self.claim(rule, &ask(1)).await;
+        for step in [Step::started("a"), Step::not_done("a")] {
+            same(rule, self.save(&first, &step).await, Saved::Saved);
+        }
+        self.release(&first, ReleaseAs::Free).await;
+        let second = self.acquire(rule, &ask(1)).await;
+        same(rule, &second.steps, &vec![Step::not_done("a")]);
+        same(rule, self.save(&second.claim, &Step::started("a")).await, Saved::Saved);
+        self.release(&second.claim, ReleaseAs::Free).await;
+        let third = self.acquire(rule, &ask(1)).await;
+        same("the new start counts", &third.steps, &vec![Step::started("a")]);
+        for step in [Step::done("a", "1"), Step::not_done("a")] {
+            same(rule, self.save(&third.claim, &step).await, Saved::Saved);
+        }
+        self.release(&third.claim, ReleaseAs::Free).await;
+        let fourth = self.acquire(rule, &ask(1)).await;
+        same("a result stays", &fourth.steps, &vec![Step::done("a", "1")]);
+    }
+
     pub(super) async fn bounds_the_steps_of_a_record(&self) {
         let rule = "the steps of a record are bounded in number and size";
         let (claim, _) = self.claim(rule, &ask(1)).await;
@@ -183,6 +204,10 @@ impl<S: Store, A: Fn(Duration)> Subject<S, A> {
         self.release(&claim, ReleaseAs::Ended).await;
         same("an operation that ended elsewhere leaves nothing", self.seen(1).await.map(|seen| seen.state), None);
         same(rule, self.save(&claim, &Step::started("late")).await, Saved::Gone);
+    }
+
+    pub(super) fn says_that_it_saves_steps(&self) {
+        same("a store that saves steps says so", self.store.saves_steps(), true);
     }
 
     /// The store loses the record of a claim. The moment at which its owner hears of it.

@@ -69,7 +69,9 @@ pub async fn accept_store<S: Store, A: Fn(Duration)>(make: impl AsyncFn() -> (S,
     subject(&make).await.restores_a_claim_that_the_store_lost().await;
     subject(&make).await.refuses_a_restoration_that_comes_late().await;
     subject(&make).await.keeps_saved_steps_for_the_next_attempt().await;
+    subject(&make).await.lets_a_step_without_an_effect_start_again().await;
     subject(&make).await.bounds_the_steps_of_a_record().await;
+    subject(&make).await.says_that_it_saves_steps();
 }
 
 /// As [`accept_store`], without the rules that a [`ComposedStore`](crate::store::ComposedStore) can't follow.

@@ -78,7 +78,7 @@ pub fn events() -> impl Strategy<Value = Vec<Event>> {
         1 => Just(ReleaseAs::Ended),
     ];
     let claim = any::<u8>;
-    let step = (claim(), 0..3_u8, proptest::option::of(any::<u8>()));
+    let step = (claim(), 0..3_u8, proptest::option::of(0..3_u8));
     let event = prop_oneof![
         8 => begin,
         2 => (claim(), 1..4_u64).prop_map(|(claim, lease)| Event::Renew { claim, lease }),

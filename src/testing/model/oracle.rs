@@ -338,7 +338,9 @@ impl Model {
             None => Saved::Gone,
             Some(life) if life.is_held_by(owner.ask.token) => {
                 match life.steps.iter_mut().find(|step| step.0 == name) {
-                    Some(step) => step.1 = step.1.or(result),
+                    // 0 stands for the empty result, which does not stay.
+                    Some(step) if step.1.is_none_or(|result| result == 0) => step.1 = result,
+                    Some(_) => {}
                     None => life.steps.push((name, result)),
                 }
                 Saved::Saved

@@ -169,6 +169,7 @@ fn body(record: &Record) -> u8 {
 fn step(name: u8, result: Option<u8>) -> Step {
     let name = name.to_string();
     match result {
+        Some(0) => Step::not_done(name),
         Some(result) => Step::done(name, vec![result]),
         None => Step::started(name),
     }
@@ -179,7 +180,7 @@ fn number(name: &str) -> u8 {
 }
 
 fn result(step: &Step) -> Option<u8> {
-    step.result.as_ref().map(|result| result[0])
+    step.result.as_ref().map(|result| result.first().copied().unwrap_or(0))
 }
 
 fn renewed(renewal: Renewal) -> Answer {

@@ -40,6 +40,9 @@ macro_rules! delegate_to_inner_store {
         ) -> actix_idempotency::store::StoreFuture<'a, actix_idempotency::store::Saved> {
             self.0.save_step(claim, step)
         }
+        fn saves_steps(&self) -> bool {
+            self.0.saves_steps()
+        }
         fn inspect<'a>(
             &'a self,
             id: &'a actix_idempotency::key::RecordId,

@@ -91,7 +91,7 @@ pub(crate) async fn eventually(mut condition: impl AsyncFnMut() -> bool) {
 
 /// A storage in a map. It can be taken down, and it can drop every value that it gets.
 #[derive(Clone, Default)]
-pub(super) struct MapStorage {
+pub(crate) struct MapStorage {
     values: Arc<Mutex<HashMap<String, Bytes>>>,
     down: Arc<AtomicBool>,
     drops_values: bool,

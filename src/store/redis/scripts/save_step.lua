@@ -11,8 +11,10 @@ local known = steps(r.steps)
 local at = r.steps + 1
 for n = 1, r.steps do
   if known[2 * n - 1] == ARGV[3] then
-    -- The first result stays.
-    if known[2 * n] or ARGV[4] == '0' then return {'K'} end
+    -- The first result stays. An empty one says that the step had no effect, and does not stay.
+    local result = known[2 * n]
+    if result and result ~= '' then return {'K'} end
+    if result and ARGV[4] == '0' then redis.call('HDEL', KEY, 'R' .. n) end
     at = n
   end
 end
