@@ -3,7 +3,10 @@
 //! Run it with `cargo run --release --example conformance`. Settings come from `idempotency.toml` and the environment.
 //! The server has variables of its own: `ADDR` (127.0.0.1:8080), `WORKERS` (2), `MIDDLEWARE` (`required` or `exempt`,
 //! the policy of the wrap around the App) and `RUN_LOG` (a file to which each run appends a `start` and an `end` line).
-//! The operators' pages are under `/admin`.
+//! The operators' pages are under `/admin`. Each step appends a `step` line, with the key that it got and its result.
+
+#[path = "conformance/steps.rs"]
+mod steps;
 
 use std::{
     collections::BTreeMap,
@@ -50,33 +53,34 @@ struct Run {
 }
 
 impl Runs {
+    fn count(&self, what: &str) -> u64 {
+        let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
+        let n = count.entry(what.to_owned()).or_default();
+        *n += 1;
+        *n
+    }
+
+    fn log(&self, what: &str, rest: &str) {
+        if let Some(mut log) = self.log.as_ref() {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+            // The line is written in one call, so that lines of several processes don't mix.
+            let _ = log.write_all(format!("{what} {now} {rest}\n").as_bytes());
+        }
+    }
+
     fn start(self: &Arc<Self>, request: &HttpRequest) -> Run {
-        let n = {
-            let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
-            let n = count.entry(request.path().to_owned()).or_default();
-            *n += 1;
-            *n
-        };
+        let n = self.count(request.path());
         let key = request.headers().get("idempotency-key").map(HeaderValue::as_bytes);
         let key = key.map_or("-".into(), |key| String::from_utf8_lossy(key).replace(' ', "%20").replace('\t', "%09"));
         let line = format!("{} {} {} {key}", std::process::id(), request.method(), request.path());
-        let run = Run { runs: self.clone(), line, n };
-        run.log("start");
-        run
+        self.log("start", &line);
+        Run { runs: self.clone(), line, n }
     }
 }
 
 impl Run {
-    fn log(&self, what: &str) {
-        if let Some(mut log) = self.runs.log.as_ref() {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-            // The line is written in one call, so that lines of several processes don't mix.
-            let _ = log.write_all(format!("{what} {now} {}\n", self.line).as_bytes());
-        }
-    }
-
     fn end(self) -> u64 {
-        self.log("end");
+        self.runs.log("end", &self.line);
         self.n
     }
 }
@@ -142,6 +146,9 @@ async fn status(request: HttpRequest, runs: web::Data<Runs>, code: web::Path<u16
         let status = StatusCode::from_u16(*code).map_err(error::ErrorBadRequest)?;
         let bodiless = status.is_informational() || matches!(*code, 204 | 205 | 304);
         let mut response = HttpResponse::build(status);
+        if matches!(*code, 202 | 303) {
+            response.insert_header((header::RETRY_AFTER, "7"));
+        }
         Ok(if bodiless { response.finish() } else { response.json(report(&inner, n)) })
     })
     .await
@@ -275,7 +282,9 @@ fn routes(config: &mut web::ServiceConfig) {
         .route("/echo", any!(echo))
         .route("/bytes", any!(bytes))
         .route("/stream", any!(streamed))
-        .route("/headers", any!(headers));
+        .route("/headers", any!(headers))
+        .route("/steps", web::post().to(steps::three))
+        .route("/steps/once", web::post().to(steps::once));
 }
 
 /// Stands in for the authentication of a real service, which runs outside of the idempotency middleware.

@@ -32,11 +32,7 @@ use actix_web::{
     },
 };
 
-use crate::{
-    key::InvalidKey,
-    observe::Outcome,
-    settings::{Profile, Settings},
-};
+use crate::{key::InvalidKey, observe::Outcome, settings::Settings};
 
 /// The beginning of each `type`; the name of the problem follows.
 pub const TYPE_BASE: &str = "https://docs.rs/actix-idempotency/latest/actix_idempotency/problem/";
@@ -132,7 +128,7 @@ impl ProblemStyle {
             // `Settings::check` has seen that it is a header value.
             link: link.and_then(Result::ok),
             should_retry: settings.should_retry_headers.clone(),
-            stripe_error: settings.profile == Profile::Stripe,
+            stripe_error: settings.profile.is_stripe(),
             shape: None,
         }
     }

@@ -15,6 +15,16 @@ pub enum Profile {
     Ietf,
     /// The behaviour that clients written for Stripe expect.
     Stripe,
+    /// As `Stripe`, with the retries of its second API: a failure is not stored, so that its retry goes on where the run
+    /// stopped.
+    StripeV2,
+}
+
+impl Profile {
+    /// Whether clients written for Stripe are expected.
+    pub(crate) const fn is_stripe(self) -> bool {
+        matches!(self, Self::Stripe | Self::StripeV2)
+    }
 }
 
 /// Whether decisions are enforced or only observed; setting `mode`.

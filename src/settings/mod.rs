@@ -223,6 +223,12 @@ impl Settings {
         Self::of(Profile::Stripe)
     }
 
+    /// The defaults of profile `stripe-v2`.
+    #[must_use]
+    pub fn stripe_v2() -> Self {
+        Self::of(Profile::StripeV2)
+    }
+
     /// Reads `idempotency.toml` (or the file named by `IDEMPOTENCY_KEY_FILE`) and the environment.
     ///
     /// # Errors
@@ -248,7 +254,7 @@ impl Settings {
             location: "redis://127.0.0.1:6379/0".into(),
             durability: Durability::Power,
             store_on_statuses: Statuses::of(profile),
-            ttl: seconds(24 * 60 * 60),
+            ttl: seconds(if profile == Profile::StripeV2 { 30 } else { 1 } * 24 * 60 * 60),
             min_retention: seconds(60),
             max_entries: 1_000_000,
             max_bytes: 256 << 20,
@@ -266,18 +272,20 @@ impl Settings {
             mode: Mode::Enforce,
             encoder: "basic".into(),
             header: vec![HeaderName::from_static("idempotency-key")],
-            syntax: if profile == Profile::Stripe { Syntax::Raw } else { Syntax::Lenient },
+            syntax: if profile.is_stripe() { Syntax::Raw } else { Syntax::Lenient },
             methods: match profile {
                 Profile::Default => Methods::Unsafe,
                 Profile::Ietf => Methods::List(vec![Method::POST, Method::PATCH]),
                 Profile::Stripe => Methods::List(vec![Method::POST]),
+                Profile::StripeV2 => Methods::List(vec![Method::POST, Method::DELETE]),
             },
             scope: Scope::Principal,
             conflict_status_code: django.then_some(StatusCode::CONFLICT),
             original_status_header: Some(HeaderName::from_static("idempotent-status")),
-            mismatch_status_code: match profile {
-                Profile::Stripe => StatusCode::BAD_REQUEST,
-                _ => StatusCode::UNPROCESSABLE_ENTITY,
+            mismatch_status_code: if profile.is_stripe() {
+                StatusCode::BAD_REQUEST
+            } else {
+                StatusCode::UNPROCESSABLE_ENTITY
             },
             in_flight_status_code: if django { StatusCode::LOCKED } else { StatusCode::CONFLICT },
             replay_header: Some(HeaderName::from_static("idempotent-replayed")),
@@ -285,9 +293,10 @@ impl Settings {
             exclude_headers: Vec::new(),
             expires_header: None,
             observe_header: None,
-            should_retry_headers: match profile {
-                Profile::Stripe => ["stripe-should-retry", "x-should-retry"].map(HeaderName::from_static).into(),
-                _ => Vec::new(),
+            should_retry_headers: if profile.is_stripe() {
+                ["stripe-should-retry", "x-should-retry"].map(HeaderName::from_static).into()
+            } else {
+                Vec::new()
             },
             credential_headers: ["authorization", "x-api-key", "api-key", "x-auth-token"]
                 .map(HeaderName::from_static)

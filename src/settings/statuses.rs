@@ -29,6 +29,7 @@ impl Statuses {
             Profile::Default => "200-207".parse(),
             Profile::Ietf => IETF.parse(),
             Profile::Stripe => format!("{IETF},5xx").parse(),
+            Profile::StripeV2 => "2xx,302,303".parse(),
         }
         .expect("the profiles' own lists are well-formed")
     }

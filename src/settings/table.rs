@@ -180,13 +180,14 @@ pub(super) const STORAGE: &[Setting<StorageSettings>] = settings! {
     "retry_for", DURATION, |s, v| value::duration(v.one()?) => s.retry_for;
 };
 
-pub(super) const PROFILES: &str = "default, ietf or stripe";
+pub(super) const PROFILES: &str = "default, ietf, stripe or stripe-v2";
 
 pub(super) fn profile(text: &str) -> Option<Profile> {
     match text {
         "default" => Some(Profile::Default),
         "ietf" => Some(Profile::Ietf),
         "stripe" => Some(Profile::Stripe),
+        "stripe-v2" => Some(Profile::StripeV2),
         _ => None,
     }
 }

@@ -78,3 +78,12 @@ fn a_stored_202_or_303_keeps_its_retry_after() {
         }
     });
 }
+
+#[test]
+fn the_conformance_server_says_when_to_look_again() {
+    let server = Server::start(&[STRIPE]);
+    for status in [202, 303] {
+        let again = replay_of(&server, status);
+        assert_eq!((again.status, again.value("retry-after")), (status, Some("7")));
+    }
+}

@@ -103,7 +103,7 @@ fn mistakes_name_setting_layer_and_what_is_accepted() {
         ("IDEMPOTENCY_KEY__HEADER", "bad name", vec!["header"]),
         ("IDEMPOTENCY_KEY__EXEMPT", "webhooks", vec!["exempt", "/"]),
         ("IDEMPOTENCY_KEY__DOCS_URL", "docs", vec!["docs_url", "absolute URL"]),
-        ("IDEMPOTENCY_KEY__PROFILE", "django", vec!["profile", "default, ietf or stripe"]),
+        ("IDEMPOTENCY_KEY__PROFILE", "django", vec!["profile", "default, ietf, stripe or stripe-v2"]),
         ("IDEMPOTENCY_KEY__STORAGE__STORE_ON_STATUSES", "2xy", vec!["storage.store_on_statuses", "200-207"]),
         ("IDEMPOTENCY_KEY__STORAGE__MAX_BYTES", "lots", vec!["storage.max_bytes", "1MiB"]),
         ("IDEMPOTENCY_KEY__STORAGE__MAX_ENTRIES", "0", vec!["storage.max_entries"]),

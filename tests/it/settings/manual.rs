@@ -47,6 +47,25 @@ fn the_manual_names_every_setting_and_its_defaults() {
     }
 }
 
+#[test]
+fn the_manual_names_every_difference_of_stripe_v2_to_stripe() {
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/settings.md")).unwrap();
+    let table = page.split("| setting | `stripe-v2` |").nth(1).unwrap().split("\n\n").next().unwrap();
+    let rows = table.lines().filter(|line| line.starts_with("| `"));
+    let variables = rows.map(|row| {
+        let cells: Vec<String> = row.split('|').skip(1).map(|cell| cell.trim().replace('`', "")).collect();
+        (variable(&cells[0], &[false]), cells[1].clone())
+    });
+    let said = Settings::loader().profile(Profile::Stripe).environment(variables.collect::<Vec<_>>()).load().unwrap();
+    let defaults = Settings::of(Profile::StripeV2);
+    for setting in ROOT.iter().filter(|setting| setting.name != "profile") {
+        assert_eq!((setting.show)(&said), (setting.show)(&defaults), "{}", setting.name);
+    }
+    for setting in STORAGE {
+        assert_eq!((setting.show)(&said.storage), (setting.show)(&defaults.storage), "{}", setting.name);
+    }
+}
+
 /// They would set nothing, and look as if they did.
 #[test]
 fn the_variables_that_kubernetes_makes_for_a_service_of_this_name_stop_the_start() {

@@ -34,7 +34,8 @@ macro_rules! known {
 /// Settings without a section, and the sections `lock` and `limits`.
 pub(super) const ROOT: &[Known<Settings>] = known! {
     "profile": |s: &Settings| s.profile; ("\"ietf\"", "ietf") is "Ietf", ("'stripe'", "stripe") is "Stripe",
-        ("\"default\"", "default") is "Default"; not "django", "", "IETF";
+        ("\"stripe-v2\"", "stripe-v2") is "StripeV2",
+        ("\"default\"", "default") is "Default"; not "django", "", "IETF", "stripe_v2";
     "mode": |s: &Settings| s.mode; ("\"observe\"", "observe") is "Observe", ("\"enforce\"", "enforce") is "Enforce";
         not "watch", "", "Observe";
     "encoder": |s: &Settings| s.encoder.clone(); ("\"django\"", "django") is "\"django\""; not "";

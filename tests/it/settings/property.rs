@@ -292,6 +292,7 @@ fn check(layers: &Layers, settings: &Settings) -> Result<(), TestCaseError> {
     let profile = match latest(layers, "profile") {
         Some("Ietf") => Profile::Ietf,
         Some("Stripe") => Profile::Stripe,
+        Some("StripeV2") => Profile::StripeV2,
         _ => Profile::Default,
     };
     let defaults = Settings::of(profile);

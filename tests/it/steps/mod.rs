@@ -3,6 +3,7 @@
 mod at_most_once;
 mod claims;
 mod journal;
+mod resume;
 mod unprotected;
 
 use std::{cell::RefCell, rc::Rc};

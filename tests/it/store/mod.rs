@@ -10,4 +10,4 @@ mod memory;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 mod shares;
-mod sqlite;
+pub(crate) mod sqlite;

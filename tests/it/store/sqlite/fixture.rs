@@ -20,16 +20,16 @@ use rusqlite::Connection;
 use crate::common::{PATIENCE, RunLog, Server, fresh_key};
 
 /// A folder for files of stores, which is removed with the test.
-pub(super) struct Folder(pub(super) PathBuf);
+pub(crate) struct Folder(pub(super) PathBuf);
 
 impl Folder {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = std::env::temp_dir().join(format!("sqlite-{}", fresh_key()));
         std::fs::create_dir_all(&folder).unwrap();
         Self(folder)
     }
 
-    pub(super) fn new_file(&self) -> PathBuf {
+    pub(crate) fn new_file(&self) -> PathBuf {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         self.0.join(format!("{}.db", NEXT.fetch_add(1, SeqCst)))
     }
@@ -48,7 +48,7 @@ impl Drop for Folder {
 }
 
 /// Starts a conformance server that keeps its records in this file.
-pub(super) fn server(file: &Path, log: &RunLog, more: &[(&str, &str)]) -> Server {
+pub(crate) fn server(file: &Path, log: &RunLog, more: &[(&str, &str)]) -> Server {
     let mut variables = variables(file);
     variables.push(("RUN_LOG", log.path()));
     variables.extend(more);

@@ -5,7 +5,7 @@ mod clock;
 mod crashes;
 mod damage;
 mod disk;
-mod fixture;
+pub(crate) mod fixture;
 #[cfg(feature = "testing")]
 mod model;
 mod outages;
