@@ -5,6 +5,8 @@
 //! the policy of the wrap around the App) and `RUN_LOG` (a file to which each run appends a `start` and an `end` line).
 //! The operators' pages are under `/admin`. Each step appends a `step` line, with the key that it got and its result.
 
+#[path = "conformance/ask.rs"]
+mod ask;
 #[path = "conformance/steps.rs"]
 mod steps;
 
@@ -283,6 +285,11 @@ fn routes(config: &mut web::ServiceConfig) {
         .route("/bytes", any!(bytes))
         .route("/stream", any!(streamed))
         .route("/headers", any!(headers))
+        .service(
+            web::scope("/ask")
+                .wrap(IdempotencyKey::default().on_unknown(ask::verdict))
+                .route("", web::post().to(ask::run)),
+        )
         .route("/steps", web::post().to(steps::three))
         .route("/steps/once", web::post().to(steps::once));
 }
@@ -336,8 +343,8 @@ async fn serve() -> Result<(), Box<dyn std::error::Error>> {
             .app_data(runs.clone())
             .app_data(web::PayloadConfig::new(most));
         // The two wraps differ in type, so each has its own `Condition`. The last wrap runs first.
-        let wrap = IdempotencyKey::default().exempt("/ruled/exempt");
-        let exempt = ExemptIdempotencyKey::default();
+        let wrap = IdempotencyKey::default().using(&idempotency).exempt("/ruled/exempt");
+        let exempt = ExemptIdempotencyKey::default().using(&idempotency);
         app.configure(routes)
             .service(web::scope("/admin").service(idempotency.admin_scope()))
             .wrap(actix_web::middleware::Condition::new(required, wrap))

@@ -42,7 +42,7 @@ pub mod docs;
 pub use self::{
     app::{Builder, Idempotency},
     client::{cors, openapi, problem},
-    handler::{IdempotencyInfo, ResponseExt, StoreOverride, steps},
+    handler::{IdempotencyInfo, ResponseExt, StoreOverride, lost, steps},
     key::{BasicKeyEncoder, DjangoKeyEncoder, KeyEncoder, Principal},
     middleware::{ExemptIdempotencyKey, IdempotencyKey, guard},
     policy::Policy,

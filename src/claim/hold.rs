@@ -1,7 +1,7 @@
 //! A claim in the hands of a running operation. It ends in exactly one way: completed, released, or given up by its
 //! drop.
 
-use std::{mem, sync::Arc};
+use std::{mem, sync::Arc, time::SystemTime};
 
 use futures_util::{
     FutureExt as _,
@@ -33,6 +33,8 @@ pub(crate) struct HeldClaim {
     pub(super) upkeep: Option<Upkeep>,
     /// The steps that earlier attempts have saved, until the handler gets them.
     steps: Vec<Step>,
+    /// How the claim ends when its response is not stored.
+    release_as: ReleaseAs,
 }
 
 /// Keeps a claim alive, and known to the duplicates of this process.
@@ -74,7 +76,15 @@ impl HeldClaim {
             (handle.renewals.start(&claim, &steps, config, entry.end()), entry)
         });
         let ceiling = config.renewed_for.is_none().then(|| Instant::now() + config.lease);
-        Box::new(Self { claims, state: State::Claimed(claim), is_unlocked: false, ceiling, upkeep, steps })
+        Box::new(Self {
+            claims,
+            state: State::Claimed(claim),
+            is_unlocked: false,
+            ceiling,
+            upkeep,
+            steps,
+            release_as: ReleaseAs::Free,
+        })
     }
 
     pub(super) fn unlocked(claims: Arc<Claims>, begin: BeginRequest) -> Box<Self> {
@@ -85,6 +95,7 @@ impl HeldClaim {
             ceiling: None,
             upkeep: None,
             steps: Vec::new(),
+            release_as: ReleaseAs::Free,
         })
     }
 
@@ -99,6 +110,34 @@ impl HeldClaim {
             State::Claimed(claim) | State::Completing(claim, _) | State::Releasing(claim) => Some(claim),
             State::Unlocked(_) | State::Replacing(..) | State::Ended => None,
         }
+    }
+
+    /// The steps that earlier attempts have saved, before the handler gets them.
+    pub(crate) fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// The lost owner of the record had no effect: the record forgets it, also when this run stores nothing. Where a journal
+    /// or a completed record would go too, the memory stays.
+    pub(crate) fn clear_lost_owner(&mut self, has_previous: bool) {
+        if let State::Claimed(claim) = &mut self.state {
+            claim.taken_over = false;
+        }
+        if self.steps.is_empty() && !has_previous {
+            self.release_as = ReleaseAs::Ended;
+        }
+    }
+
+    /// The run has saved steps, which stay with the record.
+    pub(crate) fn keep_steps(&mut self) {
+        self.release_as = ReleaseAs::Free;
+    }
+
+    /// When the key was first claimed, if the store tells.
+    pub(crate) async fn first_seen(&self) -> Option<SystemTime> {
+        let handle = &self.claims.handle;
+        let seen = handle.call("inspect", handle.store.inspect(&self.claim()?.id)).within(self.claims.config.timeout);
+        seen.await.ok()??.first_seen
     }
 
     /// Stores the response: at once in a store that answers at once, else within `storage.timeout`. A store that can't
@@ -186,7 +225,7 @@ impl HeldClaim {
             }
         }
         let handle = &self.claims.handle;
-        let call = handle.call("release", handle.store.release(&claim, ReleaseAs::Free));
+        let call = handle.call("release", handle.store.release(&claim, self.release_as));
         if call.within(timeout).await.is_ok() {
             self.state = State::Ended;
         }
@@ -230,7 +269,7 @@ impl HeldClaim {
             }
             State::Releasing(claim) => {
                 let restoring = self.stop_renewals();
-                self.claims.release_in_background(claim, ReleaseAs::Free, restoring);
+                self.claims.release_in_background(claim, self.release_as, restoring);
             }
             State::Completing(claim, record) => self.write_behind(claim, record),
             State::Replacing(begin, record) => self.claims.replace_in_background(begin, record),
@@ -253,7 +292,7 @@ impl Drop for HeldClaim {
     fn drop(&mut self) {
         self.end(match self.claims.config.on_unknown {
             OnUnknown::Rerun => ReleaseAs::Free,
-            OnUnknown::Reject => ReleaseAs::Unknown,
+            OnUnknown::Reject | OnUnknown::Ask => ReleaseAs::Unknown,
         });
     }
 }

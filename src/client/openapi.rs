@@ -241,7 +241,7 @@ fn refusals(settings: &Settings, policy: Policy) -> BTreeMap<u16, Vec<Problem>> 
     if matches!(policy, Policy::Required | Policy::Manual) {
         problems.insert(0, Problem::MissingKey);
     }
-    if settings.on_unknown == OnUnknown::Reject {
+    if settings.on_unknown != OnUnknown::Rerun {
         problems.push(Problem::OutcomeUnknown);
     }
     let mut by_status = BTreeMap::<u16, Vec<Problem>>::new();

@@ -12,11 +12,12 @@ use actix_web::{
 };
 
 use super::{
+    derive::{call_key, step_key},
     governance::{Governance, Stage},
     steps::Journal,
 };
 use crate::{
-    key::{Key, RecordId, digest::Digest},
+    key::{Key, RecordId},
     ledger::{LedgerEntry, LedgerRun, TransactionError},
     record::StoredResponse,
     settings::Mode,
@@ -131,21 +132,12 @@ impl IdempotencyInfo {
     /// ```
     #[must_use]
     pub fn derive(&self, service: &str, call: &str) -> Option<Key> {
-        let mut digest = Digest::new(b"derived");
-        digest.part(self.view()?.id.as_bytes()).part(service.as_bytes()).part(call.as_bytes());
-        Some(Key::derived(digest.finish()))
+        Some(call_key(&self.view()?.id, service, call))
     }
 
-    /// The key of a step: that of [`derive`](Self::derive), which a run over a completed record makes anew. `None` where no
-    /// key protects the request.
-    pub(super) fn derive_for_step(&self, name: &str) -> Option<Key> {
-        let completions = self.claim().map_or(0, |claim| claim.completions);
-        if completions == 0 {
-            return self.derive("step", name);
-        }
-        let mut digest = Digest::new(b"derived");
-        digest.part(self.view()?.id.as_bytes()).part(b"step").part(name.as_bytes()).part(&completions.to_le_bytes());
-        Some(Key::derived(digest.finish()))
+    /// The key of a step. `None` where no key protects the request.
+    pub(super) fn step_key(&self, name: &str) -> Option<Key> {
+        Some(step_key(&self.view()?.id, self.claim().map_or(0, |claim| claim.completions), name))
     }
 
     /// The row of a ledger with this response, for a handler that inserts it in its own transaction as the last statement:
@@ -182,13 +174,11 @@ impl IdempotencyInfo {
         run.is_some_and(|run| run.is_open())
     }
 
-    /// The handler has returned: its claim may end, so no step begins any more.
+    /// The handler has returned: its claim may end, so no step begins any more. Whether steps are saved.
     #[inline]
-    pub(crate) fn ends_steps(&self) {
+    pub(crate) fn ends_steps(&self) -> bool {
         let view = self.0.as_ref().and_then(|shared| shared.view.get());
-        if let Some(journal) = view.and_then(|view| view.journal.as_ref()) {
-            journal.end();
-        }
+        view.and_then(|view| view.journal.as_ref()).is_some_and(Journal::end)
     }
 
     fn view(&self) -> Option<&HandlerView> {

@@ -1,7 +1,9 @@
 //! The interface for handlers: the request's key and claim, and a handler's word on whether its response is stored.
 
+mod derive;
 mod governance;
 mod info;
+pub mod lost;
 pub mod steps;
 mod store_override;
 

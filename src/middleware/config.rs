@@ -15,6 +15,7 @@ use actix_web::{
 use bytes::Bytes;
 
 use super::{
+    reconcile::ReconcileFn,
     request::{BodyLimits, HeadRef, SyntheticRequests},
     run::Carry,
 };
@@ -54,6 +55,8 @@ pub(super) struct WrapPlan {
     pub(super) is_in_transition: bool,
     /// Whether a store that can't save steps is a mistake.
     pub(super) needs_steps: bool,
+    /// Asked about lost runs.
+    pub(super) reconcile: Option<ReconcileFn>,
     /// Whether this is the wrap of an operators' scope.
     pub(super) is_operators: bool,
     pub(super) changes: Vec<SettingsChange>,
@@ -77,6 +80,7 @@ impl WrapPlan {
             ledger: None,
             is_in_transition: false,
             needs_steps: false,
+            reconcile: None,
             is_operators: false,
             changes: Vec::new(),
         }
@@ -109,6 +113,8 @@ pub(super) struct WrapConfig {
     pub(super) is_in_transition: bool,
     /// Where handlers save steps.
     pub(super) steps: Rc<dyn SaveSteps>,
+    /// Asked about lost runs. `None`: nobody is asked, or requests are only observed.
+    pub(super) reconcile: Option<ReconcileFn>,
 }
 
 impl WrapConfig {
@@ -125,6 +131,13 @@ impl WrapConfig {
         let before = settings.clone();
         for change in &plan.changes {
             change(&mut settings);
+        }
+        if plan.reconcile.is_some() {
+            settings.on_unknown = OnUnknown::Ask;
+        } else if settings.on_unknown == OnUnknown::Ask && !plan.is_operators {
+            return Err(ConfigError::Combination(
+                "`on_unknown = ask` needs a hook that can be asked: give each wrap one with `.on_unknown(…)`".into(),
+            ));
         }
         settings.check()?;
         if let Some(setting) = fixed_setting(&before, &settings) {
@@ -193,6 +206,7 @@ impl WrapConfig {
             carry: plan.carry.clone(),
             principal: plan.principal.clone().or_else(|| shared.principal.clone()),
             steps: Rc::new(claims.clone()),
+            reconcile: plan.reconcile.clone().filter(|_| !settings.is_observed()),
             claims,
             ledger,
             is_in_transition: plan.is_in_transition,

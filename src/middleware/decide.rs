@@ -35,6 +35,8 @@ pub(super) enum Decision<B: MessageBody + 'static> {
     RunUnprotected,
     /// It gets the stored response.
     Replay(HttpResponse<AnswerBody<B>>),
+    /// It gets the response of a lost run that was done.
+    Answer(HttpResponse<AnswerBody<B>>),
     /// It gets a problem.
     Refuse(Problem),
     /// It goes to the handler as if this instance were not there, with this outcome.
@@ -62,6 +64,7 @@ where
     /// | valid | | mismatch | refuse: `key-reused` |
     /// | valid | | in flight, after `lock.timeout` | refuse: `in-flight` |
     /// | valid | | owner lost, and `on_unknown = reject` | refuse: `outcome-unknown` |
+    /// | valid | | acquired from a lost owner, and `on_unknown = ask` | as [`reconcile`](Self::reconcile) says |
     /// | valid | | nothing: it is down, and `storage.on_error = run` | run unprotected |
     /// | valid | | nothing | refuse: `store-unavailable` |
     ///
@@ -151,6 +154,8 @@ where
             Decision::Run { held, .. } => recorder.claims(held.claim()),
             Decision::RunUnprotected => recorder.outcome(Outcome::Unprotected),
             Decision::Replay(_) => recorder.outcome(Outcome::Replayed),
+            // Storing it has told the outcome.
+            Decision::Answer(_) => {}
             Decision::Refuse(problem) => recorder.outcome(problem.outcome()),
             Decision::Pass(outcome) => recorder.outcome(*outcome),
         }
@@ -205,7 +210,7 @@ where
             Decision::Pass(outcome) if *outcome != Outcome::KeyReused => {
                 self.info.show(key, id, mode, None, None, None);
             }
-            Decision::Pass(_) | Decision::Replay(_) | Decision::Refuse(_) => {}
+            Decision::Pass(_) | Decision::Replay(_) | Decision::Answer(_) | Decision::Refuse(_) => {}
         }
     }
 }
@@ -216,7 +221,7 @@ fn observe<B: MessageBody + 'static>(decision: &mut Decision<B>) {
         Decision::Refuse(problem) => problem.outcome(),
         Decision::Replay(_) => Outcome::Replayed,
         Decision::RunUnprotected => Outcome::StoreUnavailable,
-        Decision::Run { .. } | Decision::Pass(_) => return,
+        Decision::Run { .. } | Decision::Pass(_) | Decision::Answer(_) => return,
     };
     *decision = Decision::Pass(outcome);
 }

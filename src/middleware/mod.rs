@@ -39,6 +39,7 @@ pub mod guard;
 mod nesting;
 mod operation;
 mod probe;
+mod reconcile;
 mod recorder;
 mod request;
 mod response;

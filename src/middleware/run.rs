@@ -71,7 +71,11 @@ where
             });
             polled.await
         };
-        self.info.ends_steps();
+        if self.info.ends_steps()
+            && let Some(held) = &mut self.operation.held
+        {
+            held.keep_steps();
+        }
         if let Some(run) = self.operation.ledger.clone() {
             return Box::pin(self.end_with_ledger(ended, run)).await;
         }
@@ -130,7 +134,8 @@ where
         let on_unknown = if self.config.ledger.is_some() { OnUnknown::Rerun } else { self.config.settings.on_unknown };
         let key = match on_unknown {
             OnUnknown::Rerun => "free",
-            OnUnknown::Reject => "barred until its record is forgotten",
+            OnUnknown::Ask => "in question",
+            _ => "barred until its record is forgotten",
         };
         tracing::error!(panic = text_of(panic), key, "a protected handler panicked");
         let response = Problem::Panicked.response(&self.config.style).map_body(|_, body| AnswerBody::boxed(body));

@@ -225,6 +225,9 @@ where
             let span = self.operation.recorder.open_span();
             let answer = async {
                 let mut decision = self.decide().await;
+                if let Some(ask) = self.config.reconcile.clone() {
+                    decision = Box::pin(self.reconcile(decision, ask)).await;
+                }
                 self.prepare(&mut decision);
                 if let Decision::Run { held, .. } = decision {
                     self.operation.held = Some(held);
@@ -236,7 +239,9 @@ where
                         Confirmed::Theirs => Box::pin(self.step_aside()).await,
                         Confirmed::Unclear => Box::pin(self.refuse(Problem::Misconfigured)).await,
                     },
-                    Decision::Replay(response) => self.pending.answer(response, &self.config.synthetic),
+                    Decision::Replay(response) | Decision::Answer(response) => {
+                        self.pending.answer(response, &self.config.synthetic)
+                    }
                     Decision::Refuse(problem) => Box::pin(self.refuse(problem)).await,
                     Decision::Pass(outcome) => Box::pin(self.pass(outcome)).await,
                 }

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     app::Idempotency,
+    handler::lost::{Lost, Verdict},
     key::{KeyEncoder, Principal},
     ledger::{AnyLedger, Ledger},
     policy::Policy,
@@ -232,6 +233,40 @@ macro_rules! wrap {
             /// used without a ledger gets one by a rolling deployment, since old processes don't look there.
             pub fn ledger_transition(mut self) -> Self {
                 self.plan.is_in_transition = true;
+                self
+            }
+
+            /// Asks about a run that was lost, before the next run with its key begins; sets `on_unknown = ask` for this wrap.
+            ///
+            /// A run is lost when its process died, when it lost its claim, when it panicked, or when it was cancelled. The
+            /// hook runs under the claim of the next request and gets [what is known](crate::lost::Lost). Its
+            /// [verdict](crate::lost::Verdict) is stored, or lets the handler run, or leaves the outcome unknown
+            /// (409 `outcome-unknown`), as a panic of the hook does, and a hook that takes longer than ten times
+            /// `storage.timeout`. An operator can [forget](crate::Idempotency::forget) the record all the same.
+            ///
+            /// With a [`ledger`](Self::ledger), a committed row is the answer, and nobody is asked.
+            ///
+            /// ```
+            #[doc = concat!("use actix_idempotency::{", stringify!($name), ", lost::{Lost, Verdict}};")]
+            /// use actix_web::HttpResponse;
+            /// # use actix_idempotency::key::Key;
+            /// # async fn find(_: Key) -> Result<Option<String>, ()> { Ok(None) }
+            ///
+            #[doc = concat!("let wrap = ", stringify!($name), "::default().on_unknown(async |lost: &Lost| {")]
+            ///     match find(lost.step_key("charge")).await {
+            ///         Ok(Some(charge)) => Verdict::Done(HttpResponse::Created().json(charge)),
+            ///         Ok(None) => Verdict::NotDone,
+            ///         Err(_) => Verdict::Unknown,
+            ///     }
+            /// });
+            /// # let _ = wrap;
+            /// ```
+            pub fn on_unknown(mut self, hook: impl AsyncFn(&Lost) -> Verdict + Send + Sync + 'static) -> Self {
+                let hook = Arc::new(hook);
+                self.plan.reconcile = Some(Arc::new(move |lost: Rc<Lost>| {
+                    let hook = hook.clone();
+                    Box::pin(async move { hook(&lost).await })
+                }));
                 self
             }
 

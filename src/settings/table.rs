@@ -114,9 +114,10 @@ pub(super) const ROOT: &[Setting<Settings>] = settings! {
     "should_retry_headers", HEADERS, |s, v| headers(v) => s.should_retry_headers;
     "credential_headers", HEADERS, |s, v| headers(v) => s.credential_headers;
     "docs_url", "an absolute URL, or none", |s, v| or_none(v, url) => s.docs_url;
-    "on_unknown", "rerun or reject", |s, v| match v.one()? {
+    "on_unknown", "rerun, reject or ask", |s, v| match v.one()? {
         "rerun" => Some(OnUnknown::Rerun),
         "reject" => Some(OnUnknown::Reject),
+        "ask" => Some(OnUnknown::Ask),
         _ => None,
     } => s.on_unknown;
     "on_disconnect", "finish or cancel", |s, v| match v.one()? {

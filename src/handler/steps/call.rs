@@ -80,7 +80,7 @@ impl<F> StepCall<'_, F> {
         if info.is_in_transaction() {
             return Err(StepError::InTransaction { step: step() });
         }
-        let key = key.or_else(|| info.derive_for_step(&name)).unwrap_or_else(any_key);
+        let key = key.or_else(|| info.step_key(&name)).unwrap_or_else(any_key);
         let Some((journal, claim)) = info.journal() else {
             if at_most_once {
                 return Err(StepError::Unprotected { step: step() });

@@ -49,8 +49,10 @@ impl Journal {
         Self { store, saved: RefCell::new(saved), used: RefCell::new(Vec::new()), has_ended: Cell::new(false) }
     }
 
-    pub(in crate::handler) fn end(&self) {
+    /// The handler has returned. Whether steps are saved.
+    pub(in crate::handler) fn end(&self) -> bool {
         self.has_ended.set(true);
+        !self.saved.borrow().is_empty()
     }
 
     /// Uses a name, and tells what is known of the step.

@@ -144,6 +144,37 @@ impl<'a, S: Service<ServiceRequest>> Stored<'a, S> {
     }
 }
 
+/// Stores the response of a lost run that was done, whatever its status. `None`: its body failed, and the outcome stays
+/// unknown.
+pub(in crate::middleware) async fn verdict<S: Service<ServiceRequest>, B: MessageBody + 'static>(
+    response: HttpResponse,
+    held: Box<HeldClaim>,
+    governed: &mut Governed<S>,
+) -> Option<HttpResponse<AnswerBody<B>>> {
+    let (mut response, body) = response.into_parts();
+    let (kept, body) = match buffer(body, governed.config.settings.storage.max_response_body).await {
+        Buffered::Whole(bytes) => (Some(bytes.clone()), AnswerBody::whole(bytes)),
+        Buffered::TooLarge(started) => (None, AnswerBody::boxed(BoxBody::new(started))),
+        Buffered::Failed(error) => {
+            tracing::error!(error = &*error, "the body of a verdict of `.on_unknown` failed");
+            held.bar();
+            return None;
+        }
+    };
+    let record = record_of(response.head(), kept.as_deref(), &governed.config.settings);
+    governed.operation.recorder.writes(&record);
+    let written = held.complete(record).await;
+    governed.operation.recorder.outcome(written.outcome());
+    if let Written::Superseded(Some(winner)) = written
+        && let Ok(response) = replay(&winner, None, &governed.config, |_| true)
+    {
+        return Some(response);
+    }
+    governed.config.add_should_retry(response.headers_mut());
+    governed.config.add_expiry(response.headers_mut(), governed.config.settings.storage.ttl);
+    Some(response.set_body(body))
+}
+
 /// The response for the client, once it is known what became of the record.
 fn answer<S: Service<ServiceRequest>, B: MessageBody + 'static>(
     request: HttpRequest,

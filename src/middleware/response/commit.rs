@@ -87,6 +87,23 @@ where
     }
 }
 
+/// Records the response of a lost run that was done, in a row of its own.
+pub(in crate::middleware) async fn verdict<S, B>(
+    response: HttpResponse,
+    governed: &mut Governed<S>,
+    run: &Rc<LedgerRun>,
+) -> HttpResponse<AnswerBody<B>>
+where
+    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
+    B: MessageBody + 'static,
+{
+    let response = response.map_body(|_, body| AnswerBody::boxed(body));
+    let answer = Answer { response, is_err: false, is_stored: true, has_principal: false };
+    let recorded = run.recorded();
+    let fate = end(answer, run.left(), governed, run, recorded).await;
+    response_of(fate, governed)
+}
+
 /// Ends the transaction of a handler that panicked. Returns the answer, if it was committed before the panic.
 pub(in crate::middleware) async fn after_panic<S, B>(
     governed: &mut Governed<S>,

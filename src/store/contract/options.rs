@@ -10,6 +10,9 @@ pub enum OnUnknown {
     /// The next request gets 409 `outcome-unknown`, until an operator forgets the key. Panics and cancelled runs count
     /// as lost owners too.
     Reject,
+    /// The service is asked, by the hook of [`on_unknown`](crate::IdempotencyKey::on_unknown). Panics and cancelled runs
+    /// count as lost owners too. Stores take it for `Rerun`.
+    Ask,
 }
 
 /// The reaction of a full embedded store; setting `storage.on_full`.

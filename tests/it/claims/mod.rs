@@ -1,5 +1,6 @@
 //! Claims: which request runs, which ones wait, and what becomes of a claim when a call, a process or a store fails.
 
+mod asking;
 mod concurrency;
 #[cfg(feature = "testing")]
 mod faults;

@@ -70,7 +70,7 @@ pub(super) const ROOT: &[Known<Settings>] = known! {
         ("[\"X-Account\"]", "X-Account") is "[\"x-account\"]", ("\"none\"", "none") is "[]"; not "a b";
     "docs_url": |s: &Settings| s.docs_url.clone(); ("\"https://a.b/c\"", "https://a.b/c") is "Some(\"https://a.b/c\")",
         ("\"none\"", "none") is "None"; not "docs", "";
-    "on_unknown": |s: &Settings| s.on_unknown; ("\"reject\"", "reject") is "Reject"; not "retry", "";
+    "on_unknown": |s: &Settings| s.on_unknown; ("\"reject\"", "reject") is "Reject", ("'ask'", "ask") is "Ask"; not "retry", "";
     "on_disconnect": |s: &Settings| s.on_disconnect; ("\"cancel\"", "cancel") is "Cancel"; not "stop", "";
     "max_key_length": |s: &Settings| s.max_key_length; ("64", "64") is "64"; not "0", "-1", "", "1.5";
     "max_request_body": |s: &Settings| s.max_request_body; ("\"64kB\"", "64kB") is "64000", ("0", "0") is "0";
