@@ -21,7 +21,7 @@ use std::{
 };
 
 use actix_idempotency::{
-    ExemptIdempotencyKey, Idempotency, IdempotencyInfo, IdempotencyKey, Principal, Settings, guard,
+    ExemptIdempotencyKey, Idempotency, IdempotencyInfo, IdempotencyKey, Principal, Settings, guard, settings::Scope,
 };
 use actix_web::{
     App, Error, HttpMessage as _, HttpRequest, HttpResponse, HttpServer,
@@ -278,6 +278,7 @@ fn routes(config: &mut web::ServiceConfig) {
         .service(web::scope("/cache/a").wrap(IdempotencyKey::default().cache_name("a")).route("", any!(item)))
         .service(web::scope("/cache/b").wrap(IdempotencyKey::default().cache_name("b")).route("", any!(item)))
         .route("/slow", any!(slow))
+        .service(web::scope("/async").wrap(IdempotencyKey::default().respond_async()).route("", web::post().to(slow)))
         .route("/status/{code}", any!(status))
         .route("/error/{code}", any!(failure))
         .route("/panic", any!(panics))
@@ -322,6 +323,9 @@ async fn serve() -> Result<(), Box<dyn std::error::Error>> {
     for cache in ["a", "b"] {
         settings.caches.entry(cache.to_owned()).or_insert_with(|| default.clone());
     }
+    settings.operations.path.get_or_insert_with(|| "/operations".to_owned());
+    // With these settings a key does not name a record.
+    let looks_up = settings.encoder != "django" && settings.scope == Scope::Principal;
     let most = settings.max_request_body;
     let idempotency = Idempotency::builder().settings(settings).build()?;
     idempotency.check().await?;
@@ -347,6 +351,11 @@ async fn serve() -> Result<(), Box<dyn std::error::Error>> {
         let exempt = ExemptIdempotencyKey::default().using(&idempotency);
         app.configure(routes)
             .service(web::scope("/admin").service(idempotency.admin_scope()))
+            .configure(|config| {
+                if looks_up {
+                    config.service(web::scope("/operations").service(idempotency.operations_scope()));
+                }
+            })
             .wrap(actix_web::middleware::Condition::new(required, wrap))
             .wrap(actix_web::middleware::Condition::new(!required, exempt))
             .wrap(from_fn(authenticate))

@@ -42,6 +42,7 @@ pub mod docs;
 pub use self::{
     app::{Builder, Idempotency},
     client::{cors, openapi, problem},
+    endpoints::OperationsScope,
     handler::{IdempotencyInfo, ResponseExt, StoreOverride, lost, steps},
     key::{BasicKeyEncoder, DjangoKeyEncoder, KeyEncoder, Principal},
     middleware::{ExemptIdempotencyKey, IdempotencyKey, guard},

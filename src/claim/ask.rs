@@ -61,13 +61,14 @@ impl Claims {
         Arc::new(Self { handle, config })
     }
 
-    /// Asks until there is an answer other than "in flight", for at most `lock.timeout`. Returns the time that it
-    /// waited, too.
+    /// Asks until there is an answer other than "in flight", for at most the time that the client wants to wait, or else
+    /// `lock.timeout`. Returns the time that it waited, too.
     ///
     /// Paths that wait are boxed: they would make the future of every request larger, and that future is moved.
     pub(crate) fn claim(
         self: &Arc<Self>,
         request: ClaimRequest,
+        wait: impl FnOnce() -> Option<Duration>,
     ) -> impl Future<Output = (Result<ClaimAnswer, StoreError>, Duration)> {
         let ledger = request.ledger.clone();
         let begin = request.begin(self.handle.new_token(), &self.config);
@@ -77,7 +78,10 @@ impl Claims {
             }
             match self.ask(&begin).await {
                 Ok(Asked::Answer(answer)) => (Ok(answer), Duration::ZERO),
-                Ok(Asked::InFlight(holder)) => Box::pin(self.wait_for_claim(&begin, holder, ledger)).await,
+                Ok(Asked::InFlight(holder)) => {
+                    let wait = wait().unwrap_or(self.config.wait);
+                    Box::pin(self.wait_for_claim(&begin, holder, ledger, wait)).await
+                }
                 Err(error) => (Err(error), Duration::ZERO),
             }
         }

@@ -1,7 +1,16 @@
 //! A claim in the hands of a running operation. It ends in exactly one way: completed, released, or given up by its
 //! drop.
 
-use std::{mem, sync::Arc, time::SystemTime};
+use std::{
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::SystemTime,
+};
+
+use actix_web::http::StatusCode;
 
 use futures_util::{
     FutureExt as _,
@@ -35,6 +44,10 @@ pub(crate) struct HeldClaim {
     steps: Vec<Step>,
     /// How the claim ends when its response is not stored.
     release_as: ReleaseAs,
+    /// Whether the client was promised an answer with a 202. `None`: it did not ask for that.
+    promise: Option<Arc<AtomicBool>>,
+    /// The status of a response that is not stored.
+    status: u16,
 }
 
 /// Keeps a claim alive, and known to the duplicates of this process.
@@ -84,6 +97,8 @@ impl HeldClaim {
             upkeep,
             steps,
             release_as: ReleaseAs::Free,
+            promise: None,
+            status: 500,
         })
     }
 
@@ -96,6 +111,8 @@ impl HeldClaim {
             upkeep: None,
             steps: Vec::new(),
             release_as: ReleaseAs::Free,
+            promise: None,
+            status: 500,
         })
     }
 
@@ -131,6 +148,23 @@ impl HeldClaim {
     /// The run has saved steps, which stay with the record.
     pub(crate) fn keep_steps(&mut self) {
         self.release_as = ReleaseAs::Free;
+    }
+
+    /// Once the promise is made, a record whose response is not stored remembers that.
+    pub(crate) fn remembers(&mut self, promise: Arc<AtomicBool>) {
+        self.promise = Some(promise);
+    }
+
+    /// The status of the response, which is not stored.
+    pub(crate) fn answers(&mut self, status: StatusCode) {
+        self.status = status.as_u16();
+    }
+
+    fn release_as(&self) -> ReleaseAs {
+        match &self.promise {
+            Some(promise) if promise.load(SeqCst) => ReleaseAs::NotStored { status: self.status },
+            _ => self.release_as,
+        }
     }
 
     /// When the key was first claimed, if the store tells.
@@ -225,7 +259,7 @@ impl HeldClaim {
             }
         }
         let handle = &self.claims.handle;
-        let call = handle.call("release", handle.store.release(&claim, self.release_as));
+        let call = handle.call("release", handle.store.release(&claim, self.release_as()));
         if call.within(timeout).await.is_ok() {
             self.state = State::Ended;
         }
@@ -269,7 +303,7 @@ impl HeldClaim {
             }
             State::Releasing(claim) => {
                 let restoring = self.stop_renewals();
-                self.claims.release_in_background(claim, self.release_as, restoring);
+                self.claims.release_in_background(claim, self.release_as(), restoring);
             }
             State::Completing(claim, record) => self.write_behind(claim, record),
             State::Replacing(begin, record) => self.claims.replace_in_background(begin, record),
@@ -291,6 +325,7 @@ impl HeldClaim {
 impl Drop for HeldClaim {
     fn drop(&mut self) {
         self.end(match self.claims.config.on_unknown {
+            OnUnknown::Rerun if self.promise.is_some() => self.release_as(),
             OnUnknown::Rerun => ReleaseAs::Free,
             OnUnknown::Reject | OnUnknown::Ask => ReleaseAs::Unknown,
         });

@@ -10,8 +10,17 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{call::StoreCall, in_flight::InFlight, local::LocalClaims, renewal::Renewals, waiting_room::WaitingRoom};
-use crate::store::{OwnerToken, Store, StoreError, StoreFuture, background::Background};
+use super::{
+    call::StoreCall,
+    in_flight::InFlight,
+    local::LocalClaims,
+    renewal::Renewals,
+    waiting_room::{Seat, WaitingRoom},
+};
+use crate::{
+    key::RecordId,
+    store::{OwnerToken, Store, StoreError, StoreFuture, background::Background},
+};
 
 /// A store, with the requests of this process that wait for it and the claims that this process holds in it.
 pub(crate) struct StoreHandle {
@@ -69,6 +78,21 @@ impl StoreHandle {
             in_flight,
             releases: AtomicUsize::new(0),
         })
+    }
+
+    /// A place among those who wait for a record, unless too many do.
+    pub(crate) fn seat(&self, id: RecordId, most: usize) -> Option<Seat> {
+        self.waiting.enter(id, most)
+    }
+
+    /// Waits until the record may have changed, for at most `at_most`.
+    pub(crate) async fn wait_for_change(&self, id: &RecordId, round: u32, at_most: Duration) {
+        let changed = tokio::time::timeout(at_most, self.store.wait_for_change(id, round, at_most)).await;
+        if let Ok(Err(error)) = changed {
+            // The next call will meet the same error; a pause keeps this from becoming a busy loop.
+            tracing::debug!(%error, record = ?id, "a waiter can't wait for a change of its record");
+            tokio::time::sleep(at_most.min(Duration::from_millis(20))).await;
+        }
     }
 
     /// A new owner token. Where claims live and die with this process, tokens need only differ within it.

@@ -23,13 +23,14 @@ pub(super) enum Holder {
 }
 
 impl Claims {
-    /// Asks again and again as long as another request runs, for at most `lock.timeout`. Returns the time that it
+    /// Asks again and again as long as another request runs, for at most `wait`. Returns the time that it
     /// waited.
     pub(super) async fn wait_for_claim(
         self: &Arc<Self>,
         begin: &BeginRequest,
         mut holder: Holder,
         ledger: Option<AnyLedger>,
+        wait: Duration,
     ) -> (Result<ClaimAnswer, StoreError>, Duration) {
         let start = Instant::now();
         let mut waited = Duration::ZERO;
@@ -42,7 +43,7 @@ impl Claims {
             {
                 return (Ok(ClaimAnswer::Recorded(Box::new(row))), waited);
             }
-            let left = self.config.wait.saturating_sub(start.elapsed());
+            let left = wait.saturating_sub(start.elapsed());
             if left.is_zero() {
                 break;
             }
@@ -84,12 +85,6 @@ impl StoreHandle {
             }
             Holder::Elsewhere(wait) => wait.left,
         };
-        let at_most = at_most.min(left);
-        let changed = tokio::time::timeout(at_most, self.store.wait_for_change(id, round, at_most)).await;
-        if let Ok(Err(error)) = changed {
-            // The next `begin` will meet the same error; a pause keeps this from becoming a busy loop.
-            tracing::debug!(%error, record = ?id, "a waiter can't wait for a change of its record");
-            tokio::time::sleep(at_most.min(Duration::from_millis(20))).await;
-        }
+        self.wait_for_change(id, round, at_most.min(left)).await;
     }
 }

@@ -13,7 +13,7 @@ pub(super) struct WaitingRoom(Counts);
 
 /// The permission to wait. Its drop makes room; the drop of the last one removes the key from the table.
 #[derive(Debug)]
-pub(super) struct Seat {
+pub(crate) struct Seat {
     counts: Counts,
     id: RecordId,
 }

@@ -18,8 +18,15 @@
 //! `should_retry_headers` choose others, name those.
 
 /// `Access-Control-Allow-Headers`: the headers that a script may send.
-pub const ALLOW_HEADERS: [&str; 1] = ["idempotency-key"];
+pub const ALLOW_HEADERS: [&str; 2] = ["idempotency-key", "prefer"];
 
 /// `Access-Control-Expose-Headers`: the headers that a script may read.
-pub const EXPOSE_HEADERS: [&str; 5] =
-    ["idempotent-replayed", "idempotent-status", "idempotency-body", "retry-after", "link"];
+pub const EXPOSE_HEADERS: [&str; 7] = [
+    "idempotent-replayed",
+    "idempotent-status",
+    "idempotency-body",
+    "retry-after",
+    "link",
+    "location",
+    "preference-applied",
+];

@@ -2,4 +2,5 @@
 
 pub mod cors;
 pub mod openapi;
+pub(crate) mod prefer;
 pub mod problem;

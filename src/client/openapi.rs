@@ -29,6 +29,8 @@
 //!
 //! [`components`] and [`operation`] are the parts, as JSON text, for documents that are put together in another way.
 
+mod accepted;
+
 use std::collections::BTreeMap;
 
 use actix_web::http::{Method, header::HeaderName};
@@ -40,6 +42,8 @@ use crate::{
     policy::Policy,
     settings::{OnUnknown, Settings, is_safe},
 };
+
+pub use self::accepted::describe_async;
 
 /// Adds to an OpenAPI 3.1 document what keys add to its operations.
 ///

@@ -13,6 +13,7 @@
 //! | `body-timeout` | 408 | sends faster, with the same key |
 //! | `store-unavailable` | 503 | retries later with the same key |
 //! | `outcome-unknown` | 409 | asks a person: whether the operation took effect is not known |
+//! | `not-completed` | 409 | sends the request again with the same key: it ended without a stored response |
 //! | `shutting-down` | 503 | retries with the same key |
 //! | `transaction-failed` | 500 | reports it: the database refused the transaction, and nothing was committed |
 //! | `transaction-misused` | 500 | reports it: the handler is wrong, and nothing was committed |
@@ -58,6 +59,8 @@ pub(crate) enum Problem {
     /// More operations in flight than `limits.max_in_flight`.
     Overloaded,
     OutcomeUnknown,
+    /// The operation that is looked up ended without a stored response.
+    NotCompleted,
     ShuttingDown,
     /// The database refused the handler's transaction.
     TransactionFailed,
@@ -168,6 +171,7 @@ impl Problem {
             Self::BodyTimeout => "body-timeout",
             Self::StoreUnavailable | Self::Overloaded => "store-unavailable",
             Self::OutcomeUnknown => "outcome-unknown",
+            Self::NotCompleted => "not-completed",
             Self::ShuttingDown => "shutting-down",
             Self::TransactionFailed => "transaction-failed",
             Self::TransactionMisused => "transaction-misused",
@@ -192,7 +196,7 @@ impl Problem {
             Self::OutcomeUnknown => Outcome::OutcomeUnknown,
             Self::ShuttingDown => Outcome::ShuttingDown,
             Self::TransactionFailed | Self::TransactionMisused | Self::NotRecorded => Outcome::RolledBack,
-            Self::StepsFull => Outcome::NotStored,
+            Self::StepsFull | Self::NotCompleted => Outcome::NotStored,
             Self::Panicked | Self::Misconfigured => Outcome::Panicked,
         }
     }
@@ -207,6 +211,7 @@ impl Problem {
             Self::BodyTimeout => "Request body too slow",
             Self::StoreUnavailable | Self::Overloaded => "Idempotency store unavailable",
             Self::OutcomeUnknown => "Outcome of the first request unknown",
+            Self::NotCompleted => "The operation ended without a stored answer",
             Self::ShuttingDown => "Server shutting down",
             Self::TransactionFailed => "Transaction failed",
             Self::TransactionMisused => "Transaction misused",
@@ -241,6 +246,7 @@ impl Problem {
                  can be used again."
                     .into()
             }
+            Self::NotCompleted => "Send the request again with the same key.".into(),
             Self::ShuttingDown => "The operation was not run. Retry with the same key.".into(),
             Self::TransactionFailed => "The database refused the transaction, and nothing of it was committed.".into(),
             Self::TransactionMisused => {
@@ -261,7 +267,7 @@ impl Problem {
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::StoreUnavailable | Self::Overloaded | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
-            Self::OutcomeUnknown => StatusCode::CONFLICT,
+            Self::OutcomeUnknown | Self::NotCompleted => StatusCode::CONFLICT,
             Self::TransactionFailed
             | Self::TransactionMisused
             | Self::NotRecorded
@@ -275,9 +281,11 @@ impl Problem {
     pub(crate) const fn retry_after(self) -> Option<Duration> {
         match self {
             Self::InFlight { grace: Some(left) } => Some(left),
-            Self::InFlight { grace: None } | Self::BodyTimeout | Self::StoreUnavailable | Self::Overloaded => {
-                Some(Duration::from_secs(1))
-            }
+            Self::InFlight { grace: None }
+            | Self::BodyTimeout
+            | Self::StoreUnavailable
+            | Self::Overloaded
+            | Self::NotCompleted => Some(Duration::from_secs(1)),
             Self::ShuttingDown => Some(Duration::from_secs(2)),
             // An operator has to look first.
             Self::OutcomeUnknown => Some(Duration::from_secs(60)),
@@ -354,6 +362,7 @@ mod tests {
             Problem::StoreUnavailable,
             Problem::Overloaded,
             Problem::OutcomeUnknown,
+            Problem::NotCompleted,
             Problem::ShuttingDown,
             Problem::TransactionFailed,
             Problem::TransactionMisused,

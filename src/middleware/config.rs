@@ -28,7 +28,7 @@ use crate::{
     ledger::AnyLedger,
     observe::Observers,
     policy::{MatchedPath, PatternError, Policy, Rules},
-    settings::{ConfigError, Scope, Settings},
+    settings::{ConfigError, OnDisconnect, Scope, Settings},
     store::{IfCompleted, OnUnknown, Store},
 };
 
@@ -40,6 +40,7 @@ pub(super) type ShowFn = Arc<dyn Fn(&ServiceRequest, &mut ServiceRequest) + Send
 
 /// The plan that code gives to a wrap. Becomes a [`WrapConfig`] once the `Idempotency` is known.
 #[derive(Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a word that code says at the wrap, or does not say")]
 pub(super) struct WrapPlan {
     pub(super) policy: Policy,
     pub(super) rules: Vec<(String, Policy)>,
@@ -57,6 +58,8 @@ pub(super) struct WrapPlan {
     pub(super) needs_steps: bool,
     /// Asked about lost runs.
     pub(super) reconcile: Option<ReconcileFn>,
+    /// Whether clients may get a 202 while an operation goes on.
+    pub(super) responds_async: bool,
     /// Whether this is the wrap of an operators' scope.
     pub(super) is_operators: bool,
     pub(super) changes: Vec<SettingsChange>,
@@ -81,6 +84,7 @@ impl WrapPlan {
             is_in_transition: false,
             needs_steps: false,
             reconcile: None,
+            responds_async: false,
             is_operators: false,
             changes: Vec::new(),
         }
@@ -115,6 +119,8 @@ pub(super) struct WrapConfig {
     pub(super) steps: Rc<dyn SaveSteps>,
     /// Asked about lost runs. `None`: nobody is asked, or requests are only observed.
     pub(super) reconcile: Option<ReconcileFn>,
+    /// Whether clients may get a 202 while an operation goes on.
+    pub(super) responds_async: bool,
 }
 
 impl WrapConfig {
@@ -189,6 +195,9 @@ impl WrapConfig {
                 ));
             }
         }
+        if plan.responds_async {
+            check_async(plan, &settings)?;
+        }
         let claims = Claims::new(handle.clone(), &claimed);
         let ledger = plan.ledger.as_ref().map(|ledger| idempotency.ledger_of(&handle.name, ledger, &settings));
         let encoder = plan.encoder.clone().unwrap_or_else(|| shared.encoder.clone());
@@ -206,6 +215,7 @@ impl WrapConfig {
             carry: plan.carry.clone(),
             principal: plan.principal.clone().or_else(|| shared.principal.clone()),
             steps: Rc::new(claims.clone()),
+            responds_async: plan.responds_async,
             reconcile: plan.reconcile.clone().filter(|_| !settings.is_observed()),
             claims,
             ledger,
@@ -252,6 +262,11 @@ impl WrapConfig {
         }
     }
 
+    /// The id of the record of a key, for an encoder that uses the key alone.
+    pub(super) fn id_of_key(&self, principal: &Principal, key: &Key) -> RecordId {
+        self.record_ids.of(principal, key.as_str(), None)
+    }
+
     /// The request for a claim, and the id that the record has with `mode = enforce`.
     pub(super) fn claim_request(
         &self,
@@ -285,6 +300,20 @@ impl WrapConfig {
         };
         (id, claim_request)
     }
+}
+
+/// A wrap that answers 202 says where the answer will be, and lets the operation go on.
+fn check_async(plan: &WrapPlan, settings: &Settings) -> Result<(), ConfigError> {
+    let why = if settings.operations.path.is_none() {
+        "names the place of the answer: set `operations.path` to where `operations_scope` is mounted"
+    } else if settings.on_disconnect == OnDisconnect::Cancel {
+        "lets the operation go on: `on_disconnect = cancel` would drop it"
+    } else if plan.store.is_some() {
+        "has its records where `operations_scope` finds them: in a cache of its `Idempotency`, not in a store of the wrap"
+    } else {
+        return Ok(());
+    };
+    Err(ConfigError::Combination(format!("a wrap with `.respond_async()` {why}")))
 }
 
 /// The setting that a wrap has changed although it shapes what all wraps share.

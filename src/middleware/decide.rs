@@ -10,6 +10,7 @@ use actix_web::{
 };
 
 use super::{
+    accepted::{accepted, wait_of},
     consult::Question,
     request::accept_encoding,
     response::{AnswerBody, replay},
@@ -96,7 +97,8 @@ where
         }
         let request = self.claim_request(key);
         let question = Question::of(&request);
-        let (answer, waited) = self.config.claims.claim(request).await;
+        let wait = || self.preferred_wait();
+        let (answer, waited) = self.config.claims.claim(request, wait).await;
         self.operation.recorder.waited(waited);
         if let Some(question) = question {
             return Box::pin(self.consult(answer, *question)).await;
@@ -135,6 +137,35 @@ where
     ) -> Result<HttpResponse<AnswerBody<B>>, UnreadableRecord> {
         let headers = self.pending.head().headers;
         replay(record, Some(remaining), &self.config, |coding| accept_encoding::accepts(headers, &self.info, coding))
+    }
+
+    /// How long a duplicate waits, if its client has said so. An observed request is never delayed.
+    fn preferred_wait(&self) -> Option<Duration> {
+        if self.config.settings.is_observed() {
+            return None;
+        }
+        let lines = self.pending.head().headers.iter().filter(|(name, _)| *name == "prefer").map(|(_, value)| value);
+        wait_of(lines, self.promise.is_some(), self.config.settings.lock.max_wait)
+    }
+
+    /// Tells a duplicate that prefers an answer at once where the answer will be.
+    pub(super) fn accept(&mut self, decision: &mut Decision<B>) {
+        match decision {
+            Decision::Run { held, .. } => {
+                if let Some(promise) = &self.promise {
+                    held.remembers(promise.clone());
+                }
+            }
+            Decision::Refuse(problem @ Problem::InFlight { .. }) => {
+                if let Some((_, id)) = &self.asked
+                    && let Some(accepted) = accepted(&self.config, id)
+                {
+                    self.operation.recorder.outcome(problem.outcome());
+                    *decision = Decision::Answer(accepted);
+                }
+            }
+            _ => {}
+        }
     }
 
     /// Whether the method of the request needs a key. A key that is sent is honoured in any case.

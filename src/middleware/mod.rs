@@ -31,6 +31,7 @@
 //! | while the response is written to the store, or the claim released | the future is spawned; where it is dropped, the write goes on in the background | `claim::hold`, `HeldClaim` |
 //! | while it reads a streamed response | with `finish` the stream is copied on for `limits.drain_timeout`, and stored without its body when that is over; with `cancel` it is dropped as above. A stream that is stored already is dropped, and an event stream is completed without its body | `response::pump`, `response::recording` |
 
+mod accepted;
 mod config;
 mod consult;
 mod decide;
@@ -45,8 +46,10 @@ mod request;
 mod response;
 mod run;
 mod service;
+mod stored_answers;
 mod wrap;
 
+pub(crate) use self::stored_answers::StoredAnswers;
 pub use self::{
     nesting::MakingService,
     response::AnswerBody,

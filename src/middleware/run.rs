@@ -24,6 +24,7 @@ use pin_project_lite::pin_project;
 use tracing::{Instrument as _, Span};
 
 use super::{
+    accepted::Promise,
     config::WrapConfig,
     detach::{self, drop_caught},
     operation::Operation,
@@ -196,9 +197,10 @@ impl<F, B: MessageBody + 'static> CallFuture<F, B> {
         future: impl Future<Output = Result<ServiceResponse<AnswerBody<B>>, Error>> + 'static,
         info: IdempotencyInfo,
         config: &Rc<WrapConfig>,
+        promise: Option<Box<Promise>>,
     ) -> Self {
         let config = config.clone();
-        let future = DetachableFuture { future: Some(Box::pin(future)), info, config, begun: None };
+        let future = DetachableFuture { future: Some(Box::pin(future)), info, config, begun: None, promise };
         Self { path: Path::Governed { future } }
     }
 }
@@ -229,6 +231,8 @@ struct DetachableFuture<B: MessageBody + 'static> {
     config: Rc<WrapConfig>,
     /// `None`: the future has not been pending yet.
     begun: Option<Begun>,
+    /// The client prefers an answer at once.
+    promise: Option<Box<Promise>>,
 }
 
 /// What a future takes along when it goes on as a task.
@@ -253,19 +257,25 @@ impl<B: MessageBody + 'static> DetachableFuture<B> {
                 self.begun = Some(Begun { at: Instant::now(), span: Span::current(), carry });
             }
             self.future = Some(future);
+            if let Some(promise) = &mut self.promise
+                && promise.is_due(cx)
+                && self.info.stage() == Stage::Running
+                && let Some(accepted) = promise.make(&self.info, &self.config)
+            {
+                self.detach("its client was told that it goes on");
+                return Poll::Ready(Ok(accepted));
+            }
         }
         polled
     }
-}
 
-impl<B: MessageBody + 'static> Drop for DetachableFuture<B> {
-    /// The client has left. The stage is `Running` only with `on_disconnect = finish`.
-    fn drop(&mut self) {
+    /// Lets the rest go on as a task. The stage is `Running` only with `on_disconnect = finish`.
+    fn detach(&mut self, why: &'static str) {
         let Some(future) = self.future.take() else { return };
         let (Stage::Running, Some(Begun { at, span, carry })) = (self.info.stage(), self.begun.take()) else {
             return drop_caught(future, "a request");
         };
-        tracing::debug!("the client left; the operation goes on");
+        tracing::debug!(why, "the operation goes on");
         let until = at + at_most_a_century(self.config.settings.limits.max_run);
         // A recorded body that nobody takes finishes its recording when it is dropped.
         let rest = async move {
@@ -290,6 +300,12 @@ impl<B: MessageBody + 'static> Drop for DetachableFuture<B> {
             }
             Err(_) => tracing::error!("the hook of `on_detach` panicked: the operation is dropped"),
         }
+    }
+}
+
+impl<B: MessageBody + 'static> Drop for DetachableFuture<B> {
+    fn drop(&mut self) {
+        self.detach("the client left");
     }
 }
 

@@ -1,6 +1,11 @@
 //! Who governs a request: this instance, an inner one, or nobody.
 
-use std::{cell::OnceCell, future::Future, rc::Rc};
+use std::{
+    cell::OnceCell,
+    future::Future,
+    rc::Rc,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use actix_service::Service;
 use actix_web::{
@@ -13,6 +18,7 @@ use actix_web::{
 use tracing::Instrument as _;
 
 use super::{
+    accepted::Promise,
     config::{WrapConfig, WrapPlan},
     decide::Decision,
     nesting::Inner,
@@ -144,6 +150,7 @@ where
         let has_key = !matches!(key, Ok(None));
         let principal = if has_key { config.principal(&request) } else { Principal::anonymous() };
         let route = if config.observers.any() { request.match_pattern() } else { None };
+        let promise = Promise::of(&request, config);
         let announced = Announced::by(request.head());
         let asked = if has_inner { self.probe.ask(&*self.service, config, &request, policy, has_key) } else { None };
         let (pending, payload) = if let Some(policy) = asked {
@@ -185,8 +192,9 @@ where
             is_anonymous: principal.is_anonymous(),
             principal,
             asked: None,
+            promise: promise.as_ref().map(|promise| promise.is_made()),
         };
-        CallFuture::governed(governed.answer(), info, config)
+        CallFuture::governed(governed.answer(), info, config, promise)
     }
 }
 
@@ -205,6 +213,8 @@ pub(super) struct Governed<S: Service<ServiceRequest>> {
     pub(super) principal: Principal,
     /// Whether the request showed no identity.
     pub(super) is_anonymous: bool,
+    /// Whether the client was promised an answer. `None`: it does not prefer one at once, or can't have it.
+    pub(super) promise: Option<Arc<AtomicBool>>,
     /// The key and the record id of a request about which the store was asked.
     pub(super) asked: Option<(Key, RecordId)>,
     /// Last, so that everything else of the request is gone before its key is free.
@@ -227,6 +237,9 @@ where
                 let mut decision = self.decide().await;
                 if let Some(ask) = self.config.reconcile.clone() {
                     decision = Box::pin(self.reconcile(decision, ask)).await;
+                }
+                if self.promise.is_some() {
+                    self.accept(&mut decision);
                 }
                 self.prepare(&mut decision);
                 if let Decision::Run { held, .. } = decision {

@@ -270,6 +270,17 @@ macro_rules! wrap {
                 self
             }
 
+            /// Lets clients have an answer at once: a request with `Prefer: respond-async` (RFC 7240) gets a 202 when its
+            /// operation outlasts the time of `wait=N`, and the operation goes on. `Location` leads to the answer: to the
+            /// setting `operations.path`, where [`operations_scope`](Idempotency::operations_scope) is mounted.
+            ///
+            /// A duplicate that says the same gets a 202, too, while the operation runs. Shutdown waits for such operations
+            /// up to `limits.drain_timeout` only.
+            pub fn respond_async(mut self) -> Self {
+                self.plan.responds_async = true;
+                self
+            }
+
             /// Says that handlers inside save [steps](crate::IdempotencyInfo::step). A store that can't save them is then
             /// found at start, instead of at the first step.
             pub fn steps(mut self) -> Self {

@@ -113,6 +113,8 @@ pub struct Settings {
     pub caches: BTreeMap<String, CacheOverrides>,
     /// `lock.*`.
     pub lock: LockSettings,
+    /// `operations.*`.
+    pub operations: Operations,
     /// `limits.*`.
     pub limits: Limits,
 }
@@ -180,6 +182,17 @@ pub struct LockSettings {
     pub timeout: Duration,
     /// `max_waiters` per key. Further duplicates are answered as in flight at once.
     pub max_waiters: usize,
+    /// `max_wait`: the most that a client can wait by `Prefer: wait`.
+    pub max_wait: Duration,
+}
+
+/// `operations.*`: where clients look up what became of an operation.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Operations {
+    /// `path`: where [`operations_scope`](crate::Idempotency::operations_scope) is mounted, for the `Location` of a 202.
+    /// `None`: it is not.
+    pub path: Option<String>,
 }
 
 /// `limits.*`.
@@ -321,7 +334,9 @@ impl Settings {
                 enable: true,
                 timeout: if django { Duration::from_millis(100) } else { seconds(5) },
                 max_waiters: 32,
+                max_wait: seconds(30),
             },
+            operations: Operations::default(),
             limits: Limits {
                 max_run: seconds(15 * 60),
                 max_in_flight: 10_000,

@@ -139,6 +139,8 @@ pub(super) const ROOT: &[Setting<Settings>] = settings! {
     "lock.enable", "true or false", |s, v| flag(v) => s.lock.enable;
     "lock.timeout", DURATION, |s, v| value::duration(v.one()?) => s.lock.timeout;
     "lock.max_waiters", COUNT, |s, v| count(v) => s.lock.max_waiters;
+    "lock.max_wait", DURATION, |s, v| value::duration(v.one()?) => s.lock.max_wait;
+    "operations.path", "a path that starts with /, or none", |s, v| or_none(v, path) => s.operations.path;
     "limits.max_run", DURATION, |s, v| value::duration(v.one()?) => s.limits.max_run;
     "limits.max_in_flight", COUNT, |s, v| count(v) => s.limits.max_in_flight;
     "limits.max_buffered", SIZE, |s, v| value::size(v.one()?) => s.limits.max_buffered;
@@ -180,6 +182,10 @@ pub(super) const STORAGE: &[Setting<StorageSettings>] = settings! {
     "timeout", DURATION, |s, v| value::duration(v.one()?) => s.timeout;
     "retry_for", DURATION, |s, v| value::duration(v.one()?) => s.retry_for;
 };
+
+fn path(text: &str) -> Option<String> {
+    (text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic())).then(|| text.to_owned())
+}
 
 pub(super) const PROFILES: &str = "default, ietf, stripe or stripe-v2";
 

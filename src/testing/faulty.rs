@@ -163,11 +163,11 @@ impl<S: Store> Store for FaultyStore<S> {
         self.store.list(after, limit)
     }
 
-    /// As for a store that other processes share: leases are renewed, and calls take time.
     fn saves_steps(&self) -> bool {
         self.store.saves_steps()
     }
 
+    /// As for a store that other processes share: leases are renewed, and calls take time.
     fn needs_renewal(&self) -> bool {
         true
     }

@@ -147,3 +147,17 @@ fn custom_storage() {
     restarted.post("/orders", &key).is_problem(503, "store-unavailable");
     let _ = std::fs::remove_dir_all(folder);
 }
+
+#[test]
+fn client_looks_up_the_answer_of_an_operation_that_goes_on() {
+    let server = Server::start(&[]);
+    let url = format!("http://{}/async?ms=600", server.address);
+    let output = Command::new(binary("client"))
+        .args([&url, "{}"])
+        .envs([("PREFER", "respond-async"), ("AUTHORIZATION", "Bearer alice-1")])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("202 Accepted, the operation goes on"), "{said}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains(r#""n":1"#));
+}

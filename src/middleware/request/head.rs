@@ -33,7 +33,7 @@ pub(in crate::middleware) struct RequestHead {
 }
 
 impl RequestHead {
-    pub(super) fn of(head: &dev::RequestHead) -> Self {
+    pub(in crate::middleware) fn of(head: &dev::RequestHead) -> Self {
         let mut headers = Vec::with_capacity(head.headers.len_keys());
         for (name, value) in &head.headers {
             headers.push((name.clone(), value.clone()));

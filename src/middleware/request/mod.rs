@@ -8,7 +8,7 @@ mod synthetic;
 
 pub(super) use self::{
     body::{Announced, BodyLimits, RequestBody},
-    head::HeadRef,
+    head::{HeadRef, RequestHead},
     pending::PendingRequest,
     synthetic::SyntheticRequests,
 };

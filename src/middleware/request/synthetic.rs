@@ -32,7 +32,7 @@ pub(in crate::middleware) struct SyntheticRequests {
 
 impl SyntheticRequests {
     /// A stand-in: a request with this head and nothing else.
-    pub(super) fn stand_in(&self, copy: RequestHead) -> Option<HttpRequest> {
+    pub(in crate::middleware) fn stand_in(&self, copy: RequestHead) -> Option<HttpRequest> {
         let mut request = Request::new();
         let head = request.head_mut();
         (head.method, head.uri) = (copy.method, copy.uri);

@@ -49,7 +49,7 @@ impl<B: MessageBody + 'static> AnswerBody<B> {
         Self { kind: Kind::Through { body } }
     }
 
-    pub(super) const fn whole(bytes: Bytes) -> Self {
+    pub(in crate::middleware) const fn whole(bytes: Bytes) -> Self {
         Self { kind: Kind::Whole { bytes } }
     }
 

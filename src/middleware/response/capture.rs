@@ -42,7 +42,7 @@ where
     S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
     B: MessageBody + 'static,
 {
-    let Some(held) = governed.operation.held.take() else {
+    let Some(mut held) = governed.operation.held.take() else {
         return at_once(through(response));
     };
     let settings = &governed.config.settings;
@@ -61,6 +61,7 @@ where
         // A handler has returned an error of the middleware's own: it is answered as this instance answers.
         let own = response.response().extensions().get::<OwnAnswer>().map(|own| own.0);
         governed.operation.recorder.outcome(own.map_or(Outcome::NotStored, Problem::outcome));
+        held.answers(response.status());
         return Either::Right(Box::pin(async move {
             held.release().await;
             let Some(problem) = own else { return Ok(through(response)) };
@@ -207,7 +208,7 @@ pub(in crate::middleware) async fn error<S: Service<ServiceRequest>>(
     error: Error,
     governed: &mut Governed<S>,
 ) -> Error {
-    let Some(held) = governed.operation.held.take() else { return error };
+    let Some(mut held) = governed.operation.held.take() else { return error };
     let response = error.error_response();
     let settings = &governed.config.settings;
     let is_refused = response.extensions().get::<StoreOverride>() == Some(&StoreOverride::Never);
@@ -219,6 +220,7 @@ pub(in crate::middleware) async fn error<S: Service<ServiceRequest>>(
     }
     if !is_stored {
         governed.operation.recorder.outcome(Outcome::NotStored);
+        held.answers(response.status());
         held.release().await;
         return error;
     }

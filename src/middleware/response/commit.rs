@@ -339,7 +339,10 @@ async fn end_claim<S: Service<ServiceRequest>, B>(
     recorded: Option<&Recorded>,
 ) {
     governed.operation.recorder.outcome(fate.outcome());
-    if let Some(held) = governed.operation.held.take() {
+    if let Some(mut held) = governed.operation.held.take() {
+        if let Fate::Unrecorded(response) = fate {
+            held.answers(response.status());
+        }
         match (fate, recorded) {
             (Fate::Recorded(_) | Fate::Replay(_) | Fate::Reused, _) => held.ended(),
             (Fate::Unsettled, Some(recorded)) => {

@@ -257,11 +257,11 @@ impl Store for SqliteStore {
         })
     }
 
-    /// The lock on this process's file says that it lives.
     fn saves_steps(&self) -> bool {
         true
     }
 
+    /// The lock on this process's file says that it lives.
     fn needs_renewal(&self) -> bool {
         false
     }

@@ -41,7 +41,12 @@ impl View<'_> {
     }
 
     pub(super) fn inspect(&self, cache: &str, id: &RecordId) -> Result<Option<Inspection>, StoreError> {
-        Ok(self.kept(cache, id)?.and_then(|kept| kept.slot.inspect(*id, self.now)))
+        let Some(mut kept) = self.kept(cache, id)? else { return Ok(None) };
+        if kept.slot.is_held() && !self.lives(kept.session) {
+            // The next request with the key notes it in the file.
+            kept.slot.lose_owner(self.now);
+        }
+        Ok(kept.slot.inspect(*id, self.now))
     }
 
     /// Whether a living process holds the claim.

@@ -24,6 +24,29 @@ fn document(settings: &Settings, policy: Policy) -> Value {
 }
 
 #[test]
+fn an_operation_whose_client_may_look_its_answer_up_is_described() {
+    let mut settings = Settings::default();
+    let paths = json!({ "/reports": { "post": { "responses": {} } }, "/items": { "post": { "responses": {} } } });
+    let info = json!({ "title": "t", "version": "1" });
+    let empty = json!({ "openapi": "3.1.0", "info": info, "paths": paths });
+    let mut document = empty.clone();
+    openapi::describe_async(&settings, &mut document, |_, _| true);
+    assert_eq!(document, empty, "nobody can look anything up");
+    settings.operations.path = Some("/operations/".into());
+    openapi::describe(&settings, &mut document, |_, _| Policy::Required);
+    openapi::describe_async(&settings, &mut document, |_, path| path == "/reports");
+    let spec: Spec = serde_json::from_value(document.clone()).unwrap();
+    let lenient = Options::IgnoreUnusedParameters
+        | Options::IgnoreUnusedResponses
+        | Options::IgnoreUnusedHeaders
+        | Options::IgnoreUnusedSchemas;
+    spec.validate(lenient, None).unwrap_or_else(|error| panic!("{error}\n{document:#}"));
+    assert!(document["paths"]["/reports"]["post"]["responses"]["202"].is_object());
+    assert!(document["paths"]["/items"]["post"]["responses"]["202"].is_null());
+    assert!(document["paths"]["/operations/{record}"]["get"]["responses"]["409"].is_object());
+}
+
+#[test]
 fn the_description_is_valid_for_every_profile_and_policy() {
     for mut settings in [Settings::default(), Settings::ietf(), Settings::stripe()] {
         settings.expires_header = Some("idempotency-expires".parse().unwrap());
@@ -193,7 +216,7 @@ fn a_key_that_is_described_is_accepted() {
 #[test]
 fn the_cors_lists_name_the_headers_of_the_settings() {
     let settings = Settings::default();
-    assert_eq!(cors::ALLOW_HEADERS, [settings.header[0].as_str()]);
+    assert_eq!(cors::ALLOW_HEADERS, [settings.header[0].as_str(), "prefer"]);
     assert!(cors::EXPOSE_HEADERS.contains(&settings.replay_header.unwrap().as_str()));
 }
 

@@ -1,5 +1,6 @@
 //! HTTP as clients see it: keys, responses, replays, streams and connections, down to the bytes.
 
+mod accepted;
 mod answers;
 mod bounds;
 mod connections;
