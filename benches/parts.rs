@@ -8,12 +8,13 @@ mod common;
 use std::{cell::Cell, hint::black_box};
 
 use actix_idempotency::{
-    BasicKeyEncoder, IdempotencyKey, KeyEncoder, Principal,
+    BasicKeyEncoder, IdempotencyInfo, IdempotencyKey, KeyEncoder, Principal,
     key::{Key, KeyRequest, Syntax},
+    steps::StepError,
     store::{MemoryLimits, MemoryStore, Store},
 };
 use actix_web::{
-    App,
+    App, HttpResponse,
     http::{Method, header::HeaderMap},
     rt, test, web,
 };
@@ -55,6 +56,33 @@ fn service(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// A first run whose handler runs so many steps. The difference to none is what steps cost.
+fn steps(criterion: &mut Criterion) {
+    let system = rt::System::new();
+    let mut group = criterion.benchmark_group("steps");
+    for count in [0, 10] {
+        let handler = move |info: IdempotencyInfo| async move {
+            for n in 0..count {
+                info.step(NAMES[n], async |_| Ok::<_, StepError>(n)).await.expect("the memory store saves it");
+            }
+            HttpResponse::Created()
+        };
+        let app = App::new().app_data(web::Data::new(idempotency(1_000))).wrap(IdempotencyKey::default());
+        let send = sender(system.block_on(test::init_service(app.route("/", web::post().to(handler)))));
+        let keys = Cell::new(0);
+        let fresh = || {
+            keys.set(keys.get() + 1);
+            with_key("/", SMALL, &format!("key-{}", keys.get()))
+        };
+        group.bench_function(BenchmarkId::new("first run", count), |b| {
+            b.iter_batched(fresh, |r| system.block_on(send(r)), BatchSize::SmallInput);
+        });
+    }
+    group.finish();
+}
+
+const NAMES: [&str; 10] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
+
 fn memory_store(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("memory store");
     let limits = MemoryLimits { max_entries: 50_000_000, max_bytes: 64 << 30, ..MemoryLimits::default() };
@@ -91,5 +119,5 @@ fn encoding(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, service, memory_store, encoding);
+criterion_group!(benches, service, steps, memory_store, encoding);
 criterion_main!(benches);

@@ -25,6 +25,7 @@ use super::{
     renewal::{RenewalGuard, Restoring},
 };
 use crate::{
+    observe::metrics,
     record::Record,
     store::{BeginRequest, Claim, Completion, IfCompleted, OnUnknown, ReleaseAs, Step, StoreError},
 };
@@ -44,6 +45,8 @@ pub(crate) struct HeldClaim {
     steps: Vec<Step>,
     /// How the claim ends when its response is not stored.
     release_as: ReleaseAs,
+    /// Whether a run that stores nothing leaves steps for the next one.
+    has_steps: bool,
     /// Whether the client was promised an answer with a 202. `None`: it did not ask for that.
     promise: Option<Arc<AtomicBool>>,
     /// The status of a response that is not stored.
@@ -97,6 +100,7 @@ impl HeldClaim {
             upkeep,
             steps,
             release_as: ReleaseAs::Free,
+            has_steps: false,
             promise: None,
             status: 500,
         })
@@ -111,6 +115,7 @@ impl HeldClaim {
             upkeep: None,
             steps: Vec::new(),
             release_as: ReleaseAs::Free,
+            has_steps: false,
             promise: None,
             status: 500,
         })
@@ -118,6 +123,10 @@ impl HeldClaim {
 
     /// Takes the steps that earlier attempts have saved. `None`: the operation runs without a claim, and saves none.
     pub(crate) fn take_steps(&mut self) -> Option<Vec<Step>> {
+        if !self.steps.is_empty() {
+            self.has_steps = true;
+            metrics::resumed();
+        }
         matches!(self.state, State::Claimed(_)).then(|| mem::take(&mut self.steps))
     }
 
@@ -148,6 +157,7 @@ impl HeldClaim {
     /// The run has saved steps, which stay with the record.
     pub(crate) fn keep_steps(&mut self) {
         self.release_as = ReleaseAs::Free;
+        self.has_steps = true;
     }
 
     /// Once the promise is made, a record whose response is not stored remembers that.
@@ -250,6 +260,7 @@ impl HeldClaim {
         self.warn_of_ceiling();
         let State::Claimed(claim) = mem::replace(&mut self.state, State::Ended) else { return };
         self.state = State::Releasing(claim.clone());
+        self.count_unfinished();
         let timeout = self.claims.config.timeout;
         if let Some((Some(renewals), local)) = self.upkeep.take() {
             let restoring = renewals.stop();
@@ -291,6 +302,9 @@ impl HeldClaim {
     fn end(&mut self, release_as: ReleaseAs) {
         match mem::replace(&mut self.state, State::Ended) {
             State::Claimed(claim) => {
+                if release_as != ReleaseAs::Ended {
+                    self.count_unfinished();
+                }
                 // A store that answers at once frees the key here. Other stores are not called from a drop, which may
                 // happen where no runtime is left.
                 let store = &self.claims.handle.store;
@@ -308,6 +322,12 @@ impl HeldClaim {
             State::Completing(claim, record) => self.write_behind(claim, record),
             State::Replacing(begin, record) => self.claims.replace_in_background(begin, record),
             State::Unlocked(_) | State::Ended => {}
+        }
+    }
+
+    fn count_unfinished(&self) {
+        if self.has_steps {
+            metrics::unfinished();
         }
     }
 

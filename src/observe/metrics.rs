@@ -54,6 +54,8 @@ mod facade {
     const EVICTIONS: &str = "idempotency_evictions_total";
     const LEASES_LOST: &str = "idempotency_leases_lost_total";
     const CLAIMS_RESTORED: &str = "idempotency_claims_restored_total";
+    const UNFINISHED: &str = "idempotency_unfinished_total";
+    const RESUMED: &str = "idempotency_resumed_total";
     const OTHER_SCHEMES: &str = "idempotency_other_schemes_total";
     const TAKE_OVERS: &str = "idempotency_take_overs_total";
     const WRITES_BEHIND: &str = "idempotency_writes_behind";
@@ -79,6 +81,8 @@ mod facade {
             OTHER_SCHEMES,
             "Keys that were compared by method and path only, since settings have changed"
         );
+        describe_counter!(UNFINISHED, "Runs that ended without a stored response and left steps for the next one");
+        describe_counter!(RESUMED, "Runs that found steps of an earlier one");
         describe_counter!(TAKE_OVERS, "Operations that ran because an earlier owner was lost");
         describe_gauge!(WRITES_BEHIND, "Writes that the store could not take in time and that are tried again");
         describe_counter!(WRITES_LOST, "Responses of finished operations that could not be stored at all");
@@ -129,6 +133,14 @@ mod facade {
 
     pub(crate) fn claim_restored() {
         counter!(CLAIMS_RESTORED).increment(1);
+    }
+
+    pub(crate) fn unfinished() {
+        counter!(UNFINISHED).increment(1);
+    }
+
+    pub(crate) fn resumed() {
+        counter!(RESUMED).increment(1);
     }
 
     pub(crate) fn other_scheme() {
@@ -215,6 +227,8 @@ mod nothing {
     pub(crate) const fn evicted(_: Evicted) {}
     pub(crate) const fn lease_lost() {}
     pub(crate) const fn claim_restored() {}
+    pub(crate) const fn unfinished() {}
+    pub(crate) const fn resumed() {}
     pub(crate) const fn other_scheme() {}
     pub(crate) const fn write_lost() {}
     pub(crate) const fn superseded() {}

@@ -11,4 +11,6 @@ mod orphans;
 #[cfg(feature = "testing")]
 mod protocol;
 mod shutdown;
+#[cfg(feature = "testing")]
+mod steps_protocol;
 mod unlocked;

@@ -19,7 +19,10 @@ use futures_util::FutureExt as _;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::common::in_process::{alone, send};
+use crate::common::{
+    Request, Server, fresh_key,
+    in_process::{alone, send},
+};
 
 const RECORDS: usize = 20_000;
 
@@ -74,4 +77,21 @@ fn a_filter_that_no_record_passes_leaves_the_worker_to_other_requests() {
         assert!(looked > 1, "one request looks at a part of {RECORDS} records");
         assert!(least >= 20, "others had {least} turns during a listing");
     });
+}
+
+#[test]
+fn operators_list_unfinished_operations_with_their_steps() {
+    let server = Server::start(&[("IDEMPOTENCY_KEY__PROFILE", "stripe-v2")]);
+    let key = fresh_key();
+    let unfinished = || -> serde_json::Value { server.send(Request::get("/admin/records?state=unfinished")).json() };
+    assert_eq!(server.post("/steps?fail=3&as=status", &key).status, 503);
+    let records = unfinished()["records"].clone();
+    let [record] = &records.as_array().unwrap()[..] else { panic!("{records}") };
+    assert_eq!((&record["state"], &record["attempt"]), (&"free".into(), &1.into()));
+    let steps: Vec<_> = record["steps"].as_array().unwrap().iter().map(|step| step["name"].as_str().unwrap()).collect();
+    assert_eq!(steps, ["a", "b"]);
+    assert!(record["steps"][0]["result_bytes"].as_u64().unwrap() > 0);
+    assert!(!records.to_string().contains("value"), "results are not shown");
+    assert_eq!(server.post("/steps?fail=3&as=status", &key).status, 201);
+    assert_eq!(unfinished()["records"].as_array().unwrap().len(), 0);
 }
