@@ -62,10 +62,10 @@ fn steps(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("steps");
     for count in [0, 10] {
         let handler = move |info: IdempotencyInfo| async move {
-            for n in 0..count {
-                info.step(NAMES[n], async |_| Ok::<_, StepError>(n)).await.expect("the memory store saves it");
+            for (n, name) in NAMES.into_iter().take(count).enumerate() {
+                info.step(name, async |_| Ok::<_, StepError>(n)).await.expect("the memory store saves it");
             }
-            HttpResponse::Created()
+            HttpResponse::Created().finish()
         };
         let app = App::new().app_data(web::Data::new(idempotency(1_000))).wrap(IdempotencyKey::default());
         let send = sender(system.block_on(test::init_service(app.route("/", web::post().to(handler)))));

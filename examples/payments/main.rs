@@ -12,8 +12,11 @@ use std::{
     time::Duration,
 };
 
-use actix_idempotency::{Idempotency, IdempotencyInfo, IdempotencyKey};
-use actix_web::{App, HttpResponse, HttpServer, http::header::ContentType, rt::time::sleep, web};
+use actix_idempotency::{Idempotency, IdempotencyInfo, IdempotencyKey, steps::StepError};
+use actix_web::{
+    App, Error, HttpResponse, HttpServer, error::ErrorServiceUnavailable, http::header::ContentType, rt::time::sleep,
+    web,
+};
 use serde::{Deserialize, Serialize};
 
 #[derive(Deserialize)]
@@ -81,6 +84,50 @@ async fn quote(order: web::Json<Order>) -> HttpResponse {
     HttpResponse::Ok().json(serde_json::json!({ "amount": amount, "currency": currency, "fee": amount / 50 }))
 }
 
+/// What a step of an order did, and in which attempt.
+#[derive(Serialize, Deserialize)]
+struct Done {
+    step: String,
+    attempt: u32,
+}
+
+#[derive(Deserialize)]
+struct Mood {
+    /// Whether the mail server is down at the first attempt.
+    #[serde(default)]
+    fail: bool,
+}
+
+/// An order in three steps. The result of each is saved, so a retry goes on where the last attempt stopped: the card is
+/// charged once, although this handler runs twice.
+async fn order(
+    ledger: web::Data<Ledger>,
+    info: IdempotencyInfo,
+    mood: web::Query<Mood>,
+    order: web::Json<Order>,
+) -> Result<HttpResponse, Error> {
+    let mut done = Vec::new();
+    for step in ["charge", "ship", "mail"] {
+        if step == "mail" && mood.fail && info.attempt() == 1 {
+            return Err(ErrorServiceUnavailable("the mail server is down"));
+        }
+        let result = info.step(step, async |_key| {
+            if step == "charge" {
+                let Order { amount, currency } = &*order;
+                ledger.with(|charges| {
+                    let (id, currency) = (charges.len() + 1, currency.clone());
+                    charges.push(Charge { id, amount: *amount, currency, refunded: false });
+                });
+            }
+            // A call to another service would send `_key` along.
+            sleep(BANK).await;
+            Ok::<_, StepError>(Done { step: step.to_owned(), attempt: info.attempt() })
+        });
+        done.push(result.await?);
+    }
+    Ok(HttpResponse::Created().json(done))
+}
+
 /// Policy exempt: the bank sends no keys.
 async fn webhook() -> HttpResponse {
     HttpResponse::NoContent().finish()
@@ -102,6 +149,7 @@ fn routes(config: &mut web::ServiceConfig, idempotency: &Idempotency) {
         .route("/charges", web::get().to(charges))
         .route("/charges", web::post().to(charge))
         .route("/webhooks/bank", web::post().to(webhook))
+        .service(web::resource("/orders").wrap(wrap().steps()).route(web::post().to(order)))
         .service(web::resource("/checkout").wrap(checkout).route(web::post().to(charge)))
         .service(web::resource("/quotes").wrap(wrap().optional()).route(web::post().to(quote)))
         .service(web::resource("/charges/{id}/refund").wrap(wrap().manual()).route(web::post().to(refund)));
@@ -121,6 +169,12 @@ fn greet(address: &str) {
     println!(r#"{post} -d '{{"amount":100,"currency":"EUR"}}'"#);
     println!("# All charges: there is one, however often the request was sent.");
     println!("curl -s http://{address}/charges");
+    println!(
+        "# An order in three steps, whose first attempt fails. Run this command twice: the retry does not charge again."
+    );
+    println!(
+        r#"curl -si 'http://{address}/orders?fail=true' -H 'Content-Type: application/json' -H 'Idempotency-Key: order-18' -d '{{"amount":100,"currency":"EUR"}}'"#
+    );
     println!("# A manual, an exempt and an optional route.");
     println!("curl -si -X POST http://{address}/charges/1/refund -H 'Idempotency-Key: refund-17'");
     println!("curl -si -X POST http://{address}/webhooks/bank");
@@ -162,7 +216,7 @@ mod tests {
         store::MemoryStore,
         testing::{Call, Fault, FaultyStore, storm},
     };
-    use actix_web::test::{TestRequest, init_service};
+    use actix_web::test::{TestRequest, call_service, init_service, read_body_json};
 
     use super::*;
 
@@ -185,6 +239,18 @@ mod tests {
     #[actix_web::test]
     async fn twenty_retries_at_once_charge_once() {
         assert_eq!(charged_after_a_storm(Idempotency::in_memory()).await, 1);
+    }
+
+    #[actix_web::test]
+    async fn the_retry_of_an_order_that_failed_goes_on() {
+        let (ledger, idempotency) = (web::Data::new(Ledger::default()), Idempotency::in_memory());
+        let app = App::new().app_data(ledger.clone()).configure(|config| routes(config, &idempotency));
+        let app = init_service(app).await;
+        let send = || call_service(&app, order().uri("/orders?fail=true").to_request());
+        assert_eq!(send().await.status(), 503);
+        let done: Vec<Done> = read_body_json(send().await).await;
+        let attempts: Vec<u32> = done.iter().map(|done| done.attempt).collect();
+        assert_eq!((attempts, ledger.with(|charges| charges.len())), (vec![1, 1, 2], 1));
     }
 
     #[actix_web::test]

@@ -57,6 +57,20 @@ fn five_payments_with_a_key_charge_once() {
 }
 
 #[test]
+fn an_order_that_failed_in_the_middle_goes_on_and_charges_once() {
+    let (_server, browser) = payments();
+    browser.click("#order");
+    browser.wait_for("#tries > .try:first-child[data-charged]");
+    let lanes = browser.run(
+        "return Array.from(document.querySelectorAll('#tries > .try:first-child .lane'), (lane) =>
+            `${lane.querySelector('.status').textContent} ${lane.dataset.steps}`)",
+    );
+    assert_eq!(lanes, serde_json::json!(["503 ", "201 charge 1, ship 1, mail 2"]));
+    assert_eq!(browser.text("#charges"), "1");
+    assert_eq!(browser.text("#tries > .try:first-child h2"), "2 requests, 1 charge");
+}
+
+#[test]
 fn five_payments_without_a_key_charge_five_times() {
     let (_server, browser) = payments();
     browser.click("#key");

@@ -1,7 +1,7 @@
 //! A chaos test. Several servers share one Redis, through a proxy that resets, stalls, cuts and delays. Servers are
 //! killed and restarted, or hang; Redis hangs for longer than a lease, closes its connections, or forgets everything.
 //! Clients retry until they have an answer; some stall while they read it. At the end, `verdict` checks the runs and
-//! answers of every key.
+//! answers of every key, and `steps` the results of their steps.
 //!
 //! The faults stay within the limits under which the crate makes its promises, and `verdict` counts what lies beyond: a
 //! Redis that forgets a key lets it run again.
@@ -12,6 +12,7 @@ mod network;
 mod outages;
 mod random;
 mod servers;
+mod steps;
 pub(crate) mod topology;
 mod verdict;
 
@@ -146,10 +147,11 @@ fn work(servers: &Arc<Servers>, stop: &AtomicBool, next: &AtomicUsize, mut rando
     let mut done = Vec::new();
     while !stop.load(SeqCst) {
         let name = format!("chaos-{}", next.fetch_add(1, SeqCst));
-        let path = match random.below(4) {
+        let path = match random.below(5) {
             0 => "/items".to_owned(),
             1 => format!("/slow?ms={}", random.below(300)),
-            2 => format!("/stream?chunks={}&size=40&delay_ms=20", 1 + random.below(5)),
+            2 => format!("/steps?ms={}", random.below(400)),
+            3 => format!("/stream?chunks={}&size=40&delay_ms=20", 1 + random.below(5)),
             _ => format!("/slow?ms={}", random.below(30)),
         };
         let clients: Vec<_> = (0..CLIENTS_PER_KEY)

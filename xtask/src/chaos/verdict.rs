@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fs};
 use super::{
     Key, client,
     servers::{Servers, Span},
+    steps,
 };
 
 /// One call of a handler.
@@ -18,7 +19,9 @@ pub(crate) struct Run {
 
 /// `losses`: when Redis may have lost claims.
 pub(crate) fn of(keys: &[Key], servers: &Servers, losses: &[Span], memory: &[usize]) -> Result<(), String> {
-    let runs = runs(&fs::read_to_string(&servers.log).map_err(|error| error.to_string())?)?;
+    let log = fs::read_to_string(&servers.log).map_err(|error| error.to_string())?;
+    let runs = runs(&log)?;
+    let (worked, repeated) = steps::of(keys, &runs, &log, losses)?;
     let (mut all, mut again, mut window, mut forgotten) = (0, 0, 0, 0);
     for key in keys {
         let of_key = runs.get(&key.name).map(Vec::as_slice).unwrap_or_default();
@@ -67,7 +70,8 @@ pub(crate) fn of(keys: &[Key], servers: &Servers, losses: &[Span], memory: &[usi
     }
     println!(
         "chaos: {} keys, {all} runs, {again} of them a second one: {forgotten} after Redis had forgotten the key, the others \
-         from a killed owner; {window} keys have two answers; a server used at most {late} MiB",
+         from a killed owner; {window} keys have two answers; {worked} steps ran, {repeated} of them again before they were \
+         saved; a server used at most {late} MiB",
         keys.len()
     );
     Ok(())
@@ -76,7 +80,7 @@ pub(crate) fn of(keys: &[Key], servers: &Servers, losses: &[Span], memory: &[usi
 /// The runs of each key.
 pub(crate) fn runs(log: &str) -> Result<BTreeMap<String, Vec<Run>>, String> {
     let mut runs: BTreeMap<String, Vec<Run>> = BTreeMap::new();
-    for line in log.lines() {
+    for line in log.lines().filter(|line| !line.starts_with("step ")) {
         let parts: Vec<&str> = line.split(' ').collect();
         let [what, when, pid, _method, _path, key] = parts[..] else { return Err(format!("log line: {line}")) };
         let (when, pid) = (when.parse().map_err(|_| line)?, pid.parse().map_err(|_| line)?);
