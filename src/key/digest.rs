@@ -89,7 +89,9 @@ impl Digest {
 
 /// Bytes as lower-case hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    Hex(bytes).to_string()
+    // Each step of an operation has a key of 64 digits; formatting them one by one would cost most of its time.
+    let digit = |value: u8| char::from_digit(value.into(), 16).unwrap_or_default();
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 /// Shows bytes as lower-case hexadecimal digits.
