@@ -23,6 +23,7 @@ use bb8_redis::{
     bb8,
     redis::{Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, ScriptInvocation, ServerErrorKind},
 };
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 pub(crate) use self::topology::{Call, Server};
@@ -41,6 +42,12 @@ const SUSPECT: u32 = 3;
 /// A server that can't do what was asked is not asked for another connection more often than this.
 const RECONSIDERED: Duration = Duration::from_secs(1);
 
+/// Writes a field with the value that it has. `0`: it has another one.
+const WRITE_AGAIN: &str = "
+if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+return 1";
+
 /// A Redis, by its address.
 #[derive(Clone)]
 pub(crate) struct Connections {
@@ -57,6 +64,8 @@ pub(crate) struct Connections {
 struct Manager {
     topology: Topology,
     timeout: Duration,
+    /// Why the last attempt to connect failed. The pool does not tell.
+    failure: Arc<Mutex<Option<String>>>,
 }
 
 /// A connection with what is known of it. Clones are the same connection.
@@ -78,7 +87,9 @@ impl bb8::ManageConnection for Manager {
     type Error = RedisError;
 
     async fn connect(&self) -> Result<Connection, RedisError> {
-        let link = self.topology.connect(self.timeout).await?;
+        let link = self.topology.connect(self.timeout).await;
+        *self.failure.lock() = link.as_ref().err().map(ToString::to_string);
+        let link = link?;
         let state = State { made: Instant::now(), is_broken: AtomicBool::new(false), unanswered: AtomicU32::new(0) };
         Ok(Connection { link, state: Arc::new(state) })
     }
@@ -100,6 +111,7 @@ impl bb8::ManageConnection for Manager {
 #[derive(Clone)]
 struct Pool {
     connections: bb8::Pool<Manager>,
+    failure: Arc<Mutex<Option<String>>>,
     alive: Weak<()>,
 }
 
@@ -111,7 +123,7 @@ impl Connections {
     /// `location`: host, host:port or URL, of one server, of nodes of a cluster, or of sentinels.
     pub(crate) fn new(location: &Location, timeout: Duration) -> Result<Self, LocationError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let manager = Manager { topology: Topology::of(location, timeout)?, timeout };
+        let manager = Manager { topology: Topology::of(location, timeout)?, timeout, failure: Arc::default() };
         let next = || NEXT.fetch_add(1, Relaxed);
         Ok(Self { manager, id: next(), waiting_id: next(), alive: Arc::default() })
     }
@@ -159,8 +171,9 @@ impl Connections {
     /// Waits until `replicas` replicas have what was written to this name before, `within` this time. `is_there`: a field of
     /// the name, and its value, without which the server does not have it itself.
     ///
-    /// WAIT blocks its connection, so these connections are not those of other calls. A server counts for what it has done
-    /// before, whoever asked for it, so the field is read first: another server would have its own idea of "before".
+    /// WAIT blocks its connection, so these connections are not those of other calls. Since Redis 7.2 it waits for what its
+    /// own connection wrote, so the field is written again, and only where it has the value already: another server would
+    /// have its own idea of "before".
     pub(crate) fn have_replicas(
         &self,
         name: &str,
@@ -171,12 +184,11 @@ impl Connections {
         let pool = self.pool(self.waiting_id, WAITING);
         let mut pipeline = Pipeline::with_capacity(2);
         let millis = u64::try_from(within.as_millis()).unwrap_or(u64::MAX).max(1);
-        pipeline.cmd("HGET").arg(name).arg(is_there.0).cmd("WAIT").arg(replicas).arg(millis);
-        let expected = is_there.1.to_vec();
+        pipeline.cmd("EVAL").arg(WRITE_AGAIN).arg(1).arg(name).arg(is_there.0).arg(is_there.1);
+        pipeline.cmd("WAIT").arg(replicas).arg(millis);
         async move {
-            let (found, have): (Option<Vec<u8>>, usize) =
-                pool.ask_alone(&Call::Pipeline(pipeline)).await.map_err(of_redis)?;
-            Ok(found == Some(expected) && have >= replicas)
+            let (is_there, have): (bool, usize) = pool.ask_alone(&Call::Pipeline(pipeline)).await.map_err(of_redis)?;
+            Ok(is_there && have >= replicas)
         }
     }
 
@@ -206,7 +218,8 @@ impl Connections {
                 .idle_timeout(None)
                 .connection_timeout(self.manager.timeout)
                 .build_unchecked(self.manager.clone());
-            let pool = Pool { connections, alive: Arc::downgrade(&self.alive) };
+            let failure = self.manager.failure.clone();
+            let pool = Pool { connections, failure, alive: Arc::downgrade(&self.alive) };
             pools.insert(id, pool.clone());
             pool
         })
@@ -242,7 +255,7 @@ impl Pool {
 
     /// Makes a call on a connection that no other call uses meanwhile.
     async fn ask_alone<T: FromRedisValue>(&self, call: &Call) -> Result<T, RedisError> {
-        let mut connection = self.connections.get().await.map_err(of_pool)?;
+        let mut connection = self.connections.get().await.map_err(|error| self.refused(error))?;
         let answer = connection.ask(call).await;
         if answer.as_ref().is_err_and(|error| Verdict::of(error) != Verdict::Works || error.is_timeout()) {
             connection.give_up();
@@ -254,15 +267,17 @@ impl Pool {
     async fn connection(&self) -> Result<Connection, RedisError> {
         match self.connections.get().await {
             Ok(pooled) => Ok(pooled.clone()),
-            Err(error) => Err(of_pool(error)),
+            Err(error) => Err(self.refused(error)),
         }
     }
-}
 
-fn of_pool(error: bb8::RunError<RedisError>) -> RedisError {
-    match error {
-        bb8::RunError::User(error) => error,
-        bb8::RunError::TimedOut => (ErrorKind::Io, "no connection in time").into(),
+    fn refused(&self, error: bb8::RunError<RedisError>) -> RedisError {
+        const WHAT: &str = "no connection in time";
+        match (error, self.failure.lock().clone()) {
+            (bb8::RunError::User(error), _) => error,
+            (bb8::RunError::TimedOut, Some(why)) => (ErrorKind::Io, WHAT, why).into(),
+            (bb8::RunError::TimedOut, None) => (ErrorKind::Io, WHAT).into(),
+        }
     }
 }
 

@@ -4,15 +4,19 @@
 //! and a connection to it works. So the sentinels are asked all the time, and a connection is used only while they have
 //! named its server within the last second.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use bb8_redis::redis::{
     self, AsyncConnectionConfig, Client, ConnectionInfo, ErrorKind, RedisError, RedisResult, aio::MultiplexedConnection,
 };
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
     sync::{Notify, watch},
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::{address::with_host, tls::Tls, topology::client};
@@ -26,6 +30,12 @@ const COUNTS: Duration = Duration::from_secs(1);
 
 /// How long one sentinel may take.
 const PATIENCE: Duration = Duration::from_millis(250);
+
+/// How long one sentinel may take that there is no connection to. With TLS that is several round trips.
+const CONNECTING: Duration = Duration::from_millis(750);
+
+/// How long the others may take once one has answered.
+const AFTER_THE_FIRST: Duration = Duration::from_millis(100);
 
 /// A primary, as sentinels name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,7 +116,7 @@ impl Sentinels {
         let is_fresh = |heard: &Heard| heard.asked.is_some_and(&is_fresh);
         if !is_fresh(&heard.borrow()) {
             self.0.ask_now.notify_one();
-            let _ = timeout(PATIENCE * 3, heard.wait_for(is_fresh)).await;
+            let _ = timeout(CONNECTING + PATIENCE, heard.wait_for(is_fresh)).await;
         }
         let heard = heard.borrow().clone();
         heard.primary.ok_or_else(|| {
@@ -121,9 +131,9 @@ impl Sentinels {
         self.0.is_asking.call_once(|| {
             let (shared, ask_now) = (Arc::downgrade(&self.0), self.0.ask_now.clone());
             self.0.background.spawn(async move {
-                let mut connections = HashMap::new();
+                let mut questions = Questions::default();
                 while let Some(shared) = shared.upgrade() {
-                    shared.ask(&mut connections).await;
+                    shared.ask(&mut questions).await;
                     drop(shared);
                     tokio::select! {
                         () = sleep(EVERY) => {}
@@ -136,22 +146,24 @@ impl Sentinels {
 }
 
 impl Shared {
-    /// Asks all sentinels. The answer counts when most have answered, or when no more will.
-    async fn ask(&self, connections: &mut HashMap<usize, MultiplexedConnection>) {
+    /// Asks all sentinels. Their answer counts when most have answered, or soon after the first one: the others may be gone.
+    async fn ask(&self, questions: &mut Questions) {
         let asked = Instant::now();
-        let asks = self.sentinels.iter().enumerate().map(|(at, client)| {
-            let connection = connections.remove(&at);
-            let ask = timeout(PATIENCE, ask(client, connection, &self.name));
-            async move { (at, ask.await.unwrap_or_else(|_| Err((ErrorKind::Io, "no answer in time").into()))) }
-        });
-        let mut asks: FuturesUnordered<_> = asks.collect();
+        questions.ask(&self.sentinels, &self.name);
         let (mut named, mut answers, mut error) = (None::<Primary>, 0, None);
-        while let Some((at, answer)) = asks.next().await {
-            match answer {
+        let mut until = asked + CONNECTING;
+        while let Ok(Some(answer)) = timeout_at(until, questions.under_way.next()).await {
+            questions.waiting.remove(&answer.sentinel);
+            match answer.said {
                 Ok((connection, primary)) => {
-                    connections.insert(at, connection);
-                    answers += 1;
-                    if named.as_ref().is_none_or(|named| named.epoch < primary.epoch) {
+                    questions.connections.insert(answer.sentinel, connection);
+                    // One to an earlier question may be of before, and may have waited for this process to go on.
+                    if answer.asked >= asked {
+                        answers += 1;
+                        until = until.min(Instant::now() + AFTER_THE_FIRST);
+                    }
+                    if answer.asked.elapsed() < COUNTS && named.as_ref().is_none_or(|named| named.epoch < primary.epoch)
+                    {
                         named = Some(primary);
                     }
                 }
@@ -185,6 +197,39 @@ impl Shared {
     }
 }
 
+/// The questions to sentinels. One that is slow is not asked again meanwhile.
+#[derive(Default)]
+struct Questions {
+    /// By the index of the sentinel.
+    connections: HashMap<usize, MultiplexedConnection>,
+    waiting: HashSet<usize>,
+    under_way: FuturesUnordered<BoxFuture<'static, Answer>>,
+}
+
+struct Answer {
+    sentinel: usize,
+    asked: Instant,
+    said: RedisResult<(MultiplexedConnection, Primary)>,
+}
+
+impl Questions {
+    fn ask(&mut self, sentinels: &[Client], name: &str) {
+        for (sentinel, client) in sentinels.iter().enumerate() {
+            if !self.waiting.insert(sentinel) {
+                continue;
+            }
+            let connection = self.connections.remove(&sentinel);
+            let patience = if connection.is_some() { PATIENCE } else { CONNECTING };
+            let (client, name, asked) = (client.clone(), name.to_owned(), Instant::now());
+            self.under_way.push(Box::pin(async move {
+                let said = timeout(patience, ask(&client, connection, &name)).await;
+                let said = said.unwrap_or_else(|_| Err((ErrorKind::Io, "no answer in time").into()));
+                Answer { sentinel, asked, said }
+            }));
+        }
+    }
+}
+
 /// Asks one sentinel, over its last connection if there is one.
 async fn ask(
     client: &Client,
@@ -192,7 +237,7 @@ async fn ask(
     name: &str,
 ) -> RedisResult<(MultiplexedConnection, Primary)> {
     let config =
-        AsyncConnectionConfig::new().set_connection_timeout(Some(PATIENCE)).set_response_timeout(Some(PATIENCE));
+        AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECTING)).set_response_timeout(Some(PATIENCE));
     let mut connection = match connection {
         Some(connection) => connection,
         None => client.get_multiplexed_async_connection_with_config(&config).await?,

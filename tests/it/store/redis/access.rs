@@ -1,4 +1,8 @@
 //! How tests talk to a Redis of theirs: with a password, with TLS, or with neither.
+#![cfg_attr(
+    not(feature = "redis-tls"),
+    expect(clippy::unused_self, clippy::needless_update, reason = "nothing to tell apart")
+)]
 
 #[cfg(feature = "redis-tls")]
 use std::sync::Arc;

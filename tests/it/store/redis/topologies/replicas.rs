@@ -8,7 +8,9 @@ use crate::{
     store::redis::{cluster::Cluster, fixture::Redis, sentinel::Sentinels},
 };
 
-const REPLICAS: (&str, &str) = ("IDEMPOTENCY_KEY__STORAGE__REPLICAS", "1");
+/// Half of the time is for the replica. The machine may be busy.
+const REPLICAS: [(&str, &str); 2] =
+    [("IDEMPOTENCY_KEY__STORAGE__REPLICAS", "1"), ("IDEMPOTENCY_KEY__STORAGE__TIMEOUT", "2")];
 
 /// A claim that nobody releases would last for 30 seconds.
 const SOON: Duration = Duration::from_secs(10);
@@ -103,7 +105,7 @@ fn run_at_once(server: &Server, keys: &[String]) {
 
 fn nothing_runs_without_a_replica(place: &impl Place) {
     let log = RunLog::new();
-    let [one, two] = [0, 1].map(|_| place.server(&log, &[REPLICAS]));
+    let [one, two] = [0, 1].map(|_| place.server(&log, &REPLICAS));
     let answers = completed(&one, 10);
     are_replayed(&two, &answers);
     place.replicas().iter().for_each(|replica| replica.freeze());
@@ -141,7 +143,7 @@ fn nothing_runs_while_the_replicas_of_a_cluster_are_frozen() {
 #[test]
 fn nothing_runs_while_the_replica_is_dead() {
     let (mut pair, log) = (Pair::start(), RunLog::new());
-    let server = pair.server(&log, &[REPLICAS]);
+    let server = pair.server(&log, &REPLICAS);
     let answers = completed(&server, 5);
     pair.replica.kill();
     let keys = [fresh_key(), fresh_key()];
@@ -155,7 +157,7 @@ fn nothing_runs_while_the_replica_is_dead() {
 #[test]
 fn a_run_that_loses_the_replica_is_answered_and_replayed_later() {
     let (pair, log) = (Pair::start(), RunLog::new());
-    let [owner, other] = [0, 1].map(|_| pair.server(&log, &[REPLICAS]));
+    let [owner, other] = [0, 1].map(|_| pair.server(&log, &REPLICAS));
     let request = Request::post("/slow?ms=700").key(&fresh_key());
     let mut running = owner.begin(&request);
     log.wait_for("start", 1);
@@ -173,7 +175,7 @@ fn a_run_that_loses_the_replica_is_answered_and_replayed_later() {
 #[test]
 fn without_the_setting_a_frozen_replica_is_not_noticed() {
     let (pair, log) = (Pair::start(), RunLog::new());
-    let server = pair.server(&log, &[]);
+    let server = pair.server(&log, &REPLICAS[1..]);
     pair.replica.freeze();
     let answers = completed(&server, 5);
     are_replayed(&server, &answers);
