@@ -5,7 +5,7 @@
 //!
 //! | last segment | status | what a client does |
 //! |---|---|---|
-//! | `missing-key` | 400 | sends a key |
+//! | `missing-key` | `missing_key_status_code` | sends a key |
 //! | `invalid-key` | 400 | sends a well-formed key, once |
 //! | `key-reused` | `mismatch_status_code` | uses a new key for a new operation |
 //! | `in-flight` | `in_flight_status_code` | retries later with the same key |
@@ -82,6 +82,7 @@ pub(crate) struct ProblemStyle {
     /// Where the key is sent, as people write it.
     pub(crate) header: String,
     pub(crate) mismatch_status: StatusCode,
+    pub(crate) missing_key_status: StatusCode,
     pub(crate) in_flight_status: StatusCode,
     /// `Link: <…>; rel="describedby"`.
     pub(crate) link: Option<HeaderValue>,
@@ -127,6 +128,7 @@ impl ProblemStyle {
         Self {
             header: settings.header.iter().map(header_name).collect::<Vec<_>>().join("` or `"),
             mismatch_status: settings.mismatch_status_code,
+            missing_key_status: settings.missing_key_status_code,
             in_flight_status: settings.in_flight_status_code,
             // `Settings::check` has seen that it is a header value.
             link: link.and_then(Result::ok),
@@ -261,7 +263,8 @@ impl Problem {
 
     pub(crate) fn status(self, style: &ProblemStyle) -> StatusCode {
         match self {
-            Self::MissingKey | Self::InvalidKey(_) | Self::UnreadableBody => StatusCode::BAD_REQUEST,
+            Self::MissingKey => style.missing_key_status,
+            Self::InvalidKey(_) | Self::UnreadableBody => StatusCode::BAD_REQUEST,
             Self::KeyReused => style.mismatch_status,
             Self::InFlight { .. } => style.in_flight_status,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,

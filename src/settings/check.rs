@@ -161,6 +161,7 @@ impl Settings {
         let statuses = [
             ("conflict_status_code", self.conflict_status_code, 200),
             ("mismatch_status_code", Some(self.mismatch_status_code), 400),
+            ("missing_key_status_code", Some(self.missing_key_status_code), 400),
             ("in_flight_status_code", Some(self.in_flight_status_code), 400),
         ];
         for (setting, status, least) in statuses {

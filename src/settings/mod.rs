@@ -69,6 +69,8 @@ pub struct Settings {
     pub original_status_header: Option<HeaderName>,
     /// `mismatch_status_code`: the status when a key is reused with another payload.
     pub mismatch_status_code: StatusCode,
+    /// `missing_key_status_code`: the status of a request without the key that it needs.
+    pub missing_key_status_code: StatusCode,
     /// `in_flight_status_code`: the status when the first request still runs after `lock.timeout`.
     pub in_flight_status_code: StatusCode,
     /// `replay_header`: a response header that marks replays with `true`. `None`: no marker.
@@ -300,6 +302,7 @@ impl Settings {
             } else {
                 StatusCode::UNPROCESSABLE_ENTITY
             },
+            missing_key_status_code: StatusCode::BAD_REQUEST,
             in_flight_status_code: if django { StatusCode::LOCKED } else { StatusCode::CONFLICT },
             replay_header: Some(HeaderName::from_static("idempotent-replayed")),
             replay_cookies: false,

@@ -105,6 +105,7 @@ pub(super) const ROOT: &[Setting<Settings>] = settings! {
     "conflict_status_code", STATUS, |s, v| or_none(v, status) => s.conflict_status_code;
     "original_status_header", HEADER_OR_NONE, |s, v| or_none(v, header) => s.original_status_header;
     "mismatch_status_code", ERROR_STATUS, |s, v| error_status(v.one()?) => s.mismatch_status_code;
+    "missing_key_status_code", ERROR_STATUS, |s, v| error_status(v.one()?) => s.missing_key_status_code;
     "in_flight_status_code", ERROR_STATUS, |s, v| error_status(v.one()?) => s.in_flight_status_code;
     "replay_header", HEADER_OR_NONE, |s, v| or_none(v, header) => s.replay_header;
     "replay_cookies", "true or false", |s, v| flag(v) => s.replay_cookies;

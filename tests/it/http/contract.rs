@@ -1,7 +1,10 @@
 //! The documented contract of an API with its clients: OpenAPI descriptions, CORS headers and the expiry header.
 
 use actix_idempotency::{Policy, Settings, cors, key::Syntax, openapi, settings::OnUnknown};
-use actix_web::{dev::ResourceDef, http::Method};
+use actix_web::{
+    dev::ResourceDef,
+    http::{Method, StatusCode},
+};
 use roas::{
     v3_1::spec::Spec,
     validation::{Options, Validate as _},
@@ -105,6 +108,21 @@ fn every_refusal_is_described() {
             );
         }
     }
+}
+
+#[test]
+fn a_missing_key_is_described_under_its_own_status() {
+    let mut settings = Settings::default();
+    settings.missing_key_status_code = StatusCode::PRECONDITION_REQUIRED;
+    let problems = |status: &str, policy| {
+        let document = document(&settings, policy);
+        let name = document["paths"]["/payments"]["post"]["responses"][status]["$ref"].as_str()?.rsplit('/').next()?;
+        let content = &document["components"]["responses"][name]["content"]["application/problem+json"];
+        Some(content["examples"].as_object()?.keys().cloned().collect::<Vec<_>>())
+    };
+    assert_eq!(problems("428", Policy::Required).unwrap(), ["missing-key"]);
+    assert_eq!(problems("400", Policy::Required).unwrap(), ["invalid-key"]);
+    assert_eq!(problems("428", Policy::Optional), None);
 }
 
 /// A document with one path, described by `describe`.

@@ -62,6 +62,14 @@ fn a_key_comes_in_one_line() {
 }
 
 #[test]
+fn a_missing_key_has_the_status_that_the_setting_names() {
+    let server = Server::start(&[("IDEMPOTENCY_KEY__MISSING_KEY_STATUS_CODE", "428")]);
+    server.send(Request::post("/items")).is_problem(428, "missing-key");
+    server.send(Request::post("/items").key("a b")).is_problem(400, "invalid-key");
+    assert_eq!(server.send(Request::post("/optional")).status, 201);
+}
+
+#[test]
 fn a_key_outside_of_its_header_does_not_count() {
     let server = Server::start(&[]);
     server.send(Request::post("/items?Idempotency-Key=k")).is_problem(400, "missing-key");

@@ -53,6 +53,7 @@ pub(super) const ROOT: &[Known<Settings>] = known! {
         ("\"X-First\"", "X-First") is "Some(\"x-first\")", ("\"none\"", "none") is "None";
         not "", "a b", "Content-Type";
     "mismatch_status_code": |s: &Settings| s.mismatch_status_code; ("400", "400") is "400"; not "200", "none", "";
+    "missing_key_status_code": |s: &Settings| s.missing_key_status_code; ("428", "428") is "428"; not "302", "none", "";
     "in_flight_status_code": |s: &Settings| s.in_flight_status_code; ("503", "503") is "503"; not "304", "600", "";
     "replay_header": |s: &Settings| s.replay_header.clone(); ("\"X-Again\"", "X-Again") is "Some(\"x-again\")",
         ("\"none\"", "none") is "None"; not "", "Date";
