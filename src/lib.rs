@@ -43,7 +43,7 @@ pub use self::{
     app::{Builder, Idempotency},
     client::{cors, openapi, problem},
     endpoints::OperationsScope,
-    handler::{IdempotencyInfo, ResponseExt, StoreOverride, lost, steps},
+    handler::{IdempotencyInfo, KeepFor, ResponseExt, StoreOverride, lost, steps},
     key::{BasicKeyEncoder, DjangoKeyEncoder, KeyEncoder, Principal},
     middleware::{ExemptIdempotencyKey, IdempotencyKey, guard},
     policy::Policy,

@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::SeqCst},
     },
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use actix_web::http::StatusCode;
@@ -51,6 +51,8 @@ pub(crate) struct HeldClaim {
     promise: Option<Arc<AtomicBool>>,
     /// The status of a response that is not stored.
     status: u16,
+    /// How long the record of the response is kept.
+    pub(super) ttl: Duration,
 }
 
 /// Keeps a claim alive, and known to the duplicates of this process.
@@ -92,6 +94,7 @@ impl HeldClaim {
             (handle.renewals.start(&claim, &steps, config, entry.end()), entry)
         });
         let ceiling = config.renewed_for.is_none().then(|| Instant::now() + config.lease);
+        let ttl = config.ttl;
         Box::new(Self {
             claims,
             state: State::Claimed(claim),
@@ -103,10 +106,12 @@ impl HeldClaim {
             has_steps: false,
             promise: None,
             status: 500,
+            ttl,
         })
     }
 
     pub(super) fn unlocked(claims: Arc<Claims>, begin: BeginRequest) -> Box<Self> {
+        let ttl = claims.config.ttl;
         Box::new(Self {
             claims,
             state: State::Unlocked(begin),
@@ -118,6 +123,7 @@ impl HeldClaim {
             has_steps: false,
             promise: None,
             status: 500,
+            ttl,
         })
     }
 
@@ -170,6 +176,11 @@ impl HeldClaim {
         self.status = status.as_u16();
     }
 
+    /// The record of the response is kept for this long.
+    pub(crate) fn keep_for(&mut self, ttl: Duration) {
+        self.ttl = ttl;
+    }
+
     fn release_as(&self) -> ReleaseAs {
         match &self.promise {
             Some(promise) if promise.load(SeqCst) => ReleaseAs::NotStored { status: self.status },
@@ -206,7 +217,7 @@ impl HeldClaim {
         // token.
         if let State::Completing(claim, record) = &self.state
             && self.claims.handle.store.answers_at_once()
-            && let Some(answer) = self.claims.call_complete(claim, record).now().ok()
+            && let Some(answer) = self.claims.call_complete(claim, record, self.ttl).now().ok()
         {
             return Either::Left(ready(self.completed(answer)));
         }
@@ -215,14 +226,14 @@ impl HeldClaim {
 
     async fn write(mut self: Box<Self>) -> Written {
         if let State::Replacing(begin, record) = &self.state {
-            let written = self.claims.replace(begin, record, self.claims.config.timeout).await;
+            let written = self.claims.replace(begin, record, self.ttl, self.claims.config.timeout).await;
             if !matches!(written, Written::Behind) {
                 self.state = State::Ended;
             }
             return written;
         }
         let State::Completing(claim, record) = &self.state else { return Written::Lost };
-        let answer = self.claims.call_complete(claim, record).within(self.claims.config.timeout).await;
+        let answer = self.claims.call_complete(claim, record, self.ttl).within(self.claims.config.timeout).await;
         self.completed(answer)
     }
 
@@ -320,7 +331,7 @@ impl HeldClaim {
                 self.claims.release_in_background(claim, self.release_as(), restoring);
             }
             State::Completing(claim, record) => self.write_behind(claim, record),
-            State::Replacing(begin, record) => self.claims.replace_in_background(begin, record),
+            State::Replacing(begin, record) => self.claims.replace_in_background(begin, record, self.ttl),
             State::Unlocked(_) | State::Ended => {}
         }
     }
@@ -366,7 +377,12 @@ impl Written {
 }
 
 impl Claims {
-    pub(super) fn call_complete<'a>(&'a self, claim: &'a Claim, record: &'a Record) -> StoreCall<'a, Completion> {
-        self.handle.call("complete", self.handle.store.complete(claim, record, self.config.ttl))
+    pub(super) fn call_complete<'a>(
+        &'a self,
+        claim: &'a Claim,
+        record: &'a Record,
+        ttl: Duration,
+    ) -> StoreCall<'a, Completion> {
+        self.handle.call("complete", self.handle.store.complete(claim, record, ttl))
     }
 }

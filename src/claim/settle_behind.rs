@@ -23,9 +23,12 @@ impl HeldClaim {
         handle.background.spawn(async move {
             let until = Instant::now() + claims.config.retry_for;
             let mut held = Some(self);
-            while let Some(claim) = held.take() {
+            while let Some(mut claim) = held.take() {
                 match settle(&ledger, id, token, claims.config.timeout).await {
-                    Ok(Settled::Ours(Some(row)) | Settled::Theirs(row)) if completes => claim.complete_unwaited(row.record),
+                    Ok(Settled::Ours(Some(row)) | Settled::Theirs(row)) if completes => {
+                        claim.keep_for(row.remaining);
+                        claim.complete_unwaited(row.record);
+                    }
                     Ok(Settled::Ours(_) | Settled::Theirs(_)) => claim.ended(),
                     Ok(Settled::Nothing) => claim.free(),
                     Err(error) if Instant::now() >= until => {

@@ -47,13 +47,14 @@ impl Claims {
         self: &Arc<Self>,
         begin: &BeginRequest,
         record: &Record,
+        ttl: Duration,
         patience: Duration,
     ) -> Written {
         let claim = match self.claim_to_replace(begin, patience).await {
             Ok(claim) => claim,
             Err(written) => return written,
         };
-        match self.call_complete(&claim, record).within(self.config.timeout).await {
+        match self.call_complete(&claim, record, ttl).within(self.config.timeout).await {
             Ok(completion) => Written::of(&claim, completion),
             Err(error) => {
                 tracing::warn!(%error, record = ?begin.id, "the response is not stored yet; the write-behind goes on");
@@ -86,7 +87,7 @@ impl Claims {
     }
 
     /// As [`replace`](Self::replace), retried for `storage.retry_for`.
-    pub(super) fn replace_in_background(self: &Arc<Self>, begin: BeginRequest, record: Record) {
+    pub(super) fn replace_in_background(self: &Arc<Self>, begin: BeginRequest, record: Record, ttl: Duration) {
         let claims = self.clone();
         let running = self.handle.in_flight.track();
         let counted = metrics::WriteBehind::starts();
@@ -94,7 +95,7 @@ impl Claims {
             let until = Instant::now() + claims.config.retry_for;
             loop {
                 let left = until.saturating_duration_since(Instant::now());
-                if !matches!(claims.replace(&begin, &record, left).await, Written::Behind) {
+                if !matches!(claims.replace(&begin, &record, ttl, left).await, Written::Behind) {
                     break;
                 }
                 if left.is_zero() {

@@ -39,12 +39,12 @@ impl HeldClaim {
 
     /// Retries the write for `storage.retry_for`. The lease is renewed meanwhile.
     pub(super) fn write_behind(&mut self, claim: Claim, record: Record) {
-        let (claims, upkeep) = (self.claims.clone(), self.upkeep.take());
+        let (claims, upkeep, ttl) = (self.claims.clone(), self.upkeep.take(), self.ttl);
         let running = claims.handle.in_flight.track();
         let counted = metrics::WriteBehind::starts();
         self.claims.handle.background.spawn(async move {
             let patient = claims.config.timeout.max(PATIENT);
-            let write = || claims.call_complete(&claim, &record).within(patient);
+            let write = || claims.call_complete(&claim, &record, ttl).within(patient);
             match retry(&claims.handle.health, claims.config.retry_for, write).await {
                 Ok(completion) => drop(Written::of(&claim, completion)),
                 Err(error) => {

@@ -13,5 +13,5 @@ pub(crate) use self::{
 };
 pub use self::{
     info::IdempotencyInfo,
-    store_override::{ResponseExt, StoreOverride},
+    store_override::{KeepFor, ResponseExt, StoreOverride},
 };

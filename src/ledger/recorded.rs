@@ -23,7 +23,6 @@ pub(crate) struct Recorded {
     /// and has expired may be replaced by others, and must not be taken for a later row.
     pub(crate) token: Cell<OwnerToken>,
     pub(crate) attempt: u32,
-    pub(crate) keep: Duration,
     pub(crate) patience: Duration,
     /// What the ledger said last.
     pub(crate) look: RefCell<Look>,
@@ -39,6 +38,9 @@ pub(crate) trait Lent {
     /// The record of a response. `body` is `None` when it is not kept.
     fn record(&self, head: &ResponseHead, body: Option<&[u8]>) -> Record;
 
+    /// How long the row of a response with these extensions is kept.
+    fn keep(&self, extensions: &Extensions) -> Duration;
+
     /// Whether a success with these extensions may be recorded. `has_principal`: whether the request has one now.
     fn is_recordable(&self, head: &ResponseHead, extensions: &Extensions, has_principal: bool) -> bool;
 
@@ -47,14 +49,14 @@ pub(crate) trait Lent {
 }
 
 impl Recorded {
-    /// The row of this run with this record.
-    pub(crate) fn row(&self, record: Record, max_run: Duration) -> NewRow {
+    /// The row of this run with this record, which is kept for this long.
+    pub(crate) fn row(&self, record: Record, keep: Duration, max_run: Duration) -> NewRow {
         let look = self.look.borrow();
         self.token.set(OwnerToken::random());
         NewRow {
             attempt: self.attempt,
             principal_tag: self.principal_tag,
-            keep: self.keep,
+            keep,
             max_run,
             patience: self.patience,
             ..NewRow::new(self.id, self.fingerprint, self.token.get(), record, &look)

@@ -79,6 +79,8 @@ pub(crate) enum State {
 pub(crate) struct Answered {
     pub(crate) response: HttpResponse,
     pub(crate) record: Record,
+    /// How long its row is kept.
+    pub(crate) keep: Duration,
 }
 
 impl LedgerRun {
@@ -160,6 +162,7 @@ impl LedgerRun {
         let bytes = body.try_into_bytes();
         let kept = bytes.as_ref().ok().filter(|bytes| bytes.len() <= most).cloned();
         let record = recorded.lent.record(head.head(), kept.as_deref());
+        let keep = recorded.lent.keep(&head.extensions());
         *response = match bytes {
             Ok(bytes) => head.set_body(BoxBody::new(bytes)),
             Err(stream) => {
@@ -168,7 +171,7 @@ impl LedgerRun {
             }
         };
         self.entry_is_out.set(true);
-        Ok(LedgerEntry::new(recorded.row(record, self.max_run)))
+        Ok(LedgerEntry::new(recorded.row(record, keep, self.max_run)))
     }
 
     /// Whether the request had a principal when the handler asked for a transaction.
@@ -346,9 +349,9 @@ impl LedgerRun {
 
     /// Commits with this response, in a task. [`poll_committed`](Self::poll_committed) waits for it.
     pub(super) fn commit(&self, tx: AnyTx, row: NewRow, response: HttpResponse) {
-        let (ledger, record) = (self.ledger.clone(), row.record.clone());
+        let (ledger, record, keep) = (self.ledger.clone(), row.record.clone(), row.keep);
         let task = Task::in_place(async move { commit_with_row(&ledger, tx, &row).await });
-        *self.state.borrow_mut() = State::Committing(task, Box::new(Answered { response, record }));
+        *self.state.borrow_mut() = State::Committing(task, Box::new(Answered { response, record, keep }));
     }
 
     /// Waits for the verdict. `None`: the handler has returned.

@@ -185,7 +185,9 @@ impl<L: Ledger> Transactions<L> {
                 return Err(TransactionError::Failed("the body of its answer failed".into()).into());
             }
         };
-        let row = recorded.row(recorded.lent.record(head.head(), kept.as_deref()), self.run.max_run());
+        let (record, keep) =
+            (recorded.lent.record(head.head(), kept.as_deref()), recorded.lent.keep(&head.extensions()));
+        let row = recorded.row(record, keep, self.run.max_run());
         self.run.commit(tx.into_any(), row, head.set_body(body));
         match poll_fn(|cx| self.run.poll_committed(cx)).await {
             Some(Ended::Committed) => Ok(self.run.committed_response()),

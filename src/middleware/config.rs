@@ -9,7 +9,7 @@ use std::{
 
 use actix_web::{
     HttpMessage as _,
-    dev::ServiceRequest,
+    dev::{Extensions, ServiceRequest},
     http::header::{HeaderMap, HeaderValue, HttpDate, TryIntoHeaderValue as _},
 };
 use bytes::Bytes;
@@ -23,7 +23,7 @@ use crate::{
     app::{Idempotency, PrincipalFn, warn_of_given_up_promises},
     claim::{ClaimRequest, Claims, InFlight, at_most_a_century},
     client::problem::ProblemStyle,
-    handler::SaveSteps,
+    handler::{KeepFor, SaveSteps},
     key::{Fingerprint, Key, KeyEncoder, KeyRequest, Principal, RecordId, record_id::RecordIds},
     ledger::AnyLedger,
     observe::Observers,
@@ -249,6 +249,14 @@ impl WrapConfig {
         for name in &self.settings.should_retry_headers {
             headers.insert(name.clone(), HeaderValue::from_static("false"));
         }
+    }
+
+    /// How long the record of a response with these extensions is kept.
+    pub(super) fn keep_of(&self, extensions: &Extensions) -> Duration {
+        let storage = &self.settings.storage;
+        let most = || at_most_a_century(storage.max_ttl.unwrap_or(Duration::MAX));
+        let kept = extensions.get::<KeepFor>();
+        kept.map_or(storage.ttl, |kept| kept.0.clamp(Duration::from_millis(1), most()))
     }
 
     /// Adds the date until which a stored response is kept, if `expires_header` asks for it.

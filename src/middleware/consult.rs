@@ -1,5 +1,7 @@
 //! The decision of a wrap with a ledger. Claims save runs there, and rows decide.
 
+use std::time::Duration;
+
 use actix_service::Service;
 use actix_web::{
     Error,
@@ -162,7 +164,6 @@ where
             // Tokens of claims in memory are told apart within their process only.
             token: OwnerToken::random().into(),
             attempt,
-            keep: storage.ttl,
             patience: storage.timeout,
             look: look.into(),
             most: storage.max_response_body,
@@ -187,6 +188,10 @@ struct Lending {
 impl Lent for Lending {
     fn record(&self, head: &ResponseHead, body: Option<&[u8]>) -> Record {
         record_of(head, body, &self.config.settings)
+    }
+
+    fn keep(&self, extensions: &Extensions) -> Duration {
+        self.config.keep_of(extensions)
     }
 
     fn is_recordable(&self, head: &ResponseHead, extensions: &Extensions, has_principal: bool) -> bool {

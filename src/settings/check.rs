@@ -202,10 +202,17 @@ impl Settings {
                     return Err(invalid(&format!("{section}.{setting}"), &value, &format!("{least} to {most}")));
                 }
             }
-            for (setting, value) in [("ttl", storage.ttl), ("timeout", storage.timeout)] {
-                if value < Duration::from_millis(1) {
+            for (setting, value) in
+                [("ttl", Some(storage.ttl)), ("max_ttl", storage.max_ttl), ("timeout", Some(storage.timeout))]
+            {
+                if value.is_some_and(|value| value < Duration::from_millis(1)) {
                     return Err(invalid(&format!("{section}.{setting}"), &"0", "at least 1ms"));
                 }
+            }
+            if storage.max_ttl.is_some_and(|most| most < storage.ttl) {
+                return Err(ConfigError::Combination(format!(
+                    "`{section}.ttl` is longer than `{section}.max_ttl`, which bounds what handlers keep"
+                )));
             }
         }
         Ok(())

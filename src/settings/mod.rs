@@ -139,6 +139,8 @@ pub struct StorageSettings {
     pub store_on_statuses: Statuses,
     /// `ttl` of a record, from completion.
     pub ttl: Duration,
+    /// `max_ttl`: the longest time that a handler can [keep](crate::ResponseExt::keep_for) a record. `None`: a century.
+    pub max_ttl: Option<Duration>,
     /// `min_retention`: the least that a full embedded store keeps a record.
     pub min_retention: Duration,
     /// `max_entries` of an embedded store.
@@ -270,6 +272,7 @@ impl Settings {
             durability: Durability::Power,
             store_on_statuses: Statuses::of(profile),
             ttl: seconds(if profile == Profile::StripeV2 { 30 } else { 1 } * 24 * 60 * 60),
+            max_ttl: None,
             min_retention: seconds(60),
             max_entries: 1_000_000,
             max_bytes: 256 << 20,

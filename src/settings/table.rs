@@ -163,6 +163,7 @@ pub(super) const STORAGE: &[Setting<StorageSettings>] = settings! {
     } => s.durability;
     "store_on_statuses", STATUSES, |s, v| Statuses::of_items(v.items()).filter(|statuses| !statuses.is_empty()) => s.store_on_statuses;
     "ttl", DURATION, |s, v| value::duration(v.one()?) => s.ttl;
+    "max_ttl", DURATION_OR_NONE, |s, v| or_none(v, value::duration) => s.max_ttl;
     "min_retention", DURATION, |s, v| value::duration(v.one()?) => s.min_retention;
     "max_entries", COUNT, |s, v| count(v) => s.max_entries;
     "max_bytes", SIZE, |s, v| value::size(v.one()?) => s.max_bytes;

@@ -46,6 +46,8 @@ where
         return at_once(through(response));
     };
     let settings = &governed.config.settings;
+    let keep = governed.config.keep_of(&response.response().extensions());
+    held.keep_for(keep);
     // The record of an anonymous request answers whoever sends its key.
     let is_of_somebody = governed.is_anonymous && response.request().extensions().contains::<Principal>();
     if is_of_somebody {
@@ -85,7 +87,7 @@ where
         let without_body = record_of(response.head(), None, settings);
         // The TTL starts at completion, which is still to come: the record will be kept a little longer than this says.
         governed.config.add_should_retry(response.headers_mut());
-        governed.config.add_expiry(response.headers_mut(), settings.storage.ttl);
+        governed.config.add_expiry(response.headers_mut(), keep);
         let operation = mem::take(&mut governed.operation);
         let recording = Recording::new(body, without_body, is_endless, operation, settings);
         return at_once(ServiceResponse::new(request, response.set_body(AnswerBody::recorded(recording))));
@@ -149,9 +151,11 @@ impl<'a, S: Service<ServiceRequest>> Stored<'a, S> {
 /// unknown.
 pub(in crate::middleware) async fn verdict<S: Service<ServiceRequest>, B: MessageBody + 'static>(
     response: HttpResponse,
-    held: Box<HeldClaim>,
+    mut held: Box<HeldClaim>,
     governed: &mut Governed<S>,
 ) -> Option<HttpResponse<AnswerBody<B>>> {
+    let keep = governed.config.keep_of(&response.extensions());
+    held.keep_for(keep);
     let (mut response, body) = response.into_parts();
     let (kept, body) = match buffer(body, governed.config.settings.storage.max_response_body).await {
         Buffered::Whole(bytes) => (Some(bytes.clone()), AnswerBody::whole(bytes)),
@@ -172,7 +176,7 @@ pub(in crate::middleware) async fn verdict<S: Service<ServiceRequest>, B: Messag
         return Some(response);
     }
     governed.config.add_should_retry(response.headers_mut());
-    governed.config.add_expiry(response.headers_mut(), governed.config.settings.storage.ttl);
+    governed.config.add_expiry(response.headers_mut(), keep);
     Some(response.set_body(body))
 }
 
@@ -195,7 +199,8 @@ fn answer<S: Service<ServiceRequest>, B: MessageBody + 'static>(
         }
         Written::Stored | Written::Behind => {
             governed.config.add_should_retry(response.headers_mut());
-            governed.config.add_expiry(response.headers_mut(), governed.config.settings.storage.ttl);
+            let keep = governed.config.keep_of(&response.extensions());
+            governed.config.add_expiry(response.headers_mut(), keep);
         }
         Written::Superseded(None) | Written::Lost => {}
     }
@@ -211,6 +216,8 @@ pub(in crate::middleware) async fn error<S: Service<ServiceRequest>>(
     let Some(mut held) = governed.operation.held.take() else { return error };
     let response = error.error_response();
     let settings = &governed.config.settings;
+    let keep = governed.config.keep_of(&response.extensions());
+    held.keep_for(keep);
     let is_refused = response.extensions().get::<StoreOverride>() == Some(&StoreOverride::Never);
     let is_stored =
         !governed.info.is_late_exempt() && !is_refused && stores_status(response.status(), response.head(), settings);
@@ -245,7 +252,7 @@ pub(in crate::middleware) async fn error<S: Service<ServiceRequest>>(
     governed.operation.recorder.outcome(held.complete(record).await.outcome());
     let mut rendered = rendered;
     governed.config.add_should_retry(&mut rendered.headers);
-    governed.config.add_expiry(&mut rendered.headers, governed.config.settings.storage.ttl);
+    governed.config.add_expiry(&mut rendered.headers, keep);
     rendered.into()
 }
 

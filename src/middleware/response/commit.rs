@@ -1,6 +1,6 @@
 //! What becomes of a handler's transaction and of its answer: they are committed together, or rolled back.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
 use actix_service::Service;
 use actix_web::{
@@ -245,12 +245,13 @@ where
         }
     };
     let record = record_of(head.head(), kept.as_deref(), &governed.config.settings);
+    let keep = governed.config.keep_of(&head.extensions());
     governed.operation.recorder.writes(&record);
     let response = head.set_body(body);
     if run.entry_is_out() && is_success(&response) {
         return match settle(ledger, recorded.id, recorded.token.get(), recorded.patience).await {
             Ok(Settled::Ours(_)) => {
-                governed.complete_in_transition(&record);
+                governed.complete_in_transition(&record, keep);
                 Fate::Recorded(response)
             }
             Ok(Settled::Theirs(row)) => Fate::of_first(row, recorded),
@@ -261,7 +262,7 @@ where
     let task = Finish {
         ledger: ledger.clone(),
         tx: run.take_tx(),
-        row: recorded.row(record, run.max_run()),
+        row: recorded.row(record, keep, run.max_run()),
         held: governed.operation.held.take(),
         is_in_transition: governed.config.is_in_transition,
         _running: governed.config.in_flight.track(),
@@ -296,7 +297,11 @@ impl Finish {
             Ok(tx) => commit_with_row(&self.ledger, tx, &self.row).await,
             Err(error) => Verdict::RolledBack(Why::of(error)),
         };
-        let Some(held) = self.held.take() else { return verdict };
+        let Some(mut held) = self.held.take() else { return verdict };
+        held.keep_for(match &verdict {
+            Verdict::Superseded(first) => first.remaining,
+            _ => self.row.keep,
+        });
         match &verdict {
             Verdict::Committed if self.is_in_transition => held.complete_unwaited(self.row.record.clone()),
             Verdict::Superseded(first) if self.is_in_transition => held.complete_unwaited(first.record.clone()),
@@ -356,10 +361,11 @@ async fn end_claim<S: Service<ServiceRequest>, B>(
 
 impl<S: Service<ServiceRequest>> Governed<S> {
     /// Stores a committed answer as well, for processes that do not know the ledger yet.
-    fn complete_in_transition(&mut self, record: &Record) {
+    fn complete_in_transition(&mut self, record: &Record, keep: Duration) {
         if self.config.is_in_transition
-            && let Some(held) = self.operation.held.take()
+            && let Some(mut held) = self.operation.held.take()
         {
+            held.keep_for(keep);
             held.complete_unwaited(record.clone());
         }
     }
@@ -368,9 +374,9 @@ impl<S: Service<ServiceRequest>> Governed<S> {
 impl<B: MessageBody + 'static> Fate<AnswerBody<B>> {
     /// The answer of a closure, whose rows are committed.
     fn of_closure<S: Service<ServiceRequest>>(answered: Answered, governed: &mut Governed<S>) -> Self {
-        let Answered { response, record } = answered;
+        let Answered { response, record, keep } = answered;
         governed.operation.recorder.writes(&record);
-        governed.complete_in_transition(&record);
+        governed.complete_in_transition(&record, keep);
         Self::Recorded(response.map_body(|_, body| AnswerBody::boxed(body)))
     }
 }
@@ -403,7 +409,8 @@ fn response_of<S: Service<ServiceRequest>, B: MessageBody + 'static>(
     let problem = match fate {
         Fate::Recorded(mut response) => {
             config.add_should_retry(response.headers_mut());
-            config.add_expiry(response.headers_mut(), config.settings.storage.ttl);
+            let keep = config.keep_of(&response.extensions());
+            config.add_expiry(response.headers_mut(), keep);
             return response;
         }
         Fate::Unrecorded(response) => return response,

@@ -1,6 +1,6 @@
 //! Transactions without a row, and operations that are dropped.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
 use actix_web::dev::ServiceResponse;
 use tokio::{runtime::Handle, sync::oneshot};
@@ -78,18 +78,21 @@ pub(in crate::middleware) fn abandon(
                 task.await;
                 End::RolledBack
             }
-            Open::Committing(task, record) => match task.await {
-                Some(Verdict::Committed) => End::Committed(record),
-                Some(Verdict::Superseded(first)) => End::Committed(first.record),
+            Open::Committing(task, record, keep) => match task.await {
+                Some(Verdict::Committed) => End::Committed(record, keep),
+                Some(Verdict::Superseded(first)) => End::Committed(first.record, first.remaining),
                 Some(Verdict::RolledBack(_)) => End::RolledBack,
                 Some(Verdict::Unsettled) | None => End::Unsettled,
             },
-            Open::Committed(record) => End::Committed(record),
+            Open::Committed(record, keep) => End::Committed(record, keep),
             Open::Unsettled => End::Unsettled,
         };
         match (end, held, asked) {
-            (End::Committed(record), Some(held), _) if completes => held.complete_unwaited(record),
-            (End::Committed(_), Some(held), _) => held.ended(),
+            (End::Committed(record, keep), Some(mut held), _) if completes => {
+                held.keep_for(keep);
+                held.complete_unwaited(record);
+            }
+            (End::Committed(..), Some(held), _) => held.ended(),
             (End::Unsettled, Some(held), Some((id, token))) => held.settle_behind(ledger, id, token, completes),
             (_, held, _) => drop(held),
         }
@@ -99,8 +102,8 @@ pub(in crate::middleware) fn abandon(
 
 /// What became of the transaction of an operation that was dropped.
 enum End {
-    /// With the record.
-    Committed(Record),
+    /// With the record, and how long its row is kept.
+    Committed(Record, Duration),
     RolledBack,
     Unsettled,
 }
@@ -110,8 +113,8 @@ enum Open {
     Beginning(Task<Result<AnyTx, LedgerError>>),
     Tx(AnyTx),
     Ending(Task<()>),
-    Committing(Task<Verdict>, Record),
-    Committed(Record),
+    Committing(Task<Verdict>, Record, Duration),
+    Committed(Record, Duration),
     Unsettled,
 }
 
@@ -122,9 +125,9 @@ impl Open {
             State::Beginning(task) => Self::Beginning(task),
             State::Returned(tx) => Self::Tx(tx),
             State::Ending(task) => Self::Ending(task),
-            State::Committing(task, answered) => Self::Committing(task, answered.record),
-            State::Committed(answered) => Self::Committed(answered.record),
-            State::Superseded(first) => Self::Committed(first.record),
+            State::Committing(task, answered) => Self::Committing(task, answered.record, answered.keep),
+            State::Committed(answered) => Self::Committed(answered.record, answered.keep),
+            State::Superseded(first) => Self::Committed(first.record, first.remaining),
             State::Unsettled => Self::Unsettled,
         })
     }

@@ -6,6 +6,7 @@ mod bounds;
 mod connections;
 mod contract;
 mod first_status;
+mod keeping;
 mod keys;
 mod payloads;
 mod real_clients;

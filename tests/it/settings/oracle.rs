@@ -119,6 +119,8 @@ pub(super) const STORAGE: &[Known<StorageSettings>] = known! {
         ("[201, \"400-402\", \"!401\"]", "201,400-402,!401") is
         "{201, 400, 402}", ("\"409\"", "409") is "{409}"; not "", "!201", "2xy", "700";
     "ttl": |s: &StorageSettings| s.ttl; ("3600", "1h") is "3600s", ("\"7d\"", "7d") is "604800s"; not "0", "", "week";
+    "max_ttl": |s: &StorageSettings| s.max_ttl; ("\"30d\"", "30d") is "Some(2592000s)", ("\"none\"", "none") is "None";
+        not "0", "", "week";
     "min_retention": |s: &StorageSettings| s.min_retention; ("0", "0") is "0ns", ("\"2m\"", "2m") is "120s";
         not "", "-1";
     "max_entries": |s: &StorageSettings| s.max_entries; ("9", "9") is "9"; not "0", "", "1e3";
@@ -130,6 +132,7 @@ pub(super) const STORAGE: &[Known<StorageSettings>] = known! {
     "on_evicting": |s: &StorageSettings| s.on_evicting; ("\"warn\"", "warn") is "Warn"; not "ignore", "";
     "durability": |s: &StorageSettings| s.durability; ("\"process\"", "process") is "Process"; not "disk", "";
     "on_unreachable": |s: &StorageSettings| s.on_unreachable; ("\"warn\"", "warn") is "Warn"; not "run", "";
+    "replicas": |s: &StorageSettings| s.replicas; ("2", "2") is "2", ("0", "0") is "0"; not "few", "", "-1";
     "timeout": |s: &StorageSettings| s.timeout; ("1", "1000ms") is "1s"; not "0", "";
     "retry_for": |s: &StorageSettings| s.retry_for; ("0", "0") is "0ns", ("5", "5s") is "5s"; not "", "long";
 };
