@@ -5,6 +5,7 @@
 //! be the same when the key comes again.
 
 mod client_key;
+mod comparison;
 pub(crate) mod digest;
 mod encoder;
 mod fingerprint;
@@ -12,6 +13,7 @@ mod principal;
 pub(crate) mod record_id;
 mod structured_field;
 
+pub(crate) use self::comparison::{Comparison, pointer};
 pub use self::{
     client_key::{InvalidKey, Key, Syntax},
     encoder::{BasicKeyEncoder, CanonicalJsonEncoder, DjangoKeyEncoder, KeyEncoder, KeyRequest, RequestHeaders},

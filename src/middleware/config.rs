@@ -11,6 +11,7 @@ use actix_web::{
     HttpMessage as _,
     dev::{Extensions, ServiceRequest},
     http::header::{HeaderMap, HeaderValue, HttpDate, TryIntoHeaderValue as _},
+    http::uri::Authority,
 };
 use bytes::Bytes;
 
@@ -21,10 +22,13 @@ use super::{
 };
 use crate::{
     app::{Idempotency, PrincipalFn, warn_of_given_up_promises},
-    claim::{ClaimRequest, Claims, InFlight, at_most_a_century},
+    claim::{ClaimRequest, Claims, InFlight, StoreHandle, at_most_a_century},
     client::problem::ProblemStyle,
     handler::{KeepFor, SaveSteps},
-    key::{Fingerprint, Key, KeyEncoder, KeyRequest, Principal, RecordId, record_id::RecordIds},
+    key::{
+        CanonicalJsonEncoder, Comparison, Fingerprint, Key, KeyEncoder, KeyRequest, Principal, RecordId,
+        record_id::RecordIds,
+    },
     ledger::AnyLedger,
     observe::Observers,
     policy::{MatchedPath, PatternError, Policy, Rules},
@@ -109,6 +113,8 @@ pub(super) struct WrapConfig {
     /// Rules from settings apply at the outermost instance of a request only.
     settings_rules: Rules,
     encoder: Arc<dyn KeyEncoder>,
+    /// What fingerprints compare beside what the encoder compares.
+    comparison: Comparison,
     /// The scheme of its fingerprints.
     scheme: [u8; 2],
     principal: Option<PrincipalFn>,
@@ -134,6 +140,11 @@ impl WrapConfig {
         }
         let namespace = settings.storage.namespace.clone();
         settings.storage.cache_name = cache_name;
+        if let Some(own) = &plan.encoder {
+            // The encoder of the wrap decides on what its other settings can be.
+            let is_canonical = own.scheme() == CanonicalJsonEncoder.scheme();
+            settings.encoder = if is_canonical { "canonical-json" } else { "one of the wrap" }.into();
+        }
         let before = settings.clone();
         for change in &plan.changes {
             change(&mut settings);
@@ -179,27 +190,13 @@ impl WrapConfig {
             // The ledger says what a lost owner did, so its claims never bar a key.
             claimed.on_unknown = OnUnknown::Rerun;
         }
-        if plan.needs_steps {
-            if !handle.store.saves_steps() {
-                return Err(ConfigError::Combination(format!(
-                    "the handlers of a wrap save steps (`.steps()`), and the store of its cache `{}` can't; there are: \
-                     memory, redis, sqlite",
-                    handle.name
-                )));
-            }
-            if !settings.lock.enable {
-                return Err(ConfigError::Combination(
-                    "the handlers of a wrap save steps (`.steps()`) under their claims, and `lock.enable = false` claims \
-                     nothing"
-                        .into(),
-                ));
-            }
-        }
+        check_steps(plan, &settings, &handle)?;
         if plan.responds_async {
             check_async(plan, &settings)?;
         }
         let claims = Claims::new(handle.clone(), &claimed);
         let ledger = plan.ledger.as_ref().map(|ledger| idempotency.ledger_of(&handle.name, ledger, &settings));
+        let comparison = settings.fingerprint.comparison();
         let encoder = plan.encoder.clone().unwrap_or_else(|| shared.encoder.clone());
         Ok(Self {
             style: ProblemStyle::of(&settings).shaped_by(shared.refusal.clone()),
@@ -210,7 +207,8 @@ impl WrapConfig {
             policy: plan.policy,
             own_rules: plan.rules()?,
             settings_rules: settings.rules()?,
-            scheme: Fingerprint::scheme_of(&encoder.scheme()),
+            scheme: Fingerprint::scheme_of(&comparison.scheme(&encoder.scheme())),
+            comparison,
             encoder,
             carry: plan.carry.clone(),
             principal: plan.principal.clone().or_else(|| shared.principal.clone()),
@@ -284,20 +282,24 @@ impl WrapConfig {
         body: &[Bytes],
         if_completed: IfCompleted,
     ) -> (RecordId, ClaimRequest) {
+        let query = self.comparison.query(head.uri.query().unwrap_or_default());
         let request = KeyRequest {
             key,
             principal: &principal,
             method: head.method,
             path: head.uri.path(),
-            query: head.uri.query().unwrap_or_default(),
+            query: &query,
             headers: head.headers,
             body,
+            comparison: &self.comparison,
         };
         let endpoint = (self.settings.scope == Scope::Endpoint).then_some((request.method.as_str(), request.path));
         let encoded = self.encoder.encode(&request);
         let id = self.record_ids.of(&principal, &encoded, endpoint);
         let target = Fingerprint::target_of(head.method.as_str(), request.path);
-        let fingerprint = Fingerprint::new(self.scheme, target, self.encoder.fingerprint(&request));
+        let authority = head.uri.authority().map(Authority::as_str);
+        let digest = self.comparison.with_headers(self.encoder.fingerprint(&request), &request, authority);
+        let fingerprint = Fingerprint::new(self.scheme, target, digest);
         let claim_request = ClaimRequest {
             id: self.settings.mode.record_id(id),
             fingerprint,
@@ -308,6 +310,28 @@ impl WrapConfig {
         };
         (id, claim_request)
     }
+}
+
+/// Handlers save steps under their claims, in a store that can.
+fn check_steps(plan: &WrapPlan, settings: &Settings, handle: &StoreHandle) -> Result<(), ConfigError> {
+    if !plan.needs_steps {
+        return Ok(());
+    }
+    if !handle.store.saves_steps() {
+        return Err(ConfigError::Combination(format!(
+            "the handlers of a wrap save steps (`.steps()`), and the store of its cache `{}` can't; there are: \
+             memory, redis, sqlite",
+            handle.name
+        )));
+    }
+    if !settings.lock.enable {
+        return Err(ConfigError::Combination(
+            "the handlers of a wrap save steps (`.steps()`) under their claims, and `lock.enable = false` claims \
+             nothing"
+                .into(),
+        ));
+    }
+    Ok(())
 }
 
 /// A wrap that answers 202 says where the answer will be, and lets the operation go on.

@@ -91,6 +91,7 @@ impl Settings {
     /// The first setting that is wrong.
     pub fn check(&self) -> Result<(), ConfigError> {
         self.check_values()?;
+        self.check_ignored()?;
         if self.cache(&self.storage.cache_name).is_none() {
             return Err(ConfigError::UnknownCache {
                 name: self.storage.cache_name.clone(),
@@ -100,10 +101,12 @@ impl Settings {
         Ok(())
     }
 
-    /// As [`check`](Self::check), but for `storage.cache_name`: code may declare that cache later.
+    /// As [`check`](Self::check), but for `storage.cache_name` and for what needs an encoder: code may declare that cache, or
+    /// choose the encoder, later.
     pub(super) fn check_values(&self) -> Result<(), ConfigError> {
         self.check_requests()?;
         self.check_headers()?;
+        self.fingerprint.check()?;
         self.check_statuses()?;
         self.check_caches()?;
         self.check_limits()?;
@@ -245,7 +248,7 @@ impl Settings {
     }
 }
 
-fn invalid(setting: &str, value: &dyn Display, accepted: &str) -> ConfigError {
+pub(super) fn invalid(setting: &str, value: &dyn Display, accepted: &str) -> ConfigError {
     ConfigError::InvalidValue {
         setting: setting.into(),
         layer: "code".into(),

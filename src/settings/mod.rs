@@ -6,6 +6,7 @@ mod caches;
 mod check;
 mod choices;
 mod error;
+mod fingerprint;
 mod load;
 mod rules;
 mod statuses;
@@ -21,6 +22,7 @@ pub use self::{
     caches::CacheOverrides,
     choices::{Methods, Mode, OnDisconnect, OnError, Profile, Scope},
     error::ConfigError,
+    fingerprint::{CompareMultipart, CompareQuery, FingerprintSettings},
     load::SettingsLoader,
     statuses::{ParseStatusesError, Statuses},
 };
@@ -108,6 +110,8 @@ pub struct Settings {
     pub manual: Vec<String>,
     /// `required`: route patterns, over the whole path.
     pub required: Vec<String>,
+    /// `fingerprint.*`.
+    pub fingerprint: FingerprintSettings,
     /// `storage.*`.
     pub storage: StorageSettings,
     /// `caches.NAME.*`: a cache has the settings of `storage`, but for those that it overrides. `default` always
@@ -329,6 +333,7 @@ impl Settings {
             optional: Vec::new(),
             manual: Vec::new(),
             required: Vec::new(),
+            fingerprint: FingerprintSettings::default(),
             caches: BTreeMap::new(),
             storage,
             lock: LockSettings {

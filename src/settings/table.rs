@@ -5,11 +5,11 @@ use std::str::FromStr;
 use actix_web::http::{Method, StatusCode, header::HeaderName};
 
 use super::{
-    Durability, Methods, Mode, OnDisconnect, OnError, OnFull, OnUnknown, Profile, Scope, Settings, StartupCheck,
-    Statuses, StorageSettings,
+    CompareMultipart, CompareQuery, Durability, Methods, Mode, OnDisconnect, OnError, OnFull, OnUnknown, Profile,
+    Scope, Settings, StartupCheck, Statuses, StorageSettings,
     value::{self, Given, STATUS, may_carry_body},
 };
-use crate::key::Syntax;
+use crate::key::{Syntax, pointer};
 
 pub(super) struct Setting<T> {
     pub(super) name: &'static str,
@@ -23,6 +23,8 @@ const DURATION_OR_NONE: &str = "seconds (0.1), text (500ms, 15m, 24h, 7d), or no
 const SIZE: &str = "bytes (1048576) or text (1MiB, 64kB)";
 const COUNT: &str = "a whole number";
 const NAME: &str = "a name";
+/// JSON pointers (RFC 6901).
+pub(super) const POINTERS: &str = "JSON pointers to members, such as /sent_at and /meta/attempt, or none";
 const PATTERNS: &str = "route patterns, each starting with /";
 const STATUSES: &str = "a list of statuses that is not empty: 201, 200-207, 2xx, !401";
 const ERROR_STATUS: &str = "a status from 400 to 599";
@@ -132,6 +134,18 @@ pub(super) const ROOT: &[Setting<Settings>] = settings! {
     "optional", PATTERNS, |s, v| patterns(v) => s.optional;
     "manual", PATTERNS, |s, v| patterns(v) => s.manual;
     "required", PATTERNS, |s, v| patterns(v) => s.required;
+    "fingerprint.headers", HEADERS, |s, v| headers(v) => s.fingerprint.headers;
+    "fingerprint.query", "sent or sorted", |s, v| match v.one()? {
+        "sent" => Some(CompareQuery::Sent),
+        "sorted" => Some(CompareQuery::Sorted),
+        _ => None,
+    } => s.fingerprint.query;
+    "fingerprint.multipart", "parts or bytes", |s, v| match v.one()? {
+        "parts" => Some(CompareMultipart::Parts),
+        "bytes" => Some(CompareMultipart::Bytes),
+        _ => None,
+    } => s.fingerprint.multipart;
+    "fingerprint.ignore", POINTERS, |s, v| pointers(v) => s.fingerprint.ignore;
     "lock.class", NAME, |s, v| name(v) => s.lock.class;
     "lock.location", "a host, host:port or URL", |s, v| name(v).map(Into::into) => s.lock.location;
     "lock.name", NAME, |s, v| name(v) => s.lock.name;
@@ -277,6 +291,13 @@ fn methods(given: &Given) -> Option<Methods> {
     };
     let methods: Vec<Method> = given.items().into_iter().map(parse).collect::<Option<_>>()?;
     (!methods.is_empty()).then_some(Methods::List(methods))
+}
+
+fn pointers(given: &Given) -> Option<Vec<String>> {
+    if given.one() == Some("none") {
+        return Some(Vec::new());
+    }
+    given.items().into_iter().map(|item| pointer(item).map(|_| item.to_owned())).collect()
 }
 
 fn patterns(given: &Given) -> Option<Vec<String>> {

@@ -4,13 +4,17 @@ use std::{borrow::Cow, collections::HashSet, fmt, ops::Range};
 
 use actix_web::http::header::{self, HeaderValue};
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 
 use super::{KeyEncoder, KeyRequest, head_digest, raw_fingerprint};
+use crate::key::comparison::Pointer;
 
 /// As [`BasicKeyEncoder`](super::BasicKeyEncoder), but two JSON bodies are the same payload when their values are equal
 /// (`encoder = canonical-json`): white space, the order of members and the spelling of strings don't count.
 ///
 /// Integers of up to 64 bits are compared exactly, other numbers as doubles; `1` and `1.0` differ, `0` and `-0` don't.
+/// The parts that `fingerprint.ignore` names are left out of the comparison.
+///
 /// A body is compared byte by byte when it is no JSON, is compressed, has a member twice, or has a number with more
 /// digits than a double can tell apart.
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,7 +30,8 @@ impl KeyEncoder for CanonicalJsonEncoder {
     }
 
     fn fingerprint(&self, request: &KeyRequest<'_>) -> [u8; 32] {
-        let canonical = is_plain_json(request).then(|| canonical(&whole(request))).flatten();
+        let canonical =
+            is_plain_json(request).then(|| canonical(&whole(request), &request.comparison.ignored)).flatten();
         match canonical {
             Some(value) => {
                 let kind = request.headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
@@ -52,16 +57,31 @@ fn is_plain_json(request: &KeyRequest<'_>) -> bool {
         && field(header::CONTENT_ENCODING).is_none_or(|coding| coding.eq_ignore_ascii_case("identity"))
 }
 
-/// The value that a JSON text denotes, written in one way only. `None`: the text is no JSON, or can't be compared
-/// safely.
-pub(crate) fn canonical(text: &[u8]) -> Option<Vec<u8>> {
-    if !doubles_tell_numbers_apart(text) {
+/// The value that a JSON text denotes, without the parts that `ignored` points to, written in one way only. `None`: the
+/// text is no JSON, or can't be compared safely.
+pub(crate) fn canonical(text: &[u8], ignored: &[Pointer]) -> Option<Vec<u8>> {
+    if ignored.is_empty() && !doubles_tell_numbers_apart(text) {
         return None;
     }
     let mut reader = serde_json::Deserializer::from_slice(text);
-    let mut value = Vec::with_capacity(text.len());
-    Canonical(&mut value).deserialize(&mut reader).ok()?;
-    reader.end().is_ok().then_some(value)
+    let (mut value, mut skipped) = (Vec::with_capacity(text.len()), Vec::new());
+    let ignored: Vec<&[String]> = ignored.iter().map(Vec::as_slice).collect();
+    Canonical { to: &mut value, ignored: &ignored, skipped: &mut skipped }.deserialize(&mut reader).ok()?;
+    reader.end().ok()?;
+    if !ignored.is_empty() && !doubles_tell_numbers_apart(&without(text, &skipped)) {
+        return None;
+    }
+    Some(value)
+}
+
+/// The text with blanks in place of parts of it.
+fn without(text: &[u8], parts: &[&str]) -> Vec<u8> {
+    let mut left = text.to_vec();
+    for part in parts {
+        let from = part.as_ptr().addr() - text.as_ptr().addr();
+        left[from..from + part.len()].fill(b' ');
+    }
+    left
 }
 
 /// Whether each number with a fraction or an exponent has at most 15 significant digits, which a double keeps apart.
@@ -111,22 +131,34 @@ fn is_exact(number: &[u8]) -> bool {
 }
 
 /// Writes one value to the end of a buffer. serde_json bounds the depth.
-struct Canonical<'a>(&'a mut Vec<u8>);
+struct Canonical<'a, 'de> {
+    to: &'a mut Vec<u8>,
+    /// The pointers from this value to the parts that are left out.
+    ignored: &'a [&'a [String]],
+    /// The texts that were left out.
+    skipped: &'a mut Vec<&'de str>,
+}
 
-impl Canonical<'_> {
+impl Canonical<'_, '_> {
     fn scalar(self, kind: u8, value: &[u8]) {
-        self.0.push(kind);
-        self.0.extend_from_slice(value);
+        self.to.push(kind);
+        self.to.extend_from_slice(value);
     }
 
-    fn sized(self, kind: u8, value: &[u8]) {
-        self.0.push(kind);
-        self.0.extend((value.len() as u64).to_le_bytes());
-        self.0.extend_from_slice(value);
+    fn sized(to: &mut Vec<u8>, kind: u8, value: &[u8]) {
+        to.push(kind);
+        to.extend((value.len() as u64).to_le_bytes());
+        to.extend_from_slice(value);
+    }
+
+    /// The pointers from a member or an item on. An empty one means that it is left out itself.
+    fn beyond<'p>(ignored: &[&'p [String]], token: &str) -> Vec<&'p [String]> {
+        let ignored = ignored.iter().filter_map(|pointer| pointer.split_first());
+        ignored.filter(|(first, _)| *first == token).map(|(_, rest)| rest).collect()
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Canonical<'_> {
+impl<'de> DeserializeSeed<'de> for Canonical<'_, 'de> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<(), D::Error> {
@@ -134,7 +166,7 @@ impl<'de> DeserializeSeed<'de> for Canonical<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Canonical<'_> {
+impl<'de> Visitor<'de> for Canonical<'_, 'de> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -175,37 +207,54 @@ impl<'de> Visitor<'de> for Canonical<'_> {
     }
 
     fn visit_str<E>(self, value: &str) -> Result<(), E> {
-        self.sized(b's', value.as_bytes());
+        Self::sized(self.to, b's', value.as_bytes());
         Ok(())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        self.0.push(b'[');
-        while items.next_element_seed(Canonical(self.0))?.is_some() {}
-        self.0.push(b']');
+        self.to.push(b'[');
+        for at in 0_usize.. {
+            let ignored =
+                if self.ignored.is_empty() { Vec::new() } else { Self::beyond(self.ignored, &at.to_string()) };
+            if ignored.contains(&&[][..]) {
+                let Some(skipped) = items.next_element::<&RawValue>()? else { break };
+                self.skipped.push(skipped.get());
+                continue;
+            }
+            let item = Canonical { to: self.to, ignored: &ignored, skipped: self.skipped };
+            if items.next_element_seed(item)?.is_none() {
+                break;
+            }
+        }
+        self.to.push(b']');
         Ok(())
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
-        self.0.push(b'{');
-        let start = self.0.len();
+        self.to.push(b'{');
+        let start = self.to.len();
         let (mut names, mut seen): (Vec<(String, Range<usize>)>, HashSet<String>) = Default::default();
         while let Some(name) = members.next_key::<String>()? {
-            let from = self.0.len();
-            Canonical(self.0).sized(b's', name.as_bytes());
-            members.next_value_seed(Canonical(self.0))?;
             if !seen.insert(name.clone()) {
                 return Err(A::Error::custom("a member twice"));
             }
-            names.push((name, from..self.0.len()));
+            let ignored = if self.ignored.is_empty() { Vec::new() } else { Self::beyond(self.ignored, &name) };
+            if ignored.contains(&&[][..]) {
+                self.skipped.push(members.next_value::<&RawValue>()?.get());
+                continue;
+            }
+            let from = self.to.len();
+            Self::sized(self.to, b's', name.as_bytes());
+            members.next_value_seed(Canonical { to: self.to, ignored: &ignored, skipped: self.skipped })?;
+            names.push((name, from..self.to.len()));
         }
         if !names.is_sorted_by(|(a, _), (b, _)| a < b) {
             names.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-            let sorted: Vec<u8> = names.iter().flat_map(|(_, range)| &self.0[range.clone()]).copied().collect();
-            self.0.truncate(start);
-            self.0.extend(sorted);
+            let sorted: Vec<u8> = names.iter().flat_map(|(_, range)| &self.to[range.clone()]).copied().collect();
+            self.to.truncate(start);
+            self.to.extend(sorted);
         }
-        self.0.push(b'}');
+        self.to.push(b'}');
         Ok(())
     }
 }
@@ -213,11 +262,12 @@ impl<'de> Visitor<'de> for Canonical<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::key::pointer;
     use proptest::prelude::*;
     use serde_json::Value;
 
     fn same(a: &str, b: &str) -> bool {
-        let (a, b) = (canonical(a.as_bytes()), canonical(b.as_bytes()));
+        let (a, b) = (canonical(a.as_bytes(), &[]), canonical(b.as_bytes(), &[]));
         a.is_some() && a == b
     }
 
@@ -266,7 +316,37 @@ mod tests {
             "0.1e-300",
             deep.as_str(),
         ] {
-            assert_eq!(canonical(text.as_bytes()), None, "{}", &text[..text.len().min(30)]);
+            assert_eq!(canonical(text.as_bytes(), &[]), None, "{}", &text[..text.len().min(30)]);
+        }
+    }
+
+    #[test]
+    fn ignored_parts_do_not_count_and_everything_else_does() {
+        let ignored = ["/sent_at", "/meta/attempt", "/items/0/at", "/a~1b"].map(|text| pointer(text).unwrap());
+        let same = |a: &str, b: &str| {
+            let (a, b) = (canonical(a.as_bytes(), &ignored), canonical(b.as_bytes(), &ignored));
+            a.is_some() && a == b
+        };
+        for (a, b) in [
+            (r#"{"a":1,"sent_at":1700000000.123456789}"#, r#"{"sent_at":{"b":[1e300]},"a":1}"#),
+            (r#"{"a":1,"sent_at":2}"#, r#"{"a":1}"#),
+            (r#"{"meta":{"attempt":1,"x":2}}"#, r#"{"meta":{"x":2,"attempt":"two"}}"#),
+            (r#"{"items":[{"at":1,"n":1}]}"#, r#"{"items":[{"at":2,"n":1}]}"#),
+            (r#"{"a/b":1}"#, r#"{"a/b":2}"#),
+        ] {
+            assert!(same(a, b), "{a} {b}");
+        }
+        for (a, b) in [
+            (r#"{"a":1,"sent_at":1}"#, r#"{"a":2,"sent_at":1}"#),
+            (r#"{"meta":{"attempt":1}}"#, r#"{"meta":1}"#),
+            (r#"{"x":{"sent_at":1}}"#, r#"{"x":{"sent_at":2}}"#),
+            (r#"{"items":[{},{"at":1}]}"#, r#"{"items":[{},{"at":2}]}"#),
+            // A member twice may be read in two ways.
+            (r#"{"sent_at":1,"sent_at":2}"#, r#"{"sent_at":1,"sent_at":2}"#),
+            (r#"{"sent_at":}"#, r#"{"sent_at":}"#),
+            (r#"{"sent_at":1,"a":1.000000000000000001}"#, r#"{"a":1.000000000000000001}"#),
+        ] {
+            assert!(!same(a, b), "{a} {b}");
         }
     }
 
@@ -299,7 +379,8 @@ mod tests {
 
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = canonical(&bytes);
+            let _ = canonical(&bytes, &[]);
+            let _ = canonical(&bytes, &[vec!["a".into()], vec!["0".into()]]);
         }
     }
 }

@@ -3,6 +3,7 @@
 mod accepted;
 mod answers;
 mod bounds;
+mod comparisons;
 mod connections;
 mod contract;
 mod first_status;

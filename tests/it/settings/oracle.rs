@@ -82,6 +82,16 @@ pub(super) const ROOT: &[Known<Settings>] = known! {
     "optional": |s: &Settings| s.optional.clone(); ("[\"/c\"]", "/c") is "[\"/c\"]"; not "c";
     "manual": |s: &Settings| s.manual.clone(); ("\"/d\"", "/d") is "[\"/d\"]"; not "d";
     "required": |s: &Settings| s.required.clone(); ("[\"/e\", \"/f\"]", "/e, /f") is "[\"/e\", \"/f\"]"; not "e";
+    "fingerprint.headers": |s: &Settings| s.fingerprint.headers.clone();
+        ("[\"Host\", \"X-Tenant\"]", "host,X-Tenant") is "[\"host\", \"x-tenant\"]", ("\"none\"", "none") is "[]";
+        not "a b", "Date";
+    "fingerprint.query": |s: &Settings| s.fingerprint.query; ("\"sorted\"", "sorted") is "Sorted",
+        ("'sent'", "sent") is "Sent"; not "", "Sorted";
+    "fingerprint.multipart": |s: &Settings| s.fingerprint.multipart; ("\"bytes\"", "bytes") is "Bytes",
+        ("'parts'", "parts") is "Parts"; not "", "boundary";
+    "fingerprint.ignore": |s: &Settings| s.fingerprint.ignore.clone();
+        ("[\"/sent_at\", \"/meta/attempt\"]", "/sent_at,/meta/attempt") is "[\"/sent_at\", \"/meta/attempt\"]",
+        ("[]", "none") is "[]"; not "sent_at", "/a~2";
     "lock.class": |s: &Settings| s.lock.class.clone(); ("\"thread\"", "thread") is "\"thread\""; not "";
     "lock.location": |s: &Settings| s.lock.location.as_str().to_owned(); ("\"h:1\"", "h:1") is "\"h:1\""; not "";
     "lock.name": |s: &Settings| s.lock.name.clone(); ("\"Theirs\"", "Theirs") is "\"Theirs\""; not "";
