@@ -36,11 +36,11 @@ use std::collections::BTreeMap;
 use actix_web::http::{Method, header::HeaderName};
 use serde_json::{Map, Value, json};
 
-use super::problem::{self, Problem, ProblemStyle, header_name};
+use super::problem::{self, Problem, ProblemStyle};
 use crate::{
-    key::Syntax,
+    key::{Syntax, header_name},
     policy::Policy,
-    settings::{OnUnknown, Settings, is_safe},
+    settings::{KeySource, OnUnknown, Settings, is_safe},
 };
 
 pub use self::accepted::describe_async;
@@ -112,11 +112,13 @@ pub fn components(settings: &Settings) -> String {
             responses.insert(name_of(settings, status, policy), response(settings, status, &problems, policy));
         }
     }
+    let mut parameters = Map::new();
+    if is_parameter(settings) {
+        parameters.insert("IdempotencyKey".into(), parameter(settings, true));
+        parameters.insert("OptionalIdempotencyKey".into(), parameter(settings, false));
+    }
     json!({
-        "parameters": {
-            "IdempotencyKey": parameter(settings, true),
-            "OptionalIdempotencyKey": parameter(settings, false),
-        },
+        "parameters": parameters,
         "headers": headers(settings),
         "schemas": { "IdempotencyProblem": schema() },
         "responses": responses,
@@ -146,11 +148,19 @@ pub fn operation(settings: &Settings, method: &Method, policy: Policy) -> String
             (status.to_string(), json!({ "$ref": format!("#/components/responses/{name}") }))
         })
         .collect();
+    let reference = || json!({ "$ref": format!("#/components/parameters/{parameter}") });
+    let parameters: Vec<Value> = is_parameter(settings).then(reference).into_iter().collect();
     json!({
-        "parameters": [{ "$ref": format!("#/components/parameters/{parameter}") }],
+        "parameters": parameters,
         "responses": responses,
     })
     .to_string()
+}
+
+/// Whether the key can be a parameter: bodies have none. The descriptions of refusals say where else it may be.
+fn is_parameter(settings: &Settings) -> bool {
+    let in_query = settings.key_sources.iter().any(|source| matches!(source, KeySource::Query(_)));
+    in_query || !settings.key_headers().is_empty()
 }
 
 fn parameter(settings: &Settings, required: bool) -> Value {
@@ -160,23 +170,36 @@ fn parameter(settings: &Settings, required: bool) -> Value {
     let string = r#"^" *([!#-\[\]-~]|\\["\\])([ !#-\[\]-~]|\\["\\])*"$"#;
     let bare = "^[A-Za-z0-9._~+/-][A-Za-z0-9._~:/+=@-]*$";
     let quoted = json!({ "pattern": string, "maxLength": most.saturating_add(2), "examples": [format!("\"{uuid}\"")] });
+    let plain = json!({ "pattern": "^[!-~]([ -~]*[!-~])?$", "maxLength": most, "examples": [uuid] });
     let schema = match settings.syntax {
+        // A key that is not in a header is not quoted.
+        _ if settings.key_headers().is_empty() => plain,
         Syntax::Strict => quoted,
         Syntax::Lenient => json!({ "anyOf": [{ "pattern": bare, "maxLength": most }, quoted], "examples": [uuid] }),
-        Syntax::Raw | Syntax::Any => {
-            json!({ "pattern": "^[!-~]([ -~]*[!-~])?$", "maxLength": most, "examples": [uuid] })
-        }
+        Syntax::Raw | Syntax::Any => plain,
     };
     let mut schema = schema;
     schema["type"] = "string".into();
+    let headers = settings.key_headers();
+    let in_query = settings.key_sources.iter().find_map(|source| match source {
+        KeySource::Query(field) => Some(field.clone()),
+        _ => None,
+    });
+    let (name, place) = match (headers.first(), in_query) {
+        (Some(header), _) => (header_name(header), "header"),
+        (None, Some(field)) => (field, "query"),
+        (None, None) => return Value::Null,
+    };
+    // Where one of several places may have the key, none of them is required.
+    let is_only = settings.key_sources.len().max(headers.len()) == 1;
+    let places = if is_only { String::new() } else { format!(" It is sent as {}.", settings.key_places()) };
     json!({
-        "name": settings.header.first().map(header_name).unwrap_or_default(),
-        "in": "header",
-        // Where several headers may have the key, none of them is required.
-        "required": required && settings.header.len() == 1,
+        "name": name,
+        "in": place,
+        "required": required && is_only,
         "description": format!(
             "Unique to the operation, at most {most} characters, and not to be guessed: a random UUID. A request that is \
-             sent again with the same key gets the first answer, and the operation does not run again."
+             sent again with the same key gets the first answer, and the operation does not run again.{places}"
         ),
         "schema": schema,
     })
@@ -285,6 +308,11 @@ fn replays(settings: &Settings, status: u16, policy: Policy) -> bool {
 fn response(settings: &Settings, status: u16, problems: &[Problem], policy: Policy) -> Value {
     let named = problems.iter().filter_map(|problem| Some((problem.name()?, problem.title())));
     let mut says: Vec<String> = named.map(|(name, title)| format!("`{name}`: {title}.")).collect();
+    if !settings.key_sources.is_empty()
+        && problems.iter().any(|p| matches!(p, Problem::MissingKey | Problem::InvalidKey(_)))
+    {
+        says.push(format!("The key is sent as {}.", settings.key_places()));
+    }
     let mut headers = Map::new();
     if problems.iter().any(|problem| problem.retry_after().is_some()) {
         let schema = json!({ "type": "integer" });

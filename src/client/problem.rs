@@ -79,7 +79,7 @@ pub(crate) enum Problem {
 /// The configurable parts of a refusal.
 #[derive(Clone)]
 pub(crate) struct ProblemStyle {
-    /// Where the key is sent, as people write it.
+    /// Where the key is sent, as people read it.
     pub(crate) header: String,
     pub(crate) mismatch_status: StatusCode,
     pub(crate) missing_key_status: StatusCode,
@@ -126,7 +126,7 @@ impl ProblemStyle {
         let link =
             settings.docs_url.as_ref().map(|url| HeaderValue::from_str(&format!("<{url}>; rel=\"describedby\"")));
         Self {
-            header: settings.header.iter().map(header_name).collect::<Vec<_>>().join("` or `"),
+            header: settings.key_places(),
             mismatch_status: settings.mismatch_status_code,
             missing_key_status: settings.missing_key_status_code,
             in_flight_status: settings.in_flight_status_code,
@@ -149,16 +149,6 @@ impl std::fmt::Debug for ProblemStyle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ProblemStyle").field("header", &self.header).finish_non_exhaustive()
     }
-}
-
-/// A header name in the capitalisation that people use. Header names have no case.
-pub(crate) fn header_name(name: &HeaderName) -> String {
-    let words = name.as_str().split('-').map(|word| {
-        let mut letters = word.chars();
-        let first = letters.next().map(|c| c.to_ascii_uppercase());
-        first.into_iter().chain(letters).collect::<String>()
-    });
-    words.collect::<Vec<_>>().join("-")
 }
 
 impl Problem {
@@ -226,8 +216,8 @@ impl Problem {
 
     fn detail(self, style: &ProblemStyle) -> String {
         match self {
-            Self::MissingKey => format!("This operation needs a key that is unique to it, sent as `{}`.", style.header),
-            Self::InvalidKey(why) => format!("In `{}`, {why}.", style.header),
+            Self::MissingKey => format!("This operation needs a key that is unique to it, sent as {}.", style.header),
+            Self::InvalidKey(why) => format!("In {}, {why}.", style.header),
             Self::KeyReused => {
                 "The key was used with another method, path, query or payload. Use a new key for a new operation."
                     .into()

@@ -35,8 +35,12 @@ pub enum InvalidKey {
     /// More than one field line carried a key. Equal values make no difference.
     #[error("the key must be sent in exactly one header line")]
     Repeated,
-    /// Two of the headers that may have the key have different ones.
-    #[error("another header has another key")]
+    /// A field of the query or of the body that has the key, or a member on the way to it, is there twice. Equal values
+    /// make no difference.
+    #[error("the key must be sent in exactly one field")]
+    RepeatedField,
+    /// Two of the places that may have the key have different ones.
+    #[error("two places have different keys")]
     Contradicted,
     /// The key is empty, or only blanks.
     #[error("the key is empty")]
@@ -101,6 +105,18 @@ impl Key {
             Syntax::Raw => printable(value)?,
             Syntax::Any => value.iter().map(|&byte| char::from(byte)).collect(),
         };
+        Self::decoded(key, max)
+    }
+
+    /// A key that is not in a header. It is decoded already, so it has the characters that `syntax` lets a decoded key have,
+    /// and no quotes around them.
+    pub(crate) fn of_text(text: &str, syntax: Syntax, max: usize) -> Result<Self, InvalidKey> {
+        let text = text.trim_ascii();
+        let key = if syntax == Syntax::Any { text.to_owned() } else { printable(text.as_bytes())? };
+        Self::decoded(key, max)
+    }
+
+    fn decoded(key: String, max: usize) -> Result<Self, InvalidKey> {
         if key.trim_ascii().is_empty() {
             return Err(InvalidKey::Blank);
         }
@@ -126,6 +142,16 @@ impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Key({} characters)", self.0.len())
     }
+}
+
+/// A header name in the capitalisation that people use. Header names have no case.
+pub(crate) fn header_name(name: &HeaderName) -> String {
+    let words = name.as_str().split('-').map(|word| {
+        let mut letters = word.chars();
+        let first = letters.next().map(|c| c.to_ascii_uppercase());
+        first.into_iter().chain(letters).collect::<String>()
+    });
+    words.collect::<Vec<_>>().join("-")
 }
 
 /// The characters of a bare value. A table, since every key is checked.

@@ -11,9 +11,15 @@ mod encoder;
 mod fingerprint;
 mod principal;
 pub(crate) mod record_id;
+mod sources;
 mod structured_field;
 
-pub(crate) use self::comparison::{Comparison, pointer};
+pub(crate) use self::{
+    client_key::header_name,
+    comparison::{Comparison, pointer},
+    encoder::is_json,
+    sources::Sources,
+};
 pub use self::{
     client_key::{InvalidKey, Key, Syntax},
     encoder::{BasicKeyEncoder, CanonicalJsonEncoder, DjangoKeyEncoder, KeyEncoder, KeyRequest, RequestHeaders},

@@ -26,7 +26,7 @@ use crate::{
     client::problem::ProblemStyle,
     handler::{KeepFor, SaveSteps},
     key::{
-        CanonicalJsonEncoder, Comparison, Fingerprint, Key, KeyEncoder, KeyRequest, Principal, RecordId,
+        CanonicalJsonEncoder, Comparison, Fingerprint, Key, KeyEncoder, KeyRequest, Principal, RecordId, Sources,
         record_id::RecordIds,
     },
     ledger::AnyLedger,
@@ -113,6 +113,8 @@ pub(super) struct WrapConfig {
     /// Rules from settings apply at the outermost instance of a request only.
     settings_rules: Rules,
     encoder: Arc<dyn KeyEncoder>,
+    /// Where keys may be, beside headers. `None`: in headers only.
+    pub(super) sources: Option<Rc<Sources>>,
     /// What fingerprints compare beside what the encoder compares.
     comparison: Comparison,
     /// The scheme of its fingerprints.
@@ -173,6 +175,11 @@ impl WrapConfig {
                     .into(),
             ));
         }
+        let names = settings.key_headers();
+        // A look-up has no body, so its key is in a header all the same.
+        if !(plan.is_operators && names.is_empty()) {
+            settings.header = names;
+        }
         warn_of_given_up_promises(&settings, Some(&shared.settings));
         let handle = match &plan.store {
             Some(store) => idempotency.handle_of(&declared.name, store),
@@ -209,6 +216,7 @@ impl WrapConfig {
             settings_rules: settings.rules()?,
             scheme: Fingerprint::scheme_of(&comparison.scheme(&encoder.scheme())),
             comparison,
+            sources: settings.sources_beside_headers().map(Rc::new),
             encoder,
             carry: plan.carry.clone(),
             principal: plan.principal.clone().or_else(|| shared.principal.clone()),

@@ -71,6 +71,11 @@ where
     ///
     /// With a ledger, [`consult`](Self::consult) decides instead once the store was asked.
     pub(super) async fn decide(&mut self) -> Decision<B> {
+        if self.may_be_in_body
+            && let Err(problem) = Box::pin(self.look_into_body()).await
+        {
+            return Decision::Refuse(problem);
+        }
         let key = match mem::replace(&mut self.key, Ok(None)) {
             Ok(Some(key)) => key,
             Ok(None) if self.policy.allows_keyless() || !self.needs_key() => return Decision::Pass(Outcome::Keyless),
@@ -82,14 +87,8 @@ where
             return Decision::Refuse(Problem::Misconfigured);
         }
         self.info.set_stage(Stage::Governing);
-        // Counted from before the body is read: slow uploads hold memory too.
-        let in_flight = match self.config.in_flight.start(self.principal.share()) {
-            Ok(guard) => self.operation.in_flight.insert(guard),
-            Err(Refused::Closing) => return Decision::Refuse(Problem::ShuttingDown),
-            Err(Refused::Full) => return Decision::Refuse(Problem::Overloaded),
-        };
         // The body is read before anything is claimed: a slow upload must not hold a claim.
-        if let Err(problem) = self.body.read(self.config.body_limits(), in_flight).await {
+        if let Err(problem) = self.read_body().await {
             return Decision::Refuse(problem);
         }
         if self.config.in_flight.is_closing() {
@@ -121,6 +120,36 @@ where
             Ok(ClaimAnswer::OwnerLost) => Decision::Refuse(Problem::OutcomeUnknown),
             Err(error) => self.without_an_answer(&error),
         }
+    }
+
+    /// Reads the body, unless that was done. Counted from before it is read: slow uploads hold memory too.
+    #[inline]
+    async fn read_body(&mut self) -> Result<(), Problem> {
+        let in_flight = match &mut self.operation.in_flight {
+            Some(guard) => guard,
+            none => match self.config.in_flight.start(self.principal.share()) {
+                Ok(guard) => none.insert(guard),
+                Err(Refused::Closing) => return Err(Problem::ShuttingDown),
+                Err(Refused::Full) => return Err(Problem::Overloaded),
+            },
+        };
+        self.body.read(self.config.body_limits(), in_flight).await
+    }
+
+    /// Looks for the key in the body. Where no key is needed, a body that is too large to be read has none.
+    async fn look_into_body(&mut self) -> Result<(), Problem> {
+        let Ok(found) = &self.key else { return Ok(()) };
+        let needs_none = found.is_none() && (self.policy.allows_keyless() || !self.needs_key());
+        match self.read_body().await {
+            Err(Problem::BodyTooLarge { .. }) if needs_none => return Ok(()),
+            read => read?,
+        }
+        if let Some(sources) = self.config.sources.clone()
+            && let Ok(found) = mem::replace(&mut self.key, Ok(None))
+        {
+            self.key = sources.in_body(self.pending.head().headers, self.body.pieces(), found);
+        }
+        Ok(())
     }
 
     pub(super) fn replay_row(&self, row: &Row) -> Decision<B> {

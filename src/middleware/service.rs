@@ -33,7 +33,7 @@ use crate::{
     app::Idempotency,
     client::problem::{Problem, ProblemStyle},
     handler::{IdempotencyInfo, Stage},
-    key::{InvalidKey, Key, Principal, RecordId},
+    key::{InvalidKey, Key, Principal, RecordId, RequestHeaders},
     ledger::LedgerRun,
     observe::Outcome,
     policy::Policy,
@@ -147,7 +147,15 @@ where
             request.extensions_mut().insert(run.clone());
         }
         let key = Key::of_request(request.headers(), &settings.header, settings.syntax, settings.max_key_length);
-        let has_key = !matches!(key, Ok(None));
+        let (key, may_be_in_body) = match &config.sources {
+            None => (key, false),
+            Some(sources) => (
+                sources.in_query(request.query_string(), key),
+                sources.may_be_in_body(RequestHeaders::from(request.headers())),
+            ),
+        };
+        // Where the body may have the key, there is one until the body is read.
+        let has_key = may_be_in_body || !matches!(key, Ok(None));
         let principal = if has_key { config.principal(&request) } else { Principal::anonymous() };
         let route = if config.observers.any() { request.match_pattern() } else { None };
         let promise = Promise::of(&request, config);
@@ -189,6 +197,7 @@ where
             base,
             probe: self.probe.clone(),
             key,
+            may_be_in_body,
             is_anonymous: principal.is_anonymous(),
             principal,
             asked: None,
@@ -210,6 +219,8 @@ pub(super) struct Governed<S: Service<ServiceRequest>> {
     pub(super) base: Policy,
     pub(super) probe: Rc<Probe>,
     pub(super) key: Result<Option<Key>, InvalidKey>,
+    /// Whether the body may have the key, and was not read yet.
+    pub(super) may_be_in_body: bool,
     pub(super) principal: Principal,
     /// Whether the request showed no identity.
     pub(super) is_anonymous: bool,
@@ -278,6 +289,8 @@ where
     async fn pass(&mut self, outcome: Outcome) -> Result<ServiceResponse<AnswerBody<B>>, Error> {
         self.info.set_stage(if outcome == Outcome::Keyless { Stage::Passed } else { Stage::Observing });
         let payload = self.body.take_payload();
+        self.operation.in_flight = None;
+        self.pending.restore_accept_encoding(&self.info);
         if let Some(run) = &self.operation.ledger {
             run.is_ordinary();
         }

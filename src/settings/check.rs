@@ -141,7 +141,9 @@ impl Settings {
     }
 
     fn check_headers(&self) -> Result<(), ConfigError> {
-        if self.header.is_empty() {
+        self.check_key_sources()?;
+        let names = self.key_headers();
+        if names.is_empty() && self.key_sources.is_empty() {
             return Err(invalid("header", &"", "at least one header name"));
         }
         let means_else = |name: &&HeaderName| {
@@ -151,8 +153,9 @@ impl Settings {
                 || ["sec-", "access-control-"].iter().any(|prefix| text.starts_with(prefix))
                 || self.credential_headers.contains(name)
         };
-        if let Some(name) = self.header.iter().find(means_else) {
-            return Err(invalid("header", &name, "the name of a header that has no other meaning"));
+        if let Some(name) = names.iter().find(means_else) {
+            let setting = if self.key_sources.is_empty() { "header" } else { "key_sources" };
+            return Err(invalid(setting, &name, "the name of a header that has no other meaning"));
         }
         if let Some((setting, name)) = self.taken_header() {
             return Err(invalid(setting, &name, "the name of a header that nothing else uses, or none"));
@@ -267,12 +270,13 @@ impl Settings {
             ("original_status_header", &self.original_status_header),
         ];
         let marks = marks.into_iter().filter_map(|(setting, name)| Some((setting, name.as_ref()?)));
+        let names = self.key_headers();
         let marks: Vec<(&'static str, &HeaderName)> =
             marks.chain(self.should_retry_headers.iter().map(|name| ("should_retry_headers", name))).collect();
         let (_, &(setting, name)) = marks.iter().enumerate().find(|(at, (_, name))| {
             OF_OTHERS.contains(&name.as_str())
                 || name.as_str().starts_with("access-control-")
-                || self.header.contains(name)
+                || names.contains(name)
                 || marks[..*at].iter().any(|(_, other)| other == name)
         })?;
         Some((setting, name))

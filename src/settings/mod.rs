@@ -7,6 +7,7 @@ mod check;
 mod choices;
 mod error;
 mod fingerprint;
+mod key_sources;
 mod load;
 mod rules;
 mod statuses;
@@ -23,6 +24,7 @@ pub use self::{
     choices::{Methods, Mode, OnDisconnect, OnError, Profile, Scope},
     error::ConfigError,
     fingerprint::{CompareMultipart, CompareQuery, FingerprintSettings},
+    key_sources::{KeySource, ParseKeySourceError},
     load::SettingsLoader,
     statuses::{ParseStatusesError, Statuses},
 };
@@ -58,6 +60,8 @@ pub struct Settings {
     /// `header`: the request headers that may have the key, `Idempotency-Key`. The first one that a request has names its
     /// key; two with different keys are an error.
     pub header: Vec<HeaderName>,
+    /// `key_sources`: where the key may be, in place of `header`. Empty: in `header` only.
+    pub key_sources: Vec<KeySource>,
     /// `syntax` of the key.
     pub syntax: Syntax,
     /// `methods` that need a key. A key that is sent with another unsafe method is honoured too.
@@ -293,7 +297,8 @@ impl Settings {
             profile,
             mode: Mode::Enforce,
             encoder: "basic".into(),
-            header: vec![HeaderName::from_static("idempotency-key")],
+            header: Self::default_headers(),
+            key_sources: Vec::new(),
             syntax: if profile.is_stripe() { Syntax::Raw } else { Syntax::Lenient },
             methods: match profile {
                 Profile::Default => Methods::Unsafe,
@@ -357,6 +362,10 @@ impl Settings {
                 drain_timeout: seconds(30),
             },
         }
+    }
+
+    fn default_headers() -> Vec<HeaderName> {
+        vec![HeaderName::from_static("idempotency-key")]
     }
 
     /// Whether every request runs, and decisions are only reported.

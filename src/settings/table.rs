@@ -5,8 +5,8 @@ use std::str::FromStr;
 use actix_web::http::{Method, StatusCode, header::HeaderName};
 
 use super::{
-    CompareMultipart, CompareQuery, Durability, Methods, Mode, OnDisconnect, OnError, OnFull, OnUnknown, Profile,
-    Scope, Settings, StartupCheck, Statuses, StorageSettings,
+    CompareMultipart, CompareQuery, Durability, KeySource, Methods, Mode, OnDisconnect, OnError, OnFull, OnUnknown,
+    Profile, Scope, Settings, StartupCheck, Statuses, StorageSettings, key_sources,
     value::{self, Given, STATUS, may_carry_body},
 };
 use crate::key::{Syntax, pointer};
@@ -91,6 +91,7 @@ pub(super) const ROOT: &[Setting<Settings>] = settings! {
     } => s.mode;
     "encoder", NAME, |s, v| name(v) => s.encoder;
     "header", "a header name, or several", |s, v| headers(v).filter(|names| !names.is_empty()) => s.header;
+    "key_sources", key_sources::KEY_SOURCE, |s, v| sources(v) => s.key_sources;
     "syntax", "strict, lenient, raw or any", |s, v| match v.one()? {
         "strict" => Some(Syntax::Strict),
         "lenient" => Some(Syntax::Lenient),
@@ -291,6 +292,13 @@ fn methods(given: &Given) -> Option<Methods> {
     };
     let methods: Vec<Method> = given.items().into_iter().map(parse).collect::<Option<_>>()?;
     (!methods.is_empty()).then_some(Methods::List(methods))
+}
+
+fn sources(given: &Given) -> Option<Vec<KeySource>> {
+    if given.one() == Some("none") {
+        return Some(Vec::new());
+    }
+    given.items().into_iter().map(|item| item.parse().ok()).collect()
 }
 
 fn pointers(given: &Given) -> Option<Vec<String>> {

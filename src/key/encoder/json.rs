@@ -6,7 +6,7 @@ use actix_web::http::header::{self, HeaderValue};
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{KeyEncoder, KeyRequest, head_digest, raw_fingerprint};
+use super::{KeyEncoder, KeyRequest, RequestHeaders, head_digest, raw_fingerprint};
 use crate::key::comparison::Pointer;
 
 /// As [`BasicKeyEncoder`](super::BasicKeyEncoder), but two JSON bodies are the same payload when their values are equal
@@ -31,7 +31,7 @@ impl KeyEncoder for CanonicalJsonEncoder {
 
     fn fingerprint(&self, request: &KeyRequest<'_>) -> [u8; 32] {
         let canonical =
-            is_plain_json(request).then(|| canonical(&whole(request), &request.comparison.ignored)).flatten();
+            is_json(request.headers).then(|| canonical(&whole(request), &request.comparison.ignored)).flatten();
         match canonical {
             Some(value) => {
                 let kind = request.headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
@@ -49,8 +49,9 @@ fn whole<'a>(request: &KeyRequest<'a>) -> Cow<'a, [u8]> {
     }
 }
 
-fn is_plain_json(request: &KeyRequest<'_>) -> bool {
-    let field = |name| request.headers.get(name).and_then(|value| value.to_str().ok());
+/// Whether a body is JSON, and not compressed.
+pub(crate) fn is_json(headers: RequestHeaders<'_>) -> bool {
+    let field = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let media = field(header::CONTENT_TYPE).and_then(|kind| kind.split(';').next()).unwrap_or_default().trim();
     let subtype = media.to_ascii_lowercase();
     (subtype == "application/json" || subtype.ends_with("+json"))

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 pub use self::json::CanonicalJsonEncoder;
+pub(crate) use self::json::is_json;
 
 use super::{
     Key, Principal,

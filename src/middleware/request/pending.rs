@@ -19,10 +19,11 @@ use bytes::Bytes;
 use futures_util::Stream;
 
 use super::{
+    accept_encoding,
     head::{HeadRef, RequestHead},
     synthetic::SyntheticRequests,
 };
-use crate::key::RequestHeaders;
+use crate::{handler::IdempotencyInfo, key::RequestHeaders};
 
 pub(in crate::middleware) enum PendingRequest<S: Service<ServiceRequest>> {
     /// There are no inner instances: the request has not been routed.
@@ -62,6 +63,13 @@ where
         request.set_payload(Payload::Stream { payload: Box::pin(payload.clone()) });
         *self = Self::Routed { inside: service.call(request), payload, head };
         true
+    }
+
+    /// Restores what was taken away for an operation that is not protected after all.
+    pub(in crate::middleware) fn restore_accept_encoding(&mut self, info: &IdempotencyInfo) {
+        if let Self::Kept(request) = self {
+            accept_encoding::restore(request, info);
+        }
     }
 
     pub(in crate::middleware) const fn is_asked(&self) -> bool {

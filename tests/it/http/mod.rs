@@ -8,6 +8,7 @@ mod connections;
 mod contract;
 mod first_status;
 mod keeping;
+mod key_sources;
 mod keys;
 mod payloads;
 mod real_clients;

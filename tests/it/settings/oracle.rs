@@ -42,6 +42,12 @@ pub(super) const ROOT: &[Known<Settings>] = known! {
     "header": |s: &Settings| s.header.clone(); ("\"X-Key\"", "x-key") is "[\"x-key\"]",
         ("[\"X-Key\", \"HTTP_X_OTHER\"]", "X-Key,HTTP_X_OTHER") is "[\"x-key\", \"x-other\"]";
         not "", "none", "bad name", "Authorization", "X-Key,Cookie";
+    "key_sources": |s: &Settings| s.key_sources.iter().map(ToString::to_string).collect::<Vec<_>>();
+        ("[\"header:X-Key\", \"json:/idempotency_key\", \"query:key\", \"form:_key\"]",
+         "header:X-Key,json:/idempotency_key,query:key,form:_key") is
+        "[\"header:x-key\", \"json:/idempotency_key\", \"query:key\", \"form:_key\"]",
+        ("[]", "none") is "[]";
+        not "X-Key", "json:key", "cookie:key", "query:", "header:Authorization";
     "syntax": |s: &Settings| s.syntax; ("\"strict\"", "strict") is "Strict", ("\"any\"", "any") is "Any";
         not "loose", "";
     "methods": |s: &Settings| s.methods.clone(); ("[\"POST\", \"put\"]", "POST, put") is "List([POST, PUT])",
