@@ -289,8 +289,11 @@ where
     async fn pass(&mut self, outcome: Outcome) -> Result<ServiceResponse<AnswerBody<B>>, Error> {
         self.info.set_stage(if outcome == Outcome::Keyless { Stage::Passed } else { Stage::Observing });
         let payload = self.body.take_payload();
-        self.operation.in_flight = None;
-        self.pending.restore_accept_encoding(&self.info);
+        if outcome == Outcome::Keyless {
+            // Both were done for a key that the body turned out not to have.
+            self.operation.in_flight = None;
+            self.pending.restore_accept_encoding(&self.info);
+        }
         if let Some(run) = &self.operation.ledger {
             run.is_ordinary();
         }
