@@ -119,5 +119,63 @@ fn encoding(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, service, steps, memory_store, encoding);
+/// Sealing a record of 1 KiB, opening it, and whole requests with each mode.
+#[cfg(all(feature = "encryption", feature = "testing"))]
+fn sealing(criterion: &mut Criterion) {
+    use actix_idempotency::{
+        Idempotency, Settings,
+        settings::{Encryption, SecretSource, SealingAlgorithm, SealingKey, SealingMode},
+        testing::sealed_store,
+    };
+    let mut encryption = Encryption::default();
+    encryption.keys = vec![SealingKey::new(1, SecretSource::given([7; 32]))];
+    let system = rt::System::new();
+    let mut group = criterion.benchmark_group("sealing");
+    for (name, algorithm) in
+        [("xchacha20-poly1305", SealingAlgorithm::XChaCha20Poly1305), ("aes-256-gcm-siv", SealingAlgorithm::Aes256GcmSiv)]
+    {
+        encryption.algorithm = algorithm;
+        let (plain, sealed) = (common::Forgetful, sealed_store(common::Forgetful, &encryption).expect("a key"));
+        let (claim, record) = (common::claim(), record());
+        let ttl = std::time::Duration::from_secs(60);
+        group.bench_function(BenchmarkId::new("complete, without a store", name), |b| {
+            b.iter(|| black_box(sealed.complete(&claim, &record, ttl).now_or_never()));
+        });
+        group.bench_function(BenchmarkId::new("the same, not sealed", name), |b| {
+            b.iter(|| black_box(plain.complete(&claim, &record, ttl).now_or_never()));
+        });
+    }
+    encryption.algorithm = SealingAlgorithm::default();
+    for (name, keys, mode) in [
+        ("not sealed", Vec::new(), SealingMode::Server),
+        ("server", encryption.keys.clone(), SealingMode::Server),
+        ("client", encryption.keys.clone(), SealingMode::Client),
+    ] {
+        let mut settings = Settings::default();
+        settings.storage.max_entries = 1_000;
+        settings.storage.min_retention = std::time::Duration::ZERO;
+        (settings.encryption.keys, settings.encryption.mode) = (keys, mode);
+        let idempotency = Idempotency::builder().settings(settings).build().expect("sound settings");
+        let app = App::new().app_data(web::Data::new(idempotency)).wrap(IdempotencyKey::default()).configure(routes);
+        let with = system.block_on(async { sender(test::init_service(app).await) });
+        let keys = Cell::new(0);
+        let fresh = || {
+            keys.set(keys.get() + 1);
+            with_key("/", SMALL, &format!("key-{}", keys.get()))
+        };
+        group.bench_function(BenchmarkId::new("first run", name), |b| {
+            b.iter_batched(fresh, |r| system.block_on(with(r)), BatchSize::SmallInput)
+        });
+        system.block_on(with(with_key("/", SMALL, "known")));
+        group.bench_function(BenchmarkId::new("replay", name), |b| {
+            b.iter_batched(|| with_key("/", SMALL, "known"), |r| system.block_on(with(r)), BatchSize::SmallInput)
+        });
+    }
+    group.finish();
+}
+
+#[cfg(not(all(feature = "encryption", feature = "testing")))]
+fn sealing(_: &mut Criterion) {}
+
+criterion_group!(benches, service, steps, memory_store, encoding, sealing);
 criterion_main!(benches);

@@ -29,6 +29,8 @@ pub mod settings;
 pub mod store;
 // Who hears what became of a request?
 pub mod observe;
+// How is it hidden from whoever reads a store?
+mod sealing;
 // How is a response kept?
 pub mod record;
 // What names an operation? Key, principal, fingerprint, record id.

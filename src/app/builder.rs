@@ -11,6 +11,8 @@ use super::{
     idempotency::{PrincipalFn, Shared},
     promises::warn_of_given_up_promises,
 };
+#[cfg(feature = "encryption")]
+use crate::sealing::{CacheSeals, Seals};
 #[cfg(feature = "redis")]
 use crate::store::{RedisLock, RedisOptions, RedisStore};
 #[cfg(feature = "sqlite")]
@@ -146,11 +148,24 @@ impl Builder {
         self.settings.rules()?;
         self.lock_of_settings()?;
         warn_of_given_up_promises(&self.settings, None);
+        #[cfg(not(feature = "encryption"))]
+        if let Some(setting) = self.settings.encryption.first_set() {
+            return Err(ConfigError::MissingFeature { setting, name: "encryption", feature: "encryption" });
+        }
+        #[cfg(feature = "encryption")]
+        let seals = Seals::read(&self.settings.encryption)?;
         let in_flight = InFlight::new(&self.settings.limits);
         let caches = self.settings.all_caches().into_iter();
         let stores = caches
             .map(|(name, settings)| {
-                let handle = StoreHandle::new(name.clone(), self.store_of(&name, &settings)?, in_flight.clone());
+                let store = self.store_of(&name, &settings)?;
+                #[cfg(feature = "encryption")]
+                let handle = {
+                    let seals = seals.as_ref().map(|seals| CacheSeals::new(seals, &settings.namespace, &name));
+                    StoreHandle::sealed(name.clone(), store, in_flight.clone(), seals)
+                };
+                #[cfg(not(feature = "encryption"))]
+                let handle = StoreHandle::new(name.clone(), store, in_flight.clone());
                 Ok((name, handle))
             })
             .collect::<Result<_, ConfigError>>()?;
@@ -169,6 +184,8 @@ impl Builder {
             refusal,
             brought,
             ledgers,
+            #[cfg(feature = "encryption")]
+            seals,
         }))
     }
 

@@ -9,13 +9,19 @@ use actix_web::dev::ServiceRequest;
 use parking_lot::Mutex;
 
 use super::Builder;
+#[cfg(feature = "encryption")]
+use crate::{
+    claim::check_key,
+    sealing::{CacheSeals, Seals},
+};
 use crate::{
     claim::{Caught, InFlight, StoreHandle, at_most_a_century},
     client::problem::RefusalFn,
     key::{KeyEncoder, Principal},
     ledger::AnyLedger,
     observe::Observers,
-    settings::{ConfigError, Settings},
+    sealing::Index,
+    settings::{ConfigError, Mode, Settings, StoredIds},
     store::Store,
 };
 
@@ -61,6 +67,9 @@ pub(crate) struct Shared {
     pub(crate) brought: Mutex<Vec<Brought>>,
     /// The ledgers of wraps, by the name of their cache: one of each, whichever worker asks.
     pub(crate) ledgers: Mutex<Vec<(String, AnyLedger)>>,
+    /// The keys of `encryption.*`.
+    #[cfg(feature = "encryption")]
+    pub(crate) seals: Option<Arc<Seals>>,
 }
 
 /// A store that a wrap brought with it.
@@ -134,8 +143,32 @@ impl Idempotency {
         for handle in self.0.stores.values() {
             let refused = |source| ConfigError::Store { cache: handle.name.clone(), source };
             handle.store.check().await.map_err(refused)?;
+            #[cfg(feature = "encryption")]
+            if handle.seals().is_none() && !handle.store.answers_at_once() {
+                // Without keys, records under an index key would not be found.
+                let seals = self.cache_seals(&Arc::new(Seals::none()), &handle.name);
+                for check in seals.checks() {
+                    check_key(&*handle.store, &check).await.map_err(refused)?;
+                }
+            }
         }
         Ok(())
+    }
+
+    /// The keys, for the records of a cache.
+    #[cfg(feature = "encryption")]
+    pub(super) fn cache_seals(&self, seals: &Arc<Seals>, cache: &str) -> CacheSeals {
+        let namespace = self.0.settings.cache(cache).map_or_else(String::new, |settings| settings.namespace);
+        CacheSeals::new(seals, &namespace, cache)
+    }
+
+    /// The ids under which stores and ledgers have records.
+    pub(crate) fn stored_ids(&self, mode: Mode) -> StoredIds {
+        #[cfg(feature = "encryption")]
+        let index = self.0.seals.as_ref().map_or_else(Index::default, |seals| seals.index.clone());
+        #[cfg(not(feature = "encryption"))]
+        let index = Index::default();
+        StoredIds { mode, index }
     }
 
     /// The store of a cache.
@@ -154,6 +187,12 @@ impl Idempotency {
             return handle.clone();
         }
         let caught = Arc::new(Caught(store.clone()));
+        #[cfg(feature = "encryption")]
+        let handle = {
+            let seals = self.0.seals.as_ref().map(|seals| self.cache_seals(seals, name));
+            StoreHandle::sealed(name.to_owned(), caught, self.0.in_flight.clone(), seals)
+        };
+        #[cfg(not(feature = "encryption"))]
         let handle = StoreHandle::new(name.to_owned(), caught, self.0.in_flight.clone());
         brought.push((store.clone(), handle.clone()));
         handle
@@ -173,13 +212,22 @@ impl Idempotency {
         if !ledgers.iter().any(|(name, known)| name == cache && known.is_same(&ledger)) {
             ledgers.push((cache.to_owned(), ledger.clone()));
         }
+        drop(ledgers);
+        #[cfg(feature = "encryption")]
+        let ledger = ledger.sealed(self.0.seals.as_ref().map(|seals| self.cache_seals(seals, cache)));
         ledger
     }
 
     /// The ledgers of the wraps that use a cache.
     pub(super) fn ledgers(&self, cache: &str) -> Vec<AnyLedger> {
         let ledgers = self.0.ledgers.lock();
-        ledgers.iter().filter(|(name, _)| name.eq_ignore_ascii_case(cache)).map(|(_, ledger)| ledger.clone()).collect()
+        let of_cache =
+            ledgers.iter().filter(|(name, _)| name.eq_ignore_ascii_case(cache)).map(|(_, ledger)| ledger.clone());
+        #[cfg(feature = "encryption")]
+        let of_cache = of_cache.map(|ledger| {
+            ledger.sealed(self.0.seals.as_ref().map(|seals| self.cache_seals(seals, &cache.to_ascii_lowercase())))
+        });
+        of_cache.collect()
     }
 }
 

@@ -4,6 +4,7 @@
 mod builder;
 mod idempotency;
 mod operators;
+mod principals;
 mod promises;
 mod shutdown;
 

@@ -16,7 +16,8 @@ impl Idempotency {
     pub fn record_id(&self, cache: &str, principal: &Principal, key: &str) -> RecordId {
         let namespace = self.settings().cache(cache).map_or_else(String::new, |settings| settings.namespace);
         let cache = cache.to_ascii_lowercase();
-        self.settings().mode.record_id(RecordIds::new(&namespace, &cache).of(principal, key, None))
+        let id = RecordIds::new(&namespace, &cache).of(principal, key, None);
+        self.stored_ids(self.settings().mode).of(id)
     }
 
     /// Tells what is known of a record: in the ledgers of the cache's wraps, or in its store.
@@ -31,6 +32,19 @@ impl Idempotency {
             }
         }
         self.handle(cache)?.store.inspect(id).await
+    }
+
+    /// The record of `key`, as [`inspect`](Self::inspect) tells it. Opens a record that only its client's key opens
+    /// (`encryption.mode = client`). Holds where [`record_id`](Self::record_id) does.
+    ///
+    /// # Errors
+    /// As for [`inspect`](Self::inspect).
+    pub async fn find(&self, cache: &str, principal: &Principal, key: &str) -> Result<Option<Inspection>, StoreError> {
+        let mut found = self.inspect(cache, &self.record_id(cache, principal, key)).await?;
+        if let Some(seen) = &mut found {
+            self.handle(cache)?.open(key, principal, seen);
+        }
+        Ok(found)
     }
 
     /// Forgets a completed record, or one whose owner was lost, so that its key can be used again. A live claim stays, and

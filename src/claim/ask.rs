@@ -10,9 +10,9 @@ use crate::{
     key::{Fingerprint, Principal, RecordId},
     ledger::{AnyLedger, Row},
     observe::metrics::{self, CallTimer},
-    record::Record,
+    record::{Record, UnreadableRecord},
     settings::Settings,
-    store::{Begin, BeginRequest, Found, IfCompleted, OwnerToken, StoreError, StoreFuture},
+    store::{Begin, BeginRequest, Found, IfCompleted, OwnerToken, Step, StoreError, StoreFuture},
 };
 
 /// The claims of one instance of the middleware: in which store, and by which settings. Each worker has its own,
@@ -31,6 +31,9 @@ pub(crate) struct ClaimRequest {
     pub(crate) if_completed: IfCompleted,
     /// Where duplicates look for an answer while they wait.
     pub(crate) ledger: Option<AnyLedger>,
+    /// What is needed to seal its response. `None`: it is not sealed.
+    #[cfg(feature = "encryption")]
+    pub(crate) sealing: Option<Arc<crate::sealing::Sealing>>,
 }
 
 /// The answer to a [`ClaimRequest`].
@@ -97,6 +100,11 @@ impl Claims {
             }
         }
         Ok(match self.begin(begin).await? {
+            Begin::Acquired(acquired) if acquired.steps.iter().any(Step::is_sealed) => {
+                // The settings have no keys any more.
+                HeldClaim::new(self.clone(), acquired.claim, Vec::new()).free();
+                return Err(UnreadableRecord::Unopened.into());
+            }
             Begin::Acquired(acquired) => {
                 count_other_scheme(acquired.other_scheme);
                 let held = HeldClaim::new(self.clone(), acquired.claim, acquired.steps);
@@ -168,6 +176,8 @@ impl ClaimRequest {
             keep: config.ttl,
             if_completed: self.if_completed,
             on_unknown: config.on_unknown,
+            #[cfg(feature = "encryption")]
+            sealing: self.sealing,
             ..BeginRequest::new(self.id, self.fingerprint, token)
         }
     }

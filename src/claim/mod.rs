@@ -12,6 +12,8 @@ mod hold;
 mod in_flight;
 mod local;
 mod renewal;
+#[cfg(feature = "encryption")]
+mod sealed;
 mod settle_behind;
 mod steps;
 mod store_handle;
@@ -20,6 +22,10 @@ mod wait;
 mod waiting_room;
 mod write_behind;
 
+#[cfg(all(feature = "encryption", feature = "testing"))]
+pub(crate) use self::sealed::Sealed;
+#[cfg(feature = "encryption")]
+pub(crate) use self::sealed::check_key;
 pub(crate) use self::{
     ask::{ClaimAnswer, ClaimRequest, Claims},
     caught::Caught,

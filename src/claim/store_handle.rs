@@ -10,6 +10,8 @@ use std::{
 
 use tokio::sync::Notify;
 
+#[cfg(feature = "encryption")]
+use super::sealed::Sealed;
 use super::{
     call::StoreCall,
     in_flight::InFlight,
@@ -17,9 +19,11 @@ use super::{
     renewal::Renewals,
     waiting_room::{Seat, WaitingRoom},
 };
+#[cfg(feature = "encryption")]
+use crate::sealing::{CacheSeals, Sealing};
 use crate::{
-    key::RecordId,
-    store::{OwnerToken, Store, StoreError, StoreFuture, background::Background},
+    key::{Principal, RecordId},
+    store::{Inspection, OwnerToken, Store, StoreError, StoreFuture, background::Background},
 };
 
 /// A store, with the requests of this process that wait for it and the claims that this process holds in it.
@@ -35,6 +39,8 @@ pub(crate) struct StoreHandle {
     pub(super) in_flight: Arc<InFlight>,
     /// How many claims wait for their deferred release.
     pub(super) releases: AtomicUsize,
+    #[cfg(feature = "encryption")]
+    seals: Option<CacheSeals>,
 }
 
 /// Whether the last call to a store failed.
@@ -77,8 +83,49 @@ impl StoreHandle {
             local: LocalClaims::default(),
             in_flight,
             releases: AtomicUsize::new(0),
+            #[cfg(feature = "encryption")]
+            seals: None,
         })
     }
+
+    /// A store that has sealed records only, if there are keys.
+    #[cfg(feature = "encryption")]
+    pub(crate) fn sealed(
+        name: String,
+        store: Arc<dyn Store>,
+        in_flight: Arc<InFlight>,
+        seals: Option<CacheSeals>,
+    ) -> Arc<Self> {
+        let Some(seals) = seals else { return Self::new(name, store, in_flight) };
+        let store = Arc::new(Sealed::new(store, seals.clone()));
+        let mut handle = Self::new(name, store, in_flight);
+        if let Some(handle) = Arc::get_mut(&mut handle) {
+            handle.seals = Some(seals);
+        }
+        handle
+    }
+
+    /// The keys of the store's records.
+    #[cfg(feature = "encryption")]
+    pub(crate) const fn seals(&self) -> Option<&CacheSeals> {
+        self.seals.as_ref()
+    }
+
+    /// Opens the record of a key, if it needs the key and is sealed.
+    #[cfg(feature = "encryption")]
+    pub(crate) fn open(&self, key: &str, principal: &Principal, seen: &mut Inspection) {
+        if let (Some(seals), Some(record)) = (&self.seals, &seen.record)
+            && record.is_sealed()
+            && let Ok(opened) = seals.open(&seen.id, record, Some(&Sealing::new(key, principal)))
+        {
+            seen.record = Some(opened);
+        }
+    }
+
+    /// Nothing is sealed without the feature `encryption`.
+    #[cfg(not(feature = "encryption"))]
+    #[expect(clippy::unused_self, reason = "the feature uses it")]
+    pub(crate) const fn open(&self, _: &str, _: &Principal, _: &mut Inspection) {}
 
     /// A place among those who wait for a record, unless too many do.
     pub(crate) fn seat(&self, id: RecordId, most: usize) -> Option<Seat> {

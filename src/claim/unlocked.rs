@@ -24,6 +24,7 @@ impl Claims {
             Err(StoreError::Unavailable(_)) => call().await?,
             answer => answer?,
         };
+        let seen = seen.map(|seen| self.opened(&begin, seen)).transpose()?;
         let completed = seen.filter(|seen| seen.state == RecordState::Completed);
         let fingerprint = completed.as_ref().and_then(|seen| seen.fingerprint);
         match fingerprint.map(|fingerprint| fingerprint.compare(&begin.fingerprint)) {
@@ -39,6 +40,23 @@ impl Claims {
             None => None,
         };
         Ok(ClaimAnswer::Run { held: HeldClaim::unlocked(self.clone(), begin), previous })
+    }
+
+    /// Opens the record that was seen. One that does not open is an error: its operation must not run again.
+    #[cfg(feature = "encryption")]
+    fn opened(&self, begin: &BeginRequest, mut seen: Inspection) -> Result<Inspection, StoreError> {
+        if let (Some(seals), Some(record)) = (self.handle.seals(), &seen.record)
+            && record.is_sealed()
+        {
+            seen.record = Some(seals.open(&seen.id, record, begin.sealing.as_deref())?);
+        }
+        Ok(seen)
+    }
+
+    #[cfg(not(feature = "encryption"))]
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "the feature uses them")]
+    fn opened(&self, _: &BeginRequest, seen: Inspection) -> Result<Inspection, StoreError> {
+        Ok(seen)
     }
 
     /// Replaces a completed record with the response of a manual run. Waits up to `patience` while another response

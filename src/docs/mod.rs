@@ -25,3 +25,4 @@ page!(layers, "layers.md");
 page!(operating, "operating.md");
 page!(policies, "policies.md");
 page!(redis, "redis.md");
+page!(security, "security.md");

@@ -18,8 +18,9 @@ use tokio::time::Instant;
 use crate::{
     app::Idempotency,
     client::{prefer::Prefer, problem::Problem},
-    key::{Principal, RecordId},
+    key::{Key, Principal, RecordId},
     middleware::StoredAnswers,
+    record::Record,
     settings::{ConfigError, Scope},
     store::{Inspection, RecordState, StoreError},
 };
@@ -147,13 +148,18 @@ async fn by_record(request: HttpRequest, lookup: web::Data<Lookup>, record: web:
     let Ok(id) = record.parse() else { return absent() };
     let caches: Vec<&str> = lookup.idempotency.shared().stores.keys().map(String::as_str).collect();
     let principal = lookup.principal(&request);
-    lookup.answer(&request, &caches, id, &principal).await
+    // The id is enough, unless only the key opens the record.
+    let key = lookup.answers.key_of(request.headers()).unwrap_or_default();
+    lookup.answer(&request, &caches, id, &principal, key.as_ref()).await
 }
 
 async fn by_key(request: HttpRequest, lookup: web::Data<Lookup>) -> HttpResponse {
     let principal = lookup.principal(&request);
-    match lookup.answers.id_of(request.headers(), &principal) {
-        Ok(Some(id)) => lookup.answer(&request, &[lookup.answers.cache()], id, &principal).await,
+    match lookup.answers.key_of(request.headers()) {
+        Ok(Some(key)) => {
+            let id = lookup.answers.id_of(&principal, &key);
+            lookup.answer(&request, &[lookup.answers.cache()], id, &principal, Some(&key)).await
+        }
         Ok(None) => Problem::MissingKey.response(lookup.answers.style()),
         Err(invalid) => Problem::InvalidKey(invalid).response(lookup.answers.style()),
     }
@@ -170,12 +176,16 @@ impl Lookup {
         caches: &[&str],
         id: RecordId,
         principal: &Principal,
+        key: Option<&Key>,
     ) -> HttpResponse {
         if principal.is_anonymous() && !self.allows_anonymous {
             return absent();
         }
         let prefer = Prefer::of(request.headers().get_all(HeaderName::from_static("prefer")));
-        let mut response = match self.look(caches, id, principal, prefer.wait.unwrap_or_default()).await {
+        let mut response = match self.look(caches, id, principal, key, prefer.wait.unwrap_or_default()).await {
+            Ok(Some(seen)) if key.is_none() && seen.record.as_ref().is_some_and(Record::is_sealed) => {
+                Problem::MissingKey.response(self.answers.style())
+            }
             Ok(Some(seen)) => match (seen.state, &seen.record) {
                 (RecordState::Completed, Some(record)) => {
                     match self.answers.response(record, seen.remaining, request.headers()) {
@@ -202,6 +212,7 @@ impl Lookup {
         caches: &[&str],
         id: RecordId,
         principal: &Principal,
+        key: Option<&Key>,
         wait: Duration,
     ) -> Result<Option<Inspection>, StoreError> {
         let settings = self.answers.settings();
@@ -210,13 +221,16 @@ impl Lookup {
         for round in 0.. {
             let seen = tokio::time::timeout(settings.storage.timeout, self.find(caches, &id)).await;
             let seen = seen.unwrap_or(Err(StoreError::TimedOut(settings.storage.timeout)))?;
-            let Some((cache, seen)) = seen else { return Ok(None) };
+            let Some((cache, mut seen)) = seen else { return Ok(None) };
             // A record that is another principal's is not there.
-            if seen.principal != Some(principal.tag(&id)) {
+            if seen.principal != Some(self.answers.stored_principal(principal).tag(&id)) {
                 return Ok(None);
             }
             let left = until.saturating_duration_since(Instant::now());
             let handle = self.idempotency.cache(cache).map_err(StoreError::unavailable)?;
+            if let Some(key) = key {
+                handle.open(key.as_str(), principal, &mut seen);
+            }
             if left.is_zero() || !is_running(&seen) {
                 return Ok(Some(seen));
             }

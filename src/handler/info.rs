@@ -20,7 +20,7 @@ use crate::{
     key::{Key, RecordId},
     ledger::{LedgerEntry, LedgerRun, TransactionError},
     record::StoredResponse,
-    settings::Mode,
+    settings::StoredIds,
     store::Claim,
 };
 
@@ -63,7 +63,7 @@ struct HandlerView {
     key: Key,
     /// The id that the record has with `mode = enforce`.
     id: RecordId,
-    mode: Mode,
+    ids: StoredIds,
     claim: Option<Claim>,
     previous: Option<StoredResponse>,
     /// Where the steps of the run are saved. `None`: they are not.
@@ -111,7 +111,7 @@ impl IdempotencyInfo {
     /// The id of a protected request's record. Operators find the record by it.
     #[must_use]
     pub fn record(&self) -> Option<RecordId> {
-        self.view().map(|view| view.mode.record_id(view.id))
+        self.view().map(|view| view.ids.of(view.id))
     }
 
     /// A key for a call to another service: 64 hexadecimal digits, the same on every attempt at this operation
@@ -203,14 +203,14 @@ impl IdempotencyInfo {
         &self,
         key: Key,
         id: RecordId,
-        mode: Mode,
+        ids: &StoredIds,
         claim: Option<&Claim>,
         previous: Option<StoredResponse>,
         journal: Option<Journal>,
     ) {
         if let Some(shared) = &self.0 {
-            let claim = claim.cloned();
-            let shown = shared.view.set(HandlerView { key, id, mode, claim, previous, journal });
+            let (claim, ids) = (claim.cloned(), ids.clone());
+            let shown = shared.view.set(HandlerView { key, id, ids, claim, previous, journal });
             debug_assert!(shown.is_ok(), "a decision is shown once");
         }
     }

@@ -31,6 +31,14 @@ impl Fingerprint {
         Self(bytes)
     }
 
+    /// Scheme, target and digest.
+    #[cfg(feature = "encryption")]
+    pub(crate) fn parts(&self) -> (&[u8; 2], &[u8; 8], &[u8; 32]) {
+        let (scheme, rest) = self.0.split_first_chunk().expect("42 bytes");
+        let (target, digest) = rest.split_first_chunk().expect("40 bytes");
+        (scheme, target, digest.try_into().expect("32 bytes"))
+    }
+
     /// The hash of a scheme's description.
     pub(crate) fn scheme_of(description: &str) -> [u8; 2] {
         let [a, b, ..] = Digest::new(b"scheme").part(description.as_bytes()).finish();

@@ -88,6 +88,17 @@ impl Principal {
         PrincipalTag(*digest.part(id.as_bytes()).finish().first_chunk().expect("a hash has 32 bytes"))
     }
 
+    /// The same principal under another name, which `hide` makes of a hash. Anonymous requests stay anonymous.
+    #[cfg(feature = "encryption")]
+    pub(crate) fn hidden(self, hide: impl FnOnce(&[u8; 32]) -> [u8; 32]) -> Self {
+        if self.is_anonymous() {
+            return self;
+        }
+        let mut digest = Digest::new(b"principal");
+        self.add_to(&mut digest);
+        Self(Kind::Credentials(Box::new(hide(&digest.finish()))))
+    }
+
     /// A number by which a process counts what this principal uses. `None` for anonymous requests, which are not one
     /// principal. Random per process, so that nobody can choose a subject that shares the number of another.
     pub(crate) fn share(&self) -> Option<NonZeroU64> {

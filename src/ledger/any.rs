@@ -17,6 +17,8 @@ use std::{
 use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::{runtime::Handle, task::JoinHandle};
 
+#[cfg(feature = "encryption")]
+use super::sealed::RowSeals;
 use super::{Ledger, LedgerError, Look, NewRow, Row, Write};
 use crate::{key::RecordId, observe::metrics::OpenTransaction, store::background::Background};
 
@@ -25,7 +27,7 @@ use crate::{key::RecordId, observe::metrics::OpenTransaction, store::background:
 /// A database call that is cancelled half way leaves a connection in a state that its pool does not expect (sqlx#4385). So
 /// each call is a [`Task`], which goes on when the request that waits for it is dropped.
 #[derive(Clone)]
-pub(crate) struct AnyLedger(Arc<Shared>);
+pub(crate) struct AnyLedger(Arc<Shared>, #[cfg(feature = "encryption")] pub(super) RowSeals);
 
 struct Shared {
     ledger: Box<dyn Erased>,
@@ -48,12 +50,20 @@ pub(crate) struct AnyTx {
 impl AnyLedger {
     pub(crate) fn new(ledger: &impl Ledger) -> Self {
         let name = Ledger::name(ledger);
-        Self(Arc::new(Shared {
+        Self::of(Arc::new(Shared {
             ledger: Box::new(ledger.clone()),
             name,
             max_run: AtomicU64::new(0),
             background: Background::default(),
         }))
+    }
+
+    fn of(shared: Arc<Shared>) -> Self {
+        Self(
+            shared,
+            #[cfg(feature = "encryption")]
+            RowSeals::default(),
+        )
     }
 
     /// The ledger itself, if it is of this type.
@@ -82,7 +92,7 @@ impl AnyLedger {
         const EVERY: Duration = Duration::from_secs(60);
         let shared = Arc::downgrade(&self.0);
         self.0.background.spawn(async move {
-            let ledger = || shared.upgrade().map(Self);
+            let ledger = || shared.upgrade().map(Self::of);
             if let Some(ledger) = ledger()
                 && let Err(error) = ledger.0.ledger.check().await
             {
@@ -115,7 +125,22 @@ impl AnyLedger {
     }
 
     pub(crate) async fn look(&self, id: RecordId, within: Duration) -> Result<Look, LedgerError> {
-        self.within(within, Task::in_place(self.0.ledger.look(id))).await
+        #[cfg(feature = "encryption")]
+        Box::pin(self.check_keys(within)).await?;
+        self.opened(self.within(within, Task::in_place(self.0.ledger.look(id))).await)
+    }
+
+    /// Opens the row that the ledger has.
+    #[cfg(feature = "encryption")]
+    fn opened(&self, looked: Result<Look, LedgerError>) -> Result<Look, LedgerError> {
+        self.1.look(looked?)
+    }
+
+    #[cfg(not(feature = "encryption"))]
+    #[inline]
+    #[expect(clippy::unused_self, reason = "the feature uses it")]
+    fn opened(&self, looked: Result<Look, LedgerError>) -> Result<Look, LedgerError> {
+        looked
     }
 
     pub(crate) async fn look_and_keep(
@@ -123,7 +148,10 @@ impl AnyLedger {
         id: RecordId,
         within: Duration,
     ) -> Result<(Look, Option<AnyKept>), LedgerError> {
-        self.within(within, Task::in_place(self.0.ledger.look_and_keep(id))).await
+        #[cfg(feature = "encryption")]
+        self.check_keys(within).await?;
+        let (look, kept) = self.within(within, Task::in_place(self.0.ledger.look_and_keep(id))).await?;
+        Ok((self.opened(Ok(look))?, kept))
     }
 
     pub(crate) fn begin(&self, max_run: Duration) -> Task<Result<AnyTx, LedgerError>> {
@@ -131,6 +159,13 @@ impl AnyLedger {
     }
 
     pub(super) fn write<'a>(&'a self, tx: &'a mut AnyTx, row: &'a NewRow) -> BoxFuture<'a, Result<Write, LedgerError>> {
+        #[cfg(feature = "encryption")]
+        if self.1.seals().is_some() {
+            return Box::pin(async move {
+                let row = self.1.seal(row)?;
+                self.1.written(self.0.ledger.write(tx, &row).await?)
+            });
+        }
         self.0.ledger.write(tx, row)
     }
 
@@ -148,7 +183,9 @@ impl AnyLedger {
 
     pub(crate) async fn settle(&self, id: RecordId, patience: Duration) -> Result<Look, LedgerError> {
         let call = self.on_background(self.0.ledger.settle(id, patience));
-        self.within(patience.saturating_add(patience), call).await
+        #[cfg(feature = "encryption")]
+        self.check_keys(patience).await?;
+        self.opened(self.within(patience.saturating_add(patience), call).await)
     }
 
     pub(crate) async fn forget(&self, id: RecordId) -> Result<bool, LedgerError> {
@@ -156,6 +193,15 @@ impl AnyLedger {
     }
 
     pub(crate) async fn list(&self, after: Option<RecordId>, limit: usize) -> Result<Vec<Row>, LedgerError> {
+        #[cfg(feature = "encryption")]
+        if self.1.seals().is_some() {
+            let rows = self.rows_of_requests(after, limit).await?;
+            return rows.into_iter().map(|row| self.1.open(row)).collect();
+        }
+        self.list_all(after, limit).await
+    }
+
+    pub(super) async fn list_all(&self, after: Option<RecordId>, limit: usize) -> Result<Vec<Row>, LedgerError> {
         self.on_background(self.0.ledger.list(after, limit)).await.unwrap_or_else(|| Err(gone()))
     }
 

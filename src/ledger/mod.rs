@@ -10,6 +10,8 @@ mod finish;
 mod memory;
 mod recorded;
 mod run;
+#[cfg(feature = "encryption")]
+mod sealed;
 mod transactions;
 mod tx;
 

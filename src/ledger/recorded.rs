@@ -16,6 +16,9 @@ use crate::{
 
 /// The operation whose answer is recorded.
 pub(crate) struct Recorded {
+    /// The ledger, which seals the row.
+    #[cfg(feature = "encryption")]
+    pub(crate) ledger: super::AnyLedger,
     pub(crate) id: RecordId,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) principal_tag: PrincipalTag,

@@ -29,6 +29,9 @@ use crate::{key::Principal, record::Record};
 /// [`Transactions`](super::Transactions) find it.
 pub(crate) struct LedgerRun {
     ledger: AnyLedger,
+    /// The same ledger, for the operation of this request, whose rows are sealed.
+    #[cfg(feature = "encryption")]
+    of_operation: std::cell::OnceCell<AnyLedger>,
     /// How long a transaction may be idle.
     max_run: Duration,
     purpose: RefCell<Purpose>,
@@ -87,6 +90,8 @@ impl LedgerRun {
     pub(crate) fn new(ledger: &AnyLedger, max_run: Duration) -> Rc<Self> {
         Rc::new(Self {
             ledger: ledger.clone(),
+            #[cfg(feature = "encryption")]
+            of_operation: std::cell::OnceCell::new(),
             max_run,
             purpose: RefCell::new(Purpose::Nothing),
             state: RefCell::new(State::Idle),
@@ -97,7 +102,11 @@ impl LedgerRun {
         })
     }
 
-    pub(crate) const fn ledger(&self) -> &AnyLedger {
+    pub(crate) fn ledger(&self) -> &AnyLedger {
+        #[cfg(feature = "encryption")]
+        if let Some(ledger) = self.of_operation.get() {
+            return ledger;
+        }
         &self.ledger
     }
 
@@ -125,6 +134,8 @@ impl LedgerRun {
 
     /// From now on the request's answer is recorded.
     pub(crate) fn records(&self, recorded: Recorded) {
+        #[cfg(feature = "encryption")]
+        let _ = self.of_operation.set(recorded.ledger.clone());
         self.purpose.replace(Purpose::Recorded(Rc::new(recorded)));
     }
 
@@ -171,7 +182,13 @@ impl LedgerRun {
             }
         };
         self.entry_is_out.set(true);
-        Ok(LedgerEntry::new(recorded.row(record, keep, self.max_run)))
+        let row = recorded.row(record, keep, self.max_run);
+        #[cfg(feature = "encryption")]
+        let row = match self.ledger().1.seal(&row) {
+            Ok(sealed) => sealed.into_owned(),
+            Err(error) => return Err(TransactionError::Unavailable(error.into())),
+        };
+        Ok(LedgerEntry::new(row))
     }
 
     /// Whether the request had a principal when the handler asked for a transaction.
@@ -349,7 +366,7 @@ impl LedgerRun {
 
     /// Commits with this response, in a task. [`poll_committed`](Self::poll_committed) waits for it.
     pub(super) fn commit(&self, tx: AnyTx, row: NewRow, response: HttpResponse) {
-        let (ledger, record, keep) = (self.ledger.clone(), row.record.clone(), row.keep);
+        let (ledger, record, keep) = (self.ledger().clone(), row.record.clone(), row.keep);
         let task = Task::in_place(async move { commit_with_row(&ledger, tx, &row).await });
         *self.state.borrow_mut() = State::Committing(task, Box::new(Answered { response, record, keep }));
     }

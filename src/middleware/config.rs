@@ -32,7 +32,7 @@ use crate::{
     ledger::AnyLedger,
     observe::Observers,
     policy::{MatchedPath, PatternError, Policy, Rules},
-    settings::{ConfigError, OnDisconnect, Scope, Settings},
+    settings::{ConfigError, OnDisconnect, Scope, Settings, StoredIds},
     store::{IfCompleted, OnUnknown, Store},
 };
 
@@ -108,6 +108,7 @@ pub(super) struct WrapConfig {
     pub(super) observers: Arc<Observers>,
     pub(super) synthetic: SyntheticRequests,
     record_ids: RecordIds,
+    pub(super) stored_ids: StoredIds,
     policy: Policy,
     own_rules: Rules,
     /// Rules from settings apply at the outermost instance of a request only.
@@ -211,6 +212,7 @@ impl WrapConfig {
             observers: shared.observers.clone(),
             synthetic: SyntheticRequests::default(),
             record_ids: RecordIds::new(&namespace, &handle.name),
+            stored_ids: idempotency.stored_ids(settings.mode),
             policy: plan.policy,
             own_rules: plan.rules()?,
             settings_rules: settings.rules()?,
@@ -278,7 +280,7 @@ impl WrapConfig {
 
     /// The id of the record of a key, for an encoder that uses the key alone.
     pub(super) fn id_of_key(&self, principal: &Principal, key: &Key) -> RecordId {
-        self.record_ids.of(principal, key.as_str(), None)
+        self.stored_ids.index.id(self.record_ids.of(principal, key.as_str(), None))
     }
 
     /// The request for a claim, and the id that the record has with `mode = enforce`.
@@ -308,13 +310,21 @@ impl WrapConfig {
         let authority = head.uri.authority().map(Authority::as_str);
         let digest = self.comparison.with_headers(self.encoder.fingerprint(&request), &request, authority);
         let fingerprint = Fingerprint::new(self.scheme, target, digest);
+        #[cfg(feature = "encryption")]
+        let sealing = self.claims.handle.seals().and_then(|seals| seals.operation(key, &principal));
+        // Observed requests are neither delayed nor recorded there.
+        let ledger = self.ledger.clone().filter(|_| !self.settings.is_observed());
+        #[cfg(feature = "encryption")]
+        let ledger = ledger.map(|ledger| ledger.of_operation(sealing.clone()));
+        let stored = self.stored_ids.of(id);
         let claim_request = ClaimRequest {
-            id: self.settings.mode.record_id(id),
-            fingerprint,
-            principal,
+            id: stored,
+            fingerprint: self.stored_ids.index.fingerprint(&stored, fingerprint),
+            principal: self.stored_ids.index.principal(principal),
             if_completed,
-            // Observed requests are neither delayed nor recorded there.
-            ledger: self.ledger.clone().filter(|_| !self.settings.is_observed()),
+            ledger,
+            #[cfg(feature = "encryption")]
+            sealing,
         };
         (id, claim_request)
     }
@@ -379,6 +389,7 @@ fn fixed_setting(before: &Settings, after: &Settings) -> Option<&'static str> {
         ("lock.location", lock.location != now_lock.location),
         ("lock.name", lock.name != now_lock.name),
         ("caches", !before.caches.keys().eq(after.caches.keys())),
+        ("encryption", before.encryption != after.encryption),
         ("limits.max_in_flight", limits.max_in_flight != now_limits.max_in_flight),
         ("limits.max_buffered", limits.max_buffered != now_limits.max_buffered),
         ("limits.principal_share", limits.principal_share.to_bits() != now_limits.principal_share.to_bits()),

@@ -158,6 +158,8 @@ where
         let storage = &self.config.settings.storage;
         let lending = Lending { config: self.config.clone(), info: self.info.clone(), is_anonymous: self.is_anonymous };
         run.records(Recorded {
+            #[cfg(feature = "encryption")]
+            ledger: question.ledger.clone(),
             id: question.id,
             fingerprint: question.fingerprint,
             principal_tag: question.principal_tag,

@@ -187,7 +187,7 @@ where
             }
             Decision::Refuse(problem @ Problem::InFlight { .. }) => {
                 if let Some((_, id)) = &self.asked
-                    && let Some(accepted) = accepted(&self.config, id)
+                    && let Some(accepted) = accepted(&self.config, &self.config.stored_ids.of(*id))
                 {
                     self.operation.recorder.outcome(problem.outcome());
                     *decision = Decision::Answer(accepted);
@@ -238,13 +238,13 @@ where
 
     /// The store can't answer: the operation is refused, or runs unprotected.
     pub(super) fn without_an_answer(&self, error: &StoreError) -> Decision<B> {
-        let Settings { mode, storage, .. } = &self.config.settings;
+        let Settings { storage, .. } = &self.config.settings;
         let is_down = matches!(error, StoreError::Unavailable(_) | StoreError::TimedOut(_));
         let unprotected = is_down && storage.on_error == OnError::Run;
         tracing::error!(
             error = error as &dyn std::error::Error,
             cache = self.config.claims.handle.name,
-            record = self.asked.as_ref().map(|(_, id)| tracing::field::debug(mode.record_id(*id))),
+            record = self.asked.as_ref().map(|(_, id)| tracing::field::debug(self.config.stored_ids.of(*id))),
             unprotected,
             "the store can't answer"
         );
@@ -256,19 +256,19 @@ where
     fn show(&mut self, decision: &mut Decision<B>) {
         let asked: Option<(Key, RecordId)> = self.asked.take();
         let Some((key, id)) = asked else { return };
-        let mode = self.config.settings.mode;
+        let ids = &self.config.stored_ids;
         match decision {
             // A record that was only observed is no answer, so its handler finds no stored response.
             Decision::Run { held, .. } if self.config.settings.is_observed() => {
-                self.info.show(key, id, mode, held.claim(), None, None);
+                self.info.show(key, id, ids, held.claim(), None, None);
             }
             Decision::Run { held, previous } => {
                 let journal = held.take_steps().map(|steps| Journal::new(self.config.steps.clone(), steps));
-                self.info.show(key, id, mode, held.claim(), previous.take(), journal);
+                self.info.show(key, id, ids, held.claim(), previous.take(), journal);
             }
-            Decision::RunUnprotected => self.info.show(key, id, mode, None, None, None),
+            Decision::RunUnprotected => self.info.show(key, id, ids, None, None, None),
             Decision::Pass(outcome) if *outcome != Outcome::KeyReused => {
-                self.info.show(key, id, mode, None, None, None);
+                self.info.show(key, id, ids, None, None, None);
             }
             Decision::Pass(_) | Decision::Replay(_) | Decision::Answer(_) | Decision::Refuse(_) => {}
         }

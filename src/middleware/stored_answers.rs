@@ -55,11 +55,20 @@ impl StoredAnswers {
         self.0.principal(request)
     }
 
-    /// The key of a request, and the id of its record.
-    pub(crate) fn id_of(&self, headers: &HeaderMap, principal: &Principal) -> Result<Option<RecordId>, InvalidKey> {
+    /// The key of a request.
+    pub(crate) fn key_of(&self, headers: &HeaderMap) -> Result<Option<Key>, InvalidKey> {
         let Settings { header, syntax, max_key_length, .. } = self.settings();
-        let key = Key::of_request(headers, header, *syntax, *max_key_length)?;
-        Ok(key.map(|key| self.0.id_of_key(principal, &key)))
+        Key::of_request(headers, header, *syntax, *max_key_length)
+    }
+
+    /// The id of the record of a key.
+    pub(crate) fn id_of(&self, principal: &Principal, key: &Key) -> RecordId {
+        self.0.id_of_key(principal, key)
+    }
+
+    /// A principal as stores know it.
+    pub(crate) fn stored_principal(&self, principal: &Principal) -> Principal {
+        self.0.stored_ids.index.principal(principal.clone())
     }
 
     /// The stored response with its first status.

@@ -2,7 +2,10 @@
 //!
 //! This is the only module that knows the format. Stores keep a [`Record`] as opaque bytes.
 
+mod algorithm;
 mod buffer;
+#[cfg(feature = "encryption")]
+mod sealed;
 mod stored_response;
 
 use std::fmt;
@@ -14,8 +17,11 @@ use actix_web::http::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+pub use self::algorithm::SealingAlgorithm;
 pub(crate) use self::buffer::{Buffered, buffer};
 pub use self::stored_response::StoredResponse;
+#[cfg(feature = "encryption")]
+pub(crate) use self::{algorithm::Algorithm, sealed::SealedParts};
 
 /// The version that this crate writes and reads.
 const VERSION: u8 = 2;
@@ -64,6 +70,9 @@ struct Head<'a> {
 /// | … | head, bincode: status, headers, and the length of the body |
 /// | … | body: whole, or nothing |
 ///
+/// A sealed record (feature `encryption`) has the algorithm, the number of its key and its nonce in the header, and head and
+/// body encrypted apart.
+///
 /// Head and body are separable, so that a full store can give up a body without reading the record.
 #[derive(Clone)]
 pub struct Record(Bytes);
@@ -78,6 +87,20 @@ pub enum UnreadableRecord {
     /// The record is sealed with an algorithm that this build does not know.
     #[error("unknown sealing algorithm {0}")]
     Algorithm(u8),
+    /// The record is sealed, and was not opened.
+    #[error("the record is sealed with key {key}: {why}")]
+    Sealed {
+        /// The number of the key in `encryption.keys`.
+        key: u16,
+        /// Why the record was not opened.
+        why: &'static str,
+    },
+    /// A result of a step is sealed, and `encryption.keys` is not set.
+    #[error("a step of the record is sealed, and `encryption.keys` is not set")]
+    Unopened,
+    /// The record is not sealed, although the settings say that records are.
+    #[error("the record is not sealed, and `encryption.accept_unsealed` is off")]
+    Unsealed,
     /// The record is damaged.
     #[error("damaged record")]
     Damaged(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -133,6 +156,11 @@ impl Record {
     /// whole or with the body cut off.
     pub fn from_bytes(bytes: Bytes) -> Result<Self, UnreadableRecord> {
         let record = Self(bytes);
+        #[cfg(feature = "encryption")]
+        if record.sealed_parts()?.is_some() {
+            // Its tags say whether it is whole, to whoever has its key.
+            return Ok(record);
+        }
         let opened = record.open()?;
         if opened.algorithm != PLAIN {
             return Err(UnreadableRecord::Algorithm(opened.algorithm));
@@ -168,6 +196,12 @@ impl Record {
         self.0.len()
     }
 
+    /// Whether the record is sealed: it was not opened, because a key is missing.
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
+        !matches!(self.0[..], [VERSION, UNCHECKED | PLAIN, ..])
+    }
+
     /// Opens the record. The parts of the response share the record's memory.
     ///
     /// # Errors
@@ -187,6 +221,10 @@ impl Record {
         let (&header, rest) = self.0.split_first_chunk::<HEADER>().ok_or_else(|| damaged("too short for a header"))?;
         let [_, algorithm, _, _, numbers @ ..] = header;
         if !matches!(algorithm, UNCHECKED | PLAIN) {
+            #[cfg(feature = "encryption")]
+            if let Some(sealed) = self.sealed_parts()? {
+                return Err(UnreadableRecord::Sealed { key: sealed.key, why: "it was not opened" });
+            }
             return Err(UnreadableRecord::Algorithm(algorithm));
         }
         let number = |at: usize| u32::from_le_bytes([numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3]]);
@@ -215,6 +253,10 @@ impl Record {
     /// The same record with its body given up. Cuts the body off without looking at it.
     #[must_use]
     pub fn without_body(&self) -> Self {
+        #[cfg(feature = "encryption")]
+        if let Some(length) = self.sealed_length_without_body() {
+            return Self(Bytes::copy_from_slice(&self.0[..length]));
+        }
         let Some(Ok(length)) = self.0.get(12..HEADER).map(|bytes| bytes.try_into().map(u32::from_le_bytes)) else {
             return self.clone();
         };
@@ -361,7 +403,7 @@ mod tests {
         };
         assert!(matches!(with(|b| b[0] = 9), Err(UnreadableRecord::Version(Some(9)))));
         assert!(matches!(with(|b| b[0] = 1), Err(UnreadableRecord::Version(Some(1)))));
-        assert!(matches!(with(|b| b[1] = 2), Err(UnreadableRecord::Algorithm(2))));
+        assert!(matches!(with(|b| b[1] = 9), Err(UnreadableRecord::Algorithm(9))));
         assert!(matches!(with(|b| b.push(0)), Err(UnreadableRecord::Damaged(_))));
         assert!(matches!(with(Vec::clear), Err(UnreadableRecord::Version(None))));
         assert!(with(|b| b.truncate(b.len() - 2)).is_err());

@@ -92,6 +92,7 @@ impl Settings {
     pub fn check(&self) -> Result<(), ConfigError> {
         self.check_values()?;
         self.check_ignored()?;
+        self.encryption.check().map_err(ConfigError::Combination)?;
         if self.cache(&self.storage.cache_name).is_none() {
             return Err(ConfigError::UnknownCache {
                 name: self.storage.cache_name.clone(),

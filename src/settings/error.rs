@@ -4,6 +4,7 @@ use std::{fmt, path::PathBuf};
 
 use crate::{
     policy::PatternError,
+    sealing::KeyError,
     store::{LocationError, StoreError},
 };
 
@@ -86,6 +87,9 @@ pub enum ConfigError {
         /// The reason.
         source: LocationError,
     },
+    /// A key of `encryption.*` can't be read.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// The store did not pass its check.
     #[error("cache `{cache}`: {source}{}", cause(.source))]
     Store {

@@ -20,7 +20,7 @@ use crate::store::Location;
 const PREFIX: &str = "IDEMPOTENCY_KEY";
 const FILE_VARIABLE: &str = "IDEMPOTENCY_KEY_FILE";
 const DEFAULT_FILE: &str = "idempotency.toml";
-const SECTIONS: [&str; 6] = ["fingerprint", "storage", "lock", "operations", "limits", "caches"];
+const SECTIONS: [&str; 7] = ["fingerprint", "storage", "lock", "operations", "limits", "encryption", "caches"];
 
 /// Loads [`Settings`] from layers: profile, file, environment.
 ///

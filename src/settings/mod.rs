@@ -11,6 +11,7 @@ mod key_sources;
 mod load;
 mod rules;
 mod statuses;
+mod stored_ids;
 mod table;
 mod value;
 
@@ -18,7 +19,6 @@ use std::{collections::BTreeMap, time::Duration};
 
 use actix_web::http::{Method, StatusCode, header::HeaderName};
 
-pub(crate) use self::choices::is_safe;
 pub use self::{
     caches::CacheOverrides,
     choices::{Methods, Mode, OnDisconnect, OnError, Profile, Scope},
@@ -28,9 +28,12 @@ pub use self::{
     load::SettingsLoader,
     statuses::{ParseStatusesError, Statuses},
 };
+pub(crate) use self::{choices::is_safe, stored_ids::StoredIds};
 use crate::key::Syntax;
 pub use crate::{
     policy::PatternError,
+    record::SealingAlgorithm,
+    sealing::{Encryption, KeyError, ParseKeyError, SealingKey, SealingMode, SecretSource},
     store::{Durability, Location, LocationError, OnFull, OnUnknown, StartupCheck},
 };
 
@@ -127,6 +130,8 @@ pub struct Settings {
     pub operations: Operations,
     /// `limits.*`.
     pub limits: Limits,
+    /// `encryption.*`.
+    pub encryption: Encryption,
 }
 
 /// `storage.*` and, per cache, `caches.NAME.*`: where records are kept and for how long.
@@ -353,6 +358,7 @@ impl Settings {
                 max_wait: seconds(30),
             },
             operations: Operations::default(),
+            encryption: Encryption::default(),
             limits: Limits {
                 max_run: seconds(15 * 60),
                 max_in_flight: 10_000,

@@ -6,7 +6,8 @@ use actix_web::http::{Method, StatusCode, header::HeaderName};
 
 use super::{
     CompareMultipart, CompareQuery, Durability, KeySource, Methods, Mode, OnDisconnect, OnError, OnFull, OnUnknown,
-    Profile, Scope, Settings, StartupCheck, Statuses, StorageSettings, key_sources,
+    Profile, Scope, SealingAlgorithm, SealingKey, SealingMode, Settings, StartupCheck, Statuses, StorageSettings,
+    key_sources,
     value::{self, Given, STATUS, may_carry_body},
 };
 use crate::key::{Syntax, pointer};
@@ -81,7 +82,7 @@ macro_rules! settings {
     };
 }
 
-/// Settings without a section, and the sections `lock` and `limits`.
+/// Settings without a section, and all sections but `storage` and `caches`.
 pub(super) const ROOT: &[Setting<Settings>] = settings! {
     "profile", PROFILES, |s, v| profile(v.one()?) => s.profile;
     "mode", "enforce or observe", |s, v| match v.one()? {
@@ -163,6 +164,20 @@ pub(super) const ROOT: &[Setting<Settings>] = settings! {
     "limits.body_timeout", DURATION, |s, v| value::duration(v.one()?) => s.limits.body_timeout;
     "limits.principal_share", "a number from 0 to 1", |s, v| share(v.one()?) => s.limits.principal_share;
     "limits.drain_timeout", DURATION, |s, v| value::duration(v.one()?) => s.limits.drain_timeout;
+    "encryption.keys", "a list of NUMBER:env:NAME or NUMBER:file:PATH", |s, v| sealing_keys(v) => s.encryption.keys;
+    "encryption.algorithm", "xchacha20-poly1305 or aes-256-gcm-siv", |s, v| match v.one()? {
+        "xchacha20-poly1305" => Some(SealingAlgorithm::XChaCha20Poly1305),
+        "aes-256-gcm-siv" => Some(SealingAlgorithm::Aes256GcmSiv),
+        _ => None,
+    } => s.encryption.algorithm;
+    "encryption.mode", "server or client", |s, v| match v.one()? {
+        "server" => Some(SealingMode::Server),
+        "client" => Some(SealingMode::Client),
+        _ => None,
+    } => s.encryption.mode;
+    "encryption.index_key", "env:NAME, file:PATH, or none", |s, v| or_none(v, |text| text.parse().ok()) => s.encryption.index_key;
+    "encryption.index_key_is_new", "true or false", |s, v| flag(v) => s.encryption.index_key_is_new;
+    "encryption.accept_unsealed", "true or false", |s, v| flag(v) => s.encryption.accept_unsealed;
 };
 
 /// `storage.*`; all but `cache_name` also as `caches.NAME.*`.
@@ -199,6 +214,11 @@ pub(super) const STORAGE: &[Setting<StorageSettings>] = settings! {
     "timeout", DURATION, |s, v| value::duration(v.one()?) => s.timeout;
     "retry_for", DURATION, |s, v| value::duration(v.one()?) => s.retry_for;
 };
+
+fn sealing_keys(given: &Given) -> Option<Vec<SealingKey>> {
+    let keys: Vec<SealingKey> = given.items().into_iter().map(|item| item.parse().ok()).collect::<Option<_>>()?;
+    (!keys.is_empty()).then_some(keys)
+}
 
 fn path(text: &str) -> Option<String> {
     (text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic())).then(|| text.to_owned())

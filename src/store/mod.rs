@@ -20,9 +20,9 @@ pub use self::sqlite::{SqliteOptions, SqliteStore};
 pub use self::{
     clock::Clock,
     contract::{
-        Acquired, Begin, BeginRequest, Claim, Completion, Durability, Forgotten, Found, IfCompleted, Inspection,
-        Location, LocationError, Moment, OnFull, OnUnknown, OwnerToken, RecordState, ReleaseAs, Renewal, Restore,
-        Saved, StartupCheck, Step, Store, StoreError, StoreFuture, Wait,
+        Acquired, Begin, BeginRequest, Claim, Completion, Durability, Erased, Forgotten, Found, IfCompleted,
+        Inspection, Location, LocationError, Moment, OnFull, OnUnknown, OwnerToken, RecordState, ReleaseAs, Renewal,
+        Restore, Saved, StartupCheck, Step, Store, StoreError, StoreFuture, Wait,
     },
     key_value::{ComposedStore, Lock, Storage, ThreadLock},
     memory::{MemoryLimits, MemoryStore},

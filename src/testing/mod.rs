@@ -2,6 +2,7 @@
 //!
 //! - For a store: [`accept_store`], the rules that every store must follow, and [`model`], which plays random sequences
 //!   of calls to the store and to a model of it.
+//! - For a store with the feature `encryption`: `sealed_store`, as the middleware uses it, with sealed records only.
 //! - For a ledger: [`accept_ledger`], the rules that every ledger must follow.
 //! - For a service: [`FaultyStore`] and [`FaultyLedger`], whose calls fail on demand, and [`storm`], which sends
 //!   duplicates of one request.
@@ -37,8 +38,12 @@ mod acceptance;
 mod faulty;
 mod ledger;
 pub mod model;
+#[cfg(feature = "encryption")]
+mod sealed;
 mod storm;
 
+#[cfg(feature = "encryption")]
+pub use self::sealed::sealed_store;
 pub use self::{
     acceptance::{accept_composed_store, accept_store},
     faulty::{Call, Fault, Faults, FaultyStore},

@@ -12,6 +12,8 @@ mod browser;
 mod claims;
 mod common;
 mod docs;
+#[cfg(feature = "encryption")]
+mod encryption;
 mod examples;
 mod http;
 mod ledger;

@@ -14,7 +14,7 @@ use syn::visit::{self, Visit};
 use crate::command::Step;
 
 /// The folders of `src`, from the top floor to the ground. Each may use those that come after it.
-const FLOORS: [&str; 14] = [
+const FLOORS: [&str; 15] = [
     "testing",
     "endpoints",
     "middleware",
@@ -26,6 +26,7 @@ const FLOORS: [&str; 14] = [
     "settings",
     "store",
     "observe",
+    "sealing",
     "record",
     "key",
     "policy",

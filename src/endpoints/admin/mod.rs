@@ -1,6 +1,7 @@
 //! The operators' endpoint: records as JSON, and one static page over it.
 
 mod list;
+mod principals;
 mod refusal;
 mod view;
 
@@ -20,14 +21,14 @@ use serde::Deserialize;
 
 use self::{
     refusal::Refusal,
-    view::{Body, Detail, Found, Row, Status},
+    view::{Body, Detail, Found, Status},
 };
 use crate::{
     app::Idempotency,
     key::{Key, Principal, RecordId, record_id::RecordIds},
     middleware::ExemptIdempotencyKey,
-    settings::{Scope, Settings},
-    store::{Forgotten, StoreError},
+    settings::{Mode, Scope, Settings},
+    store::{Forgotten, Inspection, StoreError},
 };
 
 /// The page: one file that loads nothing else.
@@ -57,7 +58,9 @@ impl Idempotency {
     /// | `GET status` | what runs, the mode, the caches |
     /// | `GET records?cache=&limit=&after=&id=&state=&status=&replayed=` | a page of records; `id`: how it begins, as the log shows it; `state`: `in-flight`, `lapsed`, `lost`, `free`, `completed`, or `unfinished` for all but the last; `status`: a list such as `2xx,!204`; `next` goes on |
     /// | `GET records/{cache}/{id}?body=true` | one record; its body only when asked for |
-    /// | `POST find` with `cache`, `key`, and `principal` or `authorization`, `method` and `path` with `scope = endpoint` | the record of a key |
+    /// | `POST find` with `cache`, `key`, and `principal` or `authorization`, `method` and `path` with `scope = endpoint` | the record of a key; with `body: true` its whole response, which only the key opens with `encryption.mode = client` |
+    /// | `POST principals/export` with `cache`, `principal` or `authorization`, and `after` | a page of the records of a principal, with their responses; `next` goes on |
+    /// | `POST principals/forget` with `cache`, `principal` or `authorization`, and a `reason` | erases the records of a principal; the log says why |
     /// | `POST records/{cache}/{id}/forget` with a `reason` | frees the key; the log says why |
     ///
     /// Errors are problem+json. Requests need no key themselves; where an [`IdempotencyKey`](crate::IdempotencyKey)
@@ -81,6 +84,8 @@ impl Idempotency {
             .route("/records/{cache}/{id}", web::get().to(show))
             .route("/records/{cache}/{id}/forget", web::post().to(forget))
             .route("/find", web::post().to(find))
+            .route("/principals/export", web::post().to(principals::export))
+            .route("/principals/forget", web::post().to(principals::forget))
             // Operators' requests need no key where the App requires one.
             .wrap(ExemptIdempotencyKey::of_operators().using(self))
             .wrap(no_store)
@@ -126,10 +131,15 @@ async fn show(
     let (cache, id) = path.into_inner();
     let cache = cache_of(&idempotency, Some(&cache))?;
     let record = idempotency.inspect(cache, &id_of(&id)?).await?.ok_or_else(Refusal::absent)?;
-    let response = record.record.as_ref().map(crate::record::Record::response).transpose().map_err(StoreError::from)?;
-    let body =
-        response.as_ref().filter(|_| showing.body).and_then(|response| response.body()).map(|body| Body::of(body));
-    Ok(HttpResponse::Ok().json(Detail::of(cache, &record, response.as_ref(), body)))
+    Ok(HttpResponse::Ok().json(detail(cache, &record, showing.body)?))
+}
+
+/// A record with its whole response, unless it is sealed.
+fn detail<'a>(cache: &'a str, record: &Inspection, with_body: bool) -> Result<Detail<'a>, StoreError> {
+    let opened = record.record.as_ref().filter(|record| !record.is_sealed());
+    let response = opened.map(crate::record::Record::response).transpose()?;
+    let body = response.as_ref().filter(|_| with_body).and_then(|response| response.body()).map(|body| Body::of(body));
+    Ok(Detail::of(cache, record, response.as_ref(), body))
 }
 
 /// Whose key is looked for. It is sent in a body, because URLs are logged and a key must not be.
@@ -145,20 +155,30 @@ struct Finding {
     credentials: BTreeMap<String, String>,
     method: Option<String>,
     path: Option<String>,
+    /// Whether the whole response is shown, which only the key may open.
+    #[serde(default)]
+    body: bool,
 }
 
-impl Finding {
+/// On whose behalf requests ran.
+struct Whose<'a> {
+    principal: Option<&'a String>,
+    authorization: Option<&'a String>,
+    credentials: &'a BTreeMap<String, String>,
+}
+
+impl Whose<'_> {
     fn principal(&self, settings: &Settings) -> Result<Principal, Refusal> {
-        let authorization = self.authorization.as_ref().map(|value| (header::AUTHORIZATION.as_str(), value));
+        let authorization = self.authorization.map(|value| (header::AUTHORIZATION.as_str(), value));
         let mut headers = HeaderMap::new();
         for (name, value) in self.credentials.iter().map(|(name, value)| (name.as_str(), value)).chain(authorization) {
             let line = HeaderName::try_from(name).ok().zip(HeaderValue::from_str(value).ok());
             let (name, line) = line.ok_or_else(|| Refusal::bad(&format!("`{name}` is no header with a value")))?;
             headers.append(name, line);
         }
-        match &self.principal {
+        match self.principal {
             Some(_) if !headers.is_empty() => Err(Refusal::bad("principal or credentials, not both")),
-            Some(subject) => Ok(Principal::new(subject.clone())),
+            Some(subject) => Ok(Principal::new(subject.as_str())),
             None => Ok(Principal::of_credentials(&headers, &settings.credential_headers)),
         }
     }
@@ -176,7 +196,12 @@ async fn find(idempotency: web::Data<Idempotency>, finding: web::Json<Finding>) 
     let key = Key::parse(finding.key.as_bytes(), settings.syntax, settings.max_key_length);
     let key = key.map_err(|invalid| Refusal::bad(&invalid))?;
     let cache = cache_of(&idempotency, finding.cache.as_deref())?;
-    let principal = finding.principal(settings)?;
+    let whose = Whose {
+        principal: finding.principal.as_ref(),
+        authorization: finding.authorization.as_ref(),
+        credentials: &finding.credentials,
+    };
+    let principal = whose.principal(settings)?;
     let endpoint = match (settings.scope, &finding.method, &finding.path) {
         (Scope::Principal, ..) => None,
         (Scope::Endpoint, Some(method), Some(path)) => Some((method.as_str(), path.as_str())),
@@ -185,13 +210,21 @@ async fn find(idempotency: web::Data<Idempotency>, finding: web::Json<Finding>) 
     let namespace = settings.cache(cache).map_or_else(String::new, |settings| settings.namespace);
     let id = RecordIds::new(&namespace, cache).of(&principal, key.as_str(), endpoint);
     // A wrap may be in another mode than the process.
-    let observed = id.observed();
-    let found = match idempotency.inspect(cache, &id).await? {
+    let stored = |mode| idempotency.stored_ids(mode).of(id);
+    let (id, observed) = (stored(Mode::Enforce), stored(Mode::Observe));
+    let mut found = match idempotency.inspect(cache, &id).await? {
         None => idempotency.inspect(cache, &observed).await?,
         found => found,
     };
-    let id = found.as_ref().map_or(settings.mode.record_id(id), |record| record.id);
-    let record = found.map(|record| Row::of(cache, &record));
+    if let Some(record) = &mut found {
+        let handle = idempotency.cache(cache).map_err(|error| Refusal::new(StatusCode::NOT_FOUND, &error))?;
+        handle.open(key.as_str(), &principal, record);
+    }
+    let id = found.as_ref().map_or_else(|| stored(settings.mode), |record| record.id);
+    let record = match &found {
+        Some(record) if finding.body => Some(detail(cache, record, true)?),
+        found => found.as_ref().map(|record| Detail::short(cache, record)),
+    };
     Ok(HttpResponse::Ok().json(Found { cache, id: id.to_string(), observed: id == observed, record }))
 }
 

@@ -37,12 +37,19 @@ pub(super) struct Page<'a> {
 }
 
 #[derive(Serialize)]
+pub(super) struct Export<'a> {
+    pub(super) records: Vec<Detail<'a>>,
+    /// The member `after` of the next request.
+    pub(super) next: Option<String>,
+}
+
+#[derive(Serialize)]
 pub(super) struct Found<'a> {
     pub(super) cache: &'a str,
     pub(super) id: String,
     /// Whether the record was only observed (`mode = observe`).
     pub(super) observed: bool,
-    pub(super) record: Option<Row<'a>>,
+    pub(super) record: Option<Detail<'a>>,
 }
 
 #[derive(Serialize)]
@@ -65,6 +72,9 @@ pub(super) struct Row<'a> {
     remaining_seconds: u64,
     /// Whether the record was only observed (`mode = observe`). Known once it has a response.
     observed: bool,
+    /// Whether there is a response that the keys of the server do not open.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    sealed: bool,
     response: Option<Response>,
 }
 
@@ -133,6 +143,7 @@ impl<'a> Row<'a> {
             last_seen: record.last_seen.map(date),
             remaining_seconds: record.remaining.as_secs(),
             observed: response.as_ref().is_some_and(|response| response.header(&OBSERVED.0).is_some()),
+            sealed: record.record.as_ref().is_some_and(Record::is_sealed),
             response: response.map(|response| Response {
                 status: response.status().as_u16(),
                 record_bytes: bytes,
@@ -151,6 +162,11 @@ impl StepRow {
 }
 
 impl<'a> Detail<'a> {
+    /// A row without the headers and the body of its response.
+    pub(super) fn short(cache: &'a str, record: &Inspection) -> Self {
+        Self(Row::of(cache, record))
+    }
+
     pub(super) fn of(cache: &'a str, record: &Inspection, stored: Option<&StoredResponse>, body: Option<Body>) -> Self {
         let mut row = Row::of(cache, record);
         if let (Some(response), Some(stored)) = (&mut row.response, stored) {

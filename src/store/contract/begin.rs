@@ -40,6 +40,9 @@ pub struct BeginRequest {
     pub if_completed: IfCompleted,
     /// The reaction to a previous owner that was lost. Default: [`OnUnknown::Rerun`].
     pub on_unknown: OnUnknown,
+    /// What is needed to seal its response.
+    #[cfg(feature = "encryption")]
+    pub(crate) sealing: Option<std::sync::Arc<crate::sealing::Sealing>>,
 }
 
 impl BeginRequest {
@@ -56,6 +59,8 @@ impl BeginRequest {
             keep: Duration::from_secs(24 * 60 * 60),
             if_completed: IfCompleted::Replay,
             on_unknown: OnUnknown::Rerun,
+            #[cfg(feature = "encryption")]
+            sealing: None,
         }
     }
 

@@ -32,6 +32,9 @@ pub struct Claim {
     pub keep: Duration,
     /// Whose record it is.
     pub principal: PrincipalTag,
+    /// What is needed to seal its response.
+    #[cfg(feature = "encryption")]
+    pub(crate) sealing: Option<std::sync::Arc<crate::sealing::Sealing>>,
 }
 
 impl Claim {
@@ -49,6 +52,8 @@ impl Claim {
             grace: request.grace,
             keep: request.keep,
             principal: request.principal.tag(&request.id),
+            #[cfg(feature = "encryption")]
+            sealing: request.sealing.clone(),
         }
     }
 

@@ -20,6 +20,9 @@ pub enum StoreError {
     /// This store does not have the feature that was asked for.
     #[error("this store can't {0}")]
     Unsupported(&'static str),
+    /// A key of `encryption.*` is not the one that the records of the store were made with.
+    #[error("{0}")]
+    Keys(String),
     /// The store holds bytes that this crate can't read.
     #[error("the store holds an unreadable record")]
     Unreadable(#[from] UnreadableRecord),

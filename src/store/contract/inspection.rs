@@ -98,6 +98,16 @@ impl RecordState {
     }
 }
 
+/// The records that [`forget_principal`](crate::Idempotency::forget_principal) has erased.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Erased {
+    /// How many records were removed.
+    pub removed: usize,
+    /// The records of operations that run. They stay.
+    pub in_flight: Vec<RecordId>,
+}
+
 /// The answer of [`Store::forget`](super::Store::forget).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forgotten {

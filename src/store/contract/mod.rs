@@ -19,7 +19,7 @@ pub use self::{
     claim::{Claim, Completion, Moment, OwnerToken, ReleaseAs, Renewal, Restore},
     error::StoreError,
     future::StoreFuture,
-    inspection::{Forgotten, Inspection, RecordState},
+    inspection::{Erased, Forgotten, Inspection, RecordState},
     location::{Location, LocationError},
     options::{Durability, OnFull, OnUnknown, StartupCheck},
     step::{Saved, Step},

@@ -44,6 +44,11 @@ impl Step {
         self.result.as_ref().is_some_and(|result| !result.is_empty())
     }
 
+    /// Whether the result is sealed: its first byte is 0, with which no JSON begins.
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.result.as_ref().is_some_and(|result| result.first() == Some(&0))
+    }
+
     /// Whether name and result are small enough.
     pub(crate) fn fits(&self) -> bool {
         self.name.len() <= Self::MOST_BYTES

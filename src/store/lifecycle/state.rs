@@ -268,6 +268,8 @@ impl Unfinished {
 
     fn claim(&self, id: RecordId) -> Claim {
         Claim {
+            #[cfg(feature = "encryption")]
+            sealing: None,
             id,
             fingerprint: self.fingerprint,
             token: self.token,

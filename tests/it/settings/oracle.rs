@@ -119,6 +119,19 @@ pub(super) const ROOT: &[Known<Settings>] = known! {
     "limits.principal_share": |s: &Settings| s.limits.principal_share; ("0.25", "0.25") is "0.25", ("1", "1") is "1.0";
         not "1.5", "-0.1", "half", "";
     "limits.drain_timeout": |s: &Settings| s.limits.drain_timeout; ("0", "0") is "0ns"; not "", "never";
+    "encryption.keys": |s: &Settings| s.encryption.keys.clone();
+        ("[\"2:env:K2\", \"1:file:/run/k1\"]", "2:env:K2, 1:file:/run/k1") is "[\"2:env:K2\", \"1:file:/run/k1\"]";
+        not "", "none", "env:K", "0:env:K", "1:vault:K", "65536:env:K";
+    "encryption.algorithm": |s: &Settings| s.encryption.algorithm;
+        ("\"aes-256-gcm-siv\"", "aes-256-gcm-siv") is "Aes256GcmSiv",
+        ("\"xchacha20-poly1305\"", "xchacha20-poly1305") is "XChaCha20Poly1305"; not "", "aes", "none";
+    "encryption.mode": |s: &Settings| s.encryption.mode; ("\"client\"", "client") is "Client",
+        ("\"server\"", "server") is "Server"; not "", "both";
+    "encryption.index_key": |s: &Settings| s.encryption.index_key.clone();
+        ("\"file:/run/index\"", "file:/run/index") is "Some(\"file:/run/index\")", ("\"none\"", "none") is "None";
+        not "", "1:env:K", "K";
+    "encryption.index_key_is_new": |s: &Settings| s.encryption.index_key_is_new; ("true", "true") is "true"; not "", "yes";
+    "encryption.accept_unsealed": |s: &Settings| s.encryption.accept_unsealed; ("true", "true") is "true"; not "", "1";
 };
 
 /// The settings `storage.*`, which caches have too.

@@ -1,0 +1,11 @@
+//! Sealed records: what is found in stores, which keys open it, and what happens where none does.
+
+mod checks;
+mod client_mode;
+mod common;
+mod dumps;
+mod ledgers;
+mod operators;
+mod principals;
+mod rotation;
+mod start;
