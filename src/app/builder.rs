@@ -22,6 +22,7 @@ use crate::{
     client::problem::{Refusal, RefusalFn},
     key::{BasicKeyEncoder, CanonicalJsonEncoder, DjangoKeyEncoder, KeyEncoder, Principal},
     observe::{Listener, Observers, metrics},
+    sealing::Index,
     settings::{CacheOverrides, ConfigError, Settings, StorageSettings},
     store::{
         ComposedStore, Lock, MemoryLimits, MemoryStore, Storage, Store, ThreadLock,
@@ -184,6 +185,10 @@ impl Builder {
             refusal,
             brought,
             ledgers,
+            #[cfg(feature = "encryption")]
+            index: seals.as_ref().map_or_else(Index::default, |seals| seals.index.clone()),
+            #[cfg(not(feature = "encryption"))]
+            index: Index::default(),
             #[cfg(feature = "encryption")]
             seals,
         }))

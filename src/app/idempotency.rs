@@ -67,6 +67,8 @@ pub(crate) struct Shared {
     pub(crate) brought: Mutex<Vec<Brought>>,
     /// The ledgers of wraps, by the name of their cache: one of each, whichever worker asks.
     pub(crate) ledgers: Mutex<Vec<(String, AnyLedger)>>,
+    /// `encryption.index_key`.
+    pub(crate) index: Index,
     /// The keys of `encryption.*`.
     #[cfg(feature = "encryption")]
     pub(crate) seals: Option<Arc<Seals>>,
@@ -164,11 +166,7 @@ impl Idempotency {
 
     /// The ids under which stores and ledgers have records.
     pub(crate) fn stored_ids(&self, mode: Mode) -> StoredIds {
-        #[cfg(feature = "encryption")]
-        let index = self.0.seals.as_ref().map_or_else(Index::default, |seals| seals.index.clone());
-        #[cfg(not(feature = "encryption"))]
-        let index = Index::default();
-        StoredIds { mode, index }
+        StoredIds { mode, index: self.0.index.clone() }
     }
 
     /// The store of a cache.

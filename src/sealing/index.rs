@@ -13,7 +13,7 @@ use crate::key::{Fingerprint, Principal, RecordId};
 pub(crate) struct Index(#[cfg(feature = "encryption")] Option<Arc<Secret>>);
 
 #[cfg(not(feature = "encryption"))]
-#[expect(clippy::unused_self, clippy::trivially_copy_pass_by_ref, reason = "the feature uses them")]
+#[expect(clippy::unused_self, reason = "the feature uses it")]
 impl Index {
     #[inline]
     pub(crate) fn id(&self, id: RecordId) -> RecordId {

@@ -135,7 +135,7 @@ fn fuzz() -> Step {
     let target = ["--manifest-path", "fuzz/Cargo.toml", "--target-dir", "target/fuzz"];
     cargo("fuzz targets", &[&["build"][..], &target].concat())?;
     let finds = env::temp_dir().join(format!("fuzz-{}", std::process::id()));
-    for name in ["key", "record", "settings", "json"] {
+    for name in ["key", "record", "sealed", "settings", "json"] {
         let found = finds.join(name);
         fs::create_dir_all(&found).map_err(|error| format!("{}: {error}", found.display()))?;
         let mut command = Command::new(format!("target/fuzz/debug/{name}"));
