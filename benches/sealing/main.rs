@@ -11,7 +11,7 @@ use std::{cell::Cell, hint::black_box, time::Duration};
 use actix_idempotency::{
     Idempotency, IdempotencyKey, Settings,
     record::Record,
-    settings::{Encryption, KeySource, SealingAlgorithm, SealingKey, SealingMode},
+    settings::{Encryption, SealingAlgorithm, SealingKey, SealingMode, SecretSource},
     store::Store,
     testing::sealed_store,
 };
@@ -23,7 +23,7 @@ use self::store::{Forgetful, claim};
 
 fn encryption() -> Encryption {
     let mut encryption = Encryption::default();
-    encryption.keys = vec![SealingKey::new(1, KeySource::given([7; 32]))];
+    encryption.keys = vec![SealingKey::new(1, SecretSource::given([7; 32]))];
     encryption
 }
 

@@ -17,7 +17,7 @@ mod secret;
 #[cfg(all(test, feature = "encryption"))]
 mod tests;
 
-pub use self::entry::{Encryption, KeyError, SecretSource, ParseKeyError, SealingKey, SealingMode};
+pub use self::entry::{Encryption, KeyError, ParseKeyError, SealingKey, SealingMode, SecretSource};
 pub(crate) use self::index::Index;
 #[cfg(feature = "encryption")]
 pub(crate) use self::{

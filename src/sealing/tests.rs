@@ -12,7 +12,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::{
-    CacheSeals, Encryption, SecretSource, STEP_OVERHEAD, Sealing, SealingKey, SealingMode, Seals,
+    CacheSeals, Encryption, STEP_OVERHEAD, Sealing, SealingKey, SealingMode, Seals, SecretSource,
     ring::{Place, Ring},
 };
 use crate::{

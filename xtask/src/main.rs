@@ -79,7 +79,7 @@ fn test() -> Step {
     folders::check()?;
     cargo("formatting", &["fmt", "--all", "--check"])?;
     cargo("lints", &["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"])?;
-    for features in ["", "redis", "redis-tls", "sqlite", "testing", "metrics"] {
+    for features in ["", "redis", "redis-tls", "sqlite", "encryption", "testing", "metrics"] {
         let name = format!("lints with features `{features}` alone");
         cargo(&name, &["clippy", "--lib", "--no-default-features", "--features", features, "--", "-D", "warnings"])?;
     }

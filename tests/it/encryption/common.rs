@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use actix_idempotency::{
     ConfigError, Idempotency, IdempotencyInfo, IdempotencyKey, Principal, Settings,
-    settings::{Encryption, SecretSource, SealingKey},
+    settings::{Encryption, SealingKey, SecretSource},
     steps::StepError,
     store::MemoryStore,
 };
