@@ -113,7 +113,7 @@ fn main() -> ExitCode {
             Ok(mut response) => match judge(&response, place.as_deref()) {
                 Verdict::Retry(wait) => {
                     eprintln!("attempt {attempt}: {}", response.status());
-                    // What ended without a stored answer is sent again.
+                    // An operation that ended without a stored answer is sent again.
                     place = None;
                     wait
                 }

@@ -188,7 +188,7 @@ async fn compare<C: ConnectionLike + Clone>(table: &Table, name: &str, bare: &C,
     table.row("  p99.9 of a pair / p50", [&waits[0], &waits[1]], tail / half, "x", &AtMost(10.0));
 }
 
-/// What it adds to a call that a replica must have what it wrote.
+/// The time that an acknowledgement by one replica adds to a call.
 async fn replicas(table: &Table) {
     let primary = Server::start(&["--repl-diskless-sync-delay", "0"]);
     let replica = Server::start(&["--replicaof", "127.0.0.1", &primary.port.to_string()]);

@@ -84,7 +84,7 @@ async fn quote(order: web::Json<Order>) -> HttpResponse {
     HttpResponse::Ok().json(serde_json::json!({ "amount": amount, "currency": currency, "fee": amount / 50 }))
 }
 
-/// What a step of an order did, and in which attempt.
+/// The work of one step of an order, and its attempt.
 #[derive(Serialize, Deserialize)]
 struct Done {
     step: String,

@@ -80,7 +80,7 @@ fuzz_target!(|bytes: &[u8]| {
         let answer = block_on(store.begin(&request));
         // An empty result is that of a step that did nothing.
         assert!(answer.is_err() || (as_step && bytes.is_empty()), "bytes that no key has sealed opened");
-        // What is sealed opens again, whatever it is.
+        // Any sealed bytes open again.
         let record = Record::new(StatusCode::CREATED, [], Some(bytes));
         let completion = block_on(store.complete(&Claim::new(&request, 1, 1), &record, Duration::from_secs(1)));
         assert_eq!(completion.expect("it is sealed"), Completion::Superseded(Some(record)));

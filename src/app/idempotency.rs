@@ -13,6 +13,7 @@ use super::Builder;
 use crate::{
     claim::check_key,
     sealing::{CacheSeals, Seals},
+    store::StoreError,
 };
 use crate::{
     claim::{Caught, InFlight, StoreHandle, at_most_a_century},
@@ -150,7 +151,10 @@ impl Idempotency {
                 // Without keys, records under an index key would not be found.
                 let seals = self.cache_seals(&Arc::new(Seals::none()), &handle.name);
                 for check in seals.checks() {
-                    check_key(&*handle.store, &check).await.map_err(refused)?;
+                    // The store's own check has said what a store that can't answer leads to.
+                    if let Err(error @ StoreError::Keys(_)) = check_key(&*handle.store, &check).await {
+                        return Err(refused(error));
+                    }
                 }
             }
         }

@@ -31,7 +31,7 @@ pub(crate) struct ClaimRequest {
     pub(crate) if_completed: IfCompleted,
     /// Where duplicates look for an answer while they wait.
     pub(crate) ledger: Option<AnyLedger>,
-    /// What is needed to seal its response. `None`: it is not sealed.
+    /// The keys for sealing its response. `None`: it is not sealed.
     #[cfg(feature = "encryption")]
     pub(crate) sealing: Option<Arc<crate::sealing::Sealing>>,
 }

@@ -1,4 +1,4 @@
-//! What a client prefers (RFC 7240): to wait for so long, or an answer at once.
+//! The preferences of a client (RFC 7240): to wait for so long, or an answer at once.
 
 use std::time::Duration;
 

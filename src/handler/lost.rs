@@ -22,7 +22,7 @@ use crate::{
     store::Step,
 };
 
-/// What is known of a run that was lost, when the next request with the key has the claim.
+/// A lost run, as the next request with the key finds it.
 #[non_exhaustive]
 pub struct Lost {
     /// The record.
@@ -55,7 +55,7 @@ pub struct LostRequest {
     pub body: Bytes,
 }
 
-/// What became of a lost run.
+/// The end of a lost run, as the service has found it out.
 #[derive(Debug)]
 pub enum Verdict {
     /// It was done. The response is stored whatever its status, and replayed from now on.

@@ -6,7 +6,7 @@ use actix_web::http::header::{self, HeaderName};
 
 use super::{KeyRequest, digest::Digest};
 
-/// What fingerprints compare, beside what their encoder compares; settings `fingerprint.*`.
+/// Parts of a request that fingerprints compare beside those of their encoder; settings `fingerprint.*`.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Comparison {
     /// Headers that are compared, too.

@@ -106,7 +106,7 @@ fn text_at(text: &[u8], pointer: &[String]) -> Result<Option<String>, InvalidKey
     }
 }
 
-/// What is at a place of a document.
+/// The value at a place of a document.
 #[derive(Default)]
 struct Place {
     text: Option<String>,

@@ -38,7 +38,7 @@ struct Shared {
     background: Background,
 }
 
-/// What a look has kept for the transaction of the same request, of whatever type.
+/// The connection that a look has kept for the transaction of the same request, of whatever type.
 pub(crate) struct AnyKept(Option<Box<dyn Any + Send>>);
 
 /// An open transaction of whatever type.
@@ -230,7 +230,7 @@ impl AnyLedger {
 }
 
 impl AnyKept {
-    /// What a ledger of this type has kept.
+    /// The connection, if a ledger of this type has kept it.
     pub(super) fn open<L: Ledger>(mut self) -> Option<L::Kept> {
         self.0.take()?.downcast().ok().map(|kept| *kept)
     }

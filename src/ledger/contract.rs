@@ -26,7 +26,7 @@ pub trait Ledger: Clone + Send + Sync + 'static {
     /// [`Transactions::with`](super::Transactions::with) chooses; elsewhere it is the default.
     type Options: Clone + Default + Send + Sync + 'static;
 
-    /// What a look can leave for the transaction of the same request: its connection, which saves taking another one from a
+    /// The connection that a look can leave for the transaction of the same request, which saves taking another one from a
     /// pool. `()` where there is nothing to leave. Its drop must give the connection back.
     type Kept: Send + 'static;
 

@@ -36,7 +36,7 @@ pub(crate) struct LedgerRun {
     max_run: Duration,
     purpose: RefCell<Purpose>,
     state: RefCell<State>,
-    /// What the look before this run has kept for its transaction.
+    /// The connection that the look before this run has kept for its transaction.
     kept: RefCell<Option<AnyKept>>,
     /// Whether the handler asked for the row, to insert it itself.
     entry_is_out: Cell<bool>,
@@ -139,12 +139,12 @@ impl LedgerRun {
         self.purpose.replace(Purpose::Recorded(Rc::new(recorded)));
     }
 
-    /// Keeps what the look has left, for a transaction that the handler wants at once.
+    /// Keeps the connection of the look for a transaction that the handler wants at once.
     pub(crate) fn keeps(&self, kept: Option<AnyKept>) {
         self.kept.replace(kept);
     }
 
-    /// Gives back what the look has left: a connection must not wait for a handler that may never want it.
+    /// Gives the connection of the look back: it must not wait for a handler that may never want it.
     pub(crate) fn keeps_no_more(&self) {
         drop(self.kept.take());
     }

@@ -164,7 +164,7 @@ pub(super) const ROOT: &[Setting<Settings>] = settings! {
     "limits.body_timeout", DURATION, |s, v| value::duration(v.one()?) => s.limits.body_timeout;
     "limits.principal_share", "a number from 0 to 1", |s, v| share(v.one()?) => s.limits.principal_share;
     "limits.drain_timeout", DURATION, |s, v| value::duration(v.one()?) => s.limits.drain_timeout;
-    "encryption.keys", "a list of NUMBER:env:NAME or NUMBER:file:PATH", |s, v| sealing_keys(v) => s.encryption.keys;
+    "encryption.keys", "a list of NUMBER:env:NAME or NUMBER:file:PATH, or none", |s, v| sealing_keys(v) => s.encryption.keys;
     "encryption.algorithm", "xchacha20-poly1305 or aes-256-gcm-siv", |s, v| match v.one()? {
         "xchacha20-poly1305" => Some(SealingAlgorithm::XChaCha20Poly1305),
         "aes-256-gcm-siv" => Some(SealingAlgorithm::Aes256GcmSiv),
@@ -216,6 +216,9 @@ pub(super) const STORAGE: &[Setting<StorageSettings>] = settings! {
 };
 
 fn sealing_keys(given: &Given) -> Option<Vec<SealingKey>> {
+    if given.one() == Some("none") {
+        return Some(Vec::new());
+    }
     let keys: Vec<SealingKey> = given.items().into_iter().map(|item| item.parse().ok()).collect::<Option<_>>()?;
     (!keys.is_empty()).then_some(keys)
 }

@@ -30,7 +30,7 @@ pub(crate) struct Journal {
     has_ended: Cell<bool>,
 }
 
-/// What the store knows of a step.
+/// A step, as the store knows it.
 pub(super) enum Known {
     Nothing,
     Started,

@@ -120,8 +120,9 @@ pub(super) const ROOT: &[Known<Settings>] = known! {
         not "1.5", "-0.1", "half", "";
     "limits.drain_timeout": |s: &Settings| s.limits.drain_timeout; ("0", "0") is "0ns"; not "", "never";
     "encryption.keys": |s: &Settings| s.encryption.keys.clone();
-        ("[\"2:env:K2\", \"1:file:/run/k1\"]", "2:env:K2, 1:file:/run/k1") is "[\"2:env:K2\", \"1:file:/run/k1\"]";
-        not "", "none", "env:K", "0:env:K", "1:vault:K", "65536:env:K";
+        ("[\"2:env:K2\", \"1:file:/run/k1\"]", "2:env:K2, 1:file:/run/k1") is "[\"2:env:K2\", \"1:file:/run/k1\"]",
+        ("\"none\"", "none") is "[]";
+        not "", "env:K", "0:env:K", "1:vault:K", "65536:env:K";
     "encryption.algorithm": |s: &Settings| s.encryption.algorithm;
         ("\"aes-256-gcm-siv\"", "aes-256-gcm-siv") is "Aes256GcmSiv",
         ("\"xchacha20-poly1305\"", "xchacha20-poly1305") is "XChaCha20Poly1305"; not "", "aes", "none";
