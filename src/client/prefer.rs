@@ -14,7 +14,7 @@ pub(crate) struct Prefer {
 }
 
 impl Prefer {
-    /// Of a preference that is named twice, the first one counts. What can't be read is no preference.
+    /// A preference that is named twice counts as it is named first. One that can't be read is ignored.
     pub(crate) fn of<'a>(lines: impl Iterator<Item = &'a HeaderValue>) -> Self {
         let mut prefer = Self::default();
         let texts = lines.filter_map(|line| line.to_str().ok());

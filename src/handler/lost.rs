@@ -62,7 +62,7 @@ pub enum Verdict {
     Done(HttpResponse),
     /// It had no effect, or effects that a run takes up: the handler runs, and the record forgets the lost owner.
     NotDone,
-    /// Nobody knows. The request gets 409 `outcome-unknown`, and the next one is asked about again.
+    /// The service can't tell. The request gets 409 `outcome-unknown`, and the hook is asked again at the next one.
     Unknown,
 }
 

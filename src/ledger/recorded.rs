@@ -27,7 +27,7 @@ pub(crate) struct Recorded {
     pub(crate) token: Cell<OwnerToken>,
     pub(crate) attempt: u32,
     pub(crate) patience: Duration,
-    /// What the ledger said last.
+    /// The ledger's last answer.
     pub(crate) look: RefCell<Look>,
     /// How large a kept body may be.
     pub(crate) most: usize,
@@ -36,7 +36,7 @@ pub(crate) struct Recorded {
     pub(crate) is_in_transition: bool,
 }
 
-/// What the middleware lends: it knows which responses are recorded, and how.
+/// The middleware's knowledge of responses, lent to a ledger: which ones are recorded, and how.
 pub(crate) trait Lent {
     /// The record of a response. `body` is `None` when it is not kept.
     fn record(&self, head: &ResponseHead, body: Option<&[u8]>) -> Record;

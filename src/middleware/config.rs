@@ -116,7 +116,7 @@ pub(super) struct WrapConfig {
     encoder: Arc<dyn KeyEncoder>,
     /// Where keys may be, beside headers. `None`: in headers only.
     pub(super) sources: Option<Rc<Sources>>,
-    /// What fingerprints compare beside what the encoder compares.
+    /// The parts of a request that fingerprints compare beside those of the encoder.
     comparison: Comparison,
     /// The scheme of its fingerprints.
     scheme: [u8; 2],

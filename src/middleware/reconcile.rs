@@ -99,7 +99,7 @@ where
         }
     }
 
-    /// What is known of the lost run. `None`: the store was not asked.
+    /// The lost run, as the store knows it. `None`: the store was not asked.
     async fn lost(&self, held: &HeldClaim) -> Option<Rc<Lost>> {
         let (Some(claim), Some((_, id))) = (held.claim(), &self.asked) else { return None };
         let request = self.pending.head();

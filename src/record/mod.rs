@@ -158,7 +158,7 @@ impl Record {
         let record = Self(bytes);
         #[cfg(feature = "encryption")]
         if record.sealed_parts()?.is_some() {
-            // Its tags say whether it is whole, to whoever has its key.
+            // The tags of a sealed record say whether it is whole, to the holder of its key.
             return Ok(record);
         }
         let opened = record.open()?;

@@ -1,4 +1,4 @@
-//! What stores and ledgers compare, under a key: ids, fingerprints and principals.
+//! Ids, fingerprints and principals, masked by a key for stores and ledgers, which only compare them.
 
 #[cfg(feature = "encryption")]
 use std::sync::Arc;
