@@ -161,7 +161,7 @@ impl Settings {
         if let Some((setting, name)) = self.taken_header() {
             return Err(invalid(setting, &name, "the name of a header that nothing else uses, or none"));
         }
-        Ok(())
+        self.check_one_place()
     }
 
     fn check_statuses(&self) -> Result<(), ConfigError> {

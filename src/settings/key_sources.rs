@@ -113,6 +113,11 @@ impl Settings {
         if let Some(source) = self.key_sources.iter().find(|source| !source.is_well_formed()) {
             return Err(invalid("key_sources", source, KEY_SOURCE));
         }
+        Ok(())
+    }
+
+    /// Headers are named in one place only.
+    pub(super) fn check_one_place(&self) -> Result<(), ConfigError> {
         let (headers, is_default) = (self.key_headers(), self.header == Self::default_headers());
         if !is_default && headers != self.header {
             return Err(ConfigError::Combination(

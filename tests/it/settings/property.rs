@@ -255,6 +255,11 @@ fn given(layers: &Layers, path: &Path) -> Given {
         };
         mistakes.push(names);
     }
+    if latest(layers, "header").is_some_and(|names| names.contains("x-other"))
+        && latest(layers, "key_sources").is_some_and(|sources| sources.contains("header:"))
+    {
+        mistakes.push(vec!["`header` and `key_sources` name different headers".into()]);
+    }
     if layers.is_named_by_variable || variable_of_file.1.ends_with(".missing") {
         variables.push(variable_of_file);
     }
