@@ -23,7 +23,7 @@ use super::{address::with_host, tls::Tls, topology::client};
 use crate::store::background::Background;
 
 /// How often the sentinels are asked.
-const EVERY: Duration = Duration::from_millis(100);
+pub(super) const EVERY: Duration = Duration::from_millis(100);
 
 /// How long the answer counts. A process that was stalled for longer asks before it uses a connection.
 const COUNTS: Duration = Duration::from_secs(1);
@@ -67,6 +67,9 @@ struct Shared {
 #[derive(Clone, Default)]
 struct Heard {
     primary: Option<Primary>,
+    /// The server that the primary has replaced. The sentinel that leads a fail-over names it for a moment with the new
+    /// epoch.
+    replaced: Option<(String, u16)>,
     /// When they were asked last, whether they answered or not.
     asked: Option<Instant>,
     /// Why none of them named a primary, if so.
@@ -145,12 +148,46 @@ impl Sentinels {
     }
 }
 
+impl Heard {
+    /// Which of several names counts: that of the greatest epoch. Within one epoch, it is the server that took over, and not
+    /// the one that was replaced.
+    fn rank(&self, primary: &Primary) -> (u64, bool, bool) {
+        let known = self.primary.as_ref().filter(|known| known.epoch == primary.epoch);
+        let was_replaced = known.is_some() && self.replaced.as_ref().is_some_and(|replaced| primary.is_at(replaced));
+        (primary.epoch, !was_replaced, self.primary.as_ref().is_some_and(|known| !primary.is_at(&known.address())))
+    }
+
+    fn hears(&mut self, named: Primary) {
+        if let Some(known) = &self.primary {
+            // A sentinel that was cut off may know of an earlier primary only.
+            if *known == named || self.rank(&named) < self.rank(known) {
+                return;
+            }
+            tracing::warn!(host = named.host, port = named.port, "the sentinels name another primary");
+            if !named.is_at(&known.address()) {
+                self.replaced = Some(known.address());
+            }
+        }
+        self.primary = Some(named);
+    }
+}
+
+impl Primary {
+    fn address(&self) -> (String, u16) {
+        (self.host.clone(), self.port)
+    }
+
+    fn is_at(&self, address: &(String, u16)) -> bool {
+        (&self.host, self.port) == (&address.0, address.1)
+    }
+}
+
 impl Shared {
     /// Asks all sentinels. Their answer counts when most have answered, or soon after the first one: the others may be gone.
     async fn ask(&self, questions: &mut Questions) {
         let asked = Instant::now();
         questions.ask(&self.sentinels, &self.name);
-        let (mut named, mut answers, mut error) = (None::<Primary>, 0, None);
+        let (mut named, mut answers, mut error) = (Vec::new(), 0, None);
         let mut until = asked + CONNECTING;
         while let Ok(Some(answer)) = timeout_at(until, questions.under_way.next()).await {
             questions.waiting.remove(&answer.sentinel);
@@ -162,9 +199,8 @@ impl Shared {
                         answers += 1;
                         until = until.min(Instant::now() + AFTER_THE_FIRST);
                     }
-                    if answer.asked.elapsed() < COUNTS && named.as_ref().is_none_or(|named| named.epoch < primary.epoch)
-                    {
-                        named = Some(primary);
+                    if answer.asked.elapsed() < COUNTS {
+                        named.push(primary);
                     }
                 }
                 Err(failed) => error = Some(failed.to_string()),
@@ -175,17 +211,11 @@ impl Shared {
         }
         self.heard.send_modify(|heard| {
             heard.asked = Some(asked);
-            // A sentinel that was cut off may know of an earlier primary only.
-            let known = heard.primary.as_ref().map_or(0, |known| known.epoch);
-            match named {
-                Some(named) if named.epoch >= known => {
-                    if heard.primary.as_ref().is_some_and(|known| *known != named) {
-                        tracing::warn!(host = named.host, port = named.port, "the sentinels name another primary");
-                    }
-                    heard.primary = Some(named);
+            match named.into_iter().max_by_key(|primary| heard.rank(primary)) {
+                Some(named) => {
+                    heard.hears(named);
                     heard.error = None;
                 }
-                Some(_) => {}
                 None => {
                     if heard.error.is_none() && heard.primary.is_some() {
                         tracing::warn!(error, "no sentinel can be reached: the last primary that they named is used");
@@ -249,4 +279,32 @@ async fn ask(
         return Err((ErrorKind::UnexpectedReturnType, "a sentinel answers in another way").into());
     };
     Ok((connection, Primary { host: field("ip").to_owned(), port, epoch }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(port: u16, epoch: u64) -> Primary {
+        Primary { host: "h".into(), port, epoch }
+    }
+
+    fn hears(heard: &mut Heard, names: &[Primary]) -> Primary {
+        heard.hears(names.iter().max_by_key(|primary| heard.rank(primary)).unwrap().clone());
+        heard.primary.clone().unwrap()
+    }
+
+    /// The sentinel that leads a fail-over has the new epoch before it names the new primary.
+    #[test]
+    fn the_server_that_took_over_counts_and_not_the_one_that_was_replaced() {
+        let mut heard = Heard::default();
+        assert_eq!(hears(&mut heard, &[named(1, 0), named(1, 0)]), named(1, 0));
+        assert_eq!(hears(&mut heard, &[named(1, 1), named(1, 0)]), named(1, 1));
+        for names in [[named(1, 1), named(2, 1)], [named(2, 1), named(1, 1)], [named(1, 1), named(1, 1)]] {
+            assert_eq!(hears(&mut heard, &names), named(2, 1));
+        }
+        assert_eq!(hears(&mut heard, &[named(1, 0), named(1, 0)]), named(2, 1), "of before");
+        assert_eq!(hears(&mut heard, &[named(1, 2), named(2, 1)]), named(1, 2), "back again");
+        assert_eq!(hears(&mut heard, &[named(2, 2), named(1, 2)]), named(1, 2));
+    }
 }

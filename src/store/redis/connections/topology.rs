@@ -10,10 +10,11 @@ use bb8_redis::redis::{
     cluster_async::ClusterConnection,
     cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo, SingleNodeRoutingInfo},
 };
+use tokio::time::{Instant, sleep};
 
 use super::{
     address::{Address, Servers, tcp_settings},
-    sentinels::{Primary, Sentinels},
+    sentinels::{self, Primary, Sentinels},
     tls::Tls,
 };
 use crate::store::{Location, LocationError};
@@ -128,13 +129,21 @@ impl Topology {
             }
             Self::Cluster(client) => Ok(Link::Cluster(client.get_async_connection().await?)),
             Self::Sentinel(sentinels) => {
-                let named = sentinels.primary().await?;
-                match connect_to_primary(sentinels, &named, &config).await {
-                    Ok(link) => Ok(link),
-                    Err(error) => match sentinels.primary_now().await {
-                        Ok(now) if now != named => connect_to_primary(sentinels, &now, &config).await,
-                        _ => Err(error),
-                    },
+                // The sentinels name a new primary a moment late, and the pool does not try again by itself.
+                let until = Instant::now() + timeout * 3 / 4;
+                let mut named = sentinels.primary().await?;
+                loop {
+                    let error = match connect_to_primary(sentinels, &named, &config).await {
+                        Ok(link) => return Ok(link),
+                        Err(error) => error,
+                    };
+                    match sentinels.primary_now().await {
+                        Ok(now) if now != named => named = now,
+                        _ => sleep(sentinels::EVERY).await,
+                    }
+                    if Instant::now() >= until {
+                        return Err(error);
+                    }
                 }
             }
         }
