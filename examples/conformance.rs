@@ -9,6 +9,8 @@
 mod ask;
 #[path = "conformance/steps.rs"]
 mod steps;
+#[path = "conformance/uploads.rs"]
+mod uploads;
 
 use std::{
     collections::BTreeMap,
@@ -291,6 +293,7 @@ fn routes(config: &mut web::ServiceConfig) {
                 .wrap(IdempotencyKey::default().on_unknown(ask::verdict))
                 .route("", web::post().to(ask::run)),
         )
+        .service(uploads::scope())
         .route("/steps", web::post().to(steps::three))
         .route("/steps/once", web::post().to(steps::once));
 }

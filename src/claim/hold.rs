@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     observe::metrics,
-    record::Record,
+    record::{Record, RequestDigest},
     store::{BeginRequest, Claim, Completion, IfCompleted, OnUnknown, ReleaseAs, Step, StoreError},
 };
 
@@ -53,6 +53,8 @@ pub(crate) struct HeldClaim {
     status: u16,
     /// How long the record of the response is kept.
     pub(super) ttl: Duration,
+    /// The request's body, where the claim did not compare it.
+    request: Option<Box<RequestDigest>>,
 }
 
 /// Keeps a claim alive, and known to the duplicates of this process.
@@ -107,6 +109,7 @@ impl HeldClaim {
             promise: None,
             status: 500,
             ttl,
+            request: None,
         })
     }
 
@@ -124,6 +127,7 @@ impl HeldClaim {
             promise: None,
             status: 500,
             ttl,
+            request: None,
         })
     }
 
@@ -181,6 +185,11 @@ impl HeldClaim {
         self.ttl = ttl;
     }
 
+    /// The record of the response keeps what the body of its request was.
+    pub(crate) fn of_request(&mut self, digest: RequestDigest) {
+        self.request = Some(Box::new(digest));
+    }
+
     fn release_as(&self) -> ReleaseAs {
         match &self.promise {
             Some(promise) if promise.load(SeqCst) => ReleaseAs::NotStored { status: self.status },
@@ -201,6 +210,10 @@ impl HeldClaim {
     /// From this call on (not from the first poll) the response is stored even if the returned future is dropped.
     pub(crate) fn complete(mut self: Box<Self>, record: Record) -> Either<Ready<Written>, BoxFuture<'static, Written>> {
         self.warn_of_ceiling();
+        let record = match self.request.take() {
+            Some(digest) => record.of_request(*digest),
+            None => record,
+        };
         if let Some((Some(renewals), _)) = &self.upkeep {
             renewals.completing();
         }

@@ -15,7 +15,7 @@
 //!
 //! Put the CORS middleware outside of the wrap, so that a script can read refusals and replays too. These are the
 //! default names: where the settings `header`, `replay_header`, `original_status_header`, `expires_header` or
-//! `should_retry_headers` choose others, name those.
+//! `should_retry_headers` choose others, name those. Where a wrap has `body = stream`, allow `content-digest` besides.
 
 /// `Access-Control-Allow-Headers`: the headers that a script may send.
 pub const ALLOW_HEADERS: [&str; 2] = ["idempotency-key", "prefer"];

@@ -40,7 +40,7 @@ use super::problem::{self, Problem, ProblemStyle};
 use crate::{
     key::{Syntax, header_name},
     policy::Policy,
-    settings::{KeySource, OnUnknown, Settings, is_safe},
+    settings::{BodyMode, KeySource, OnUnknown, Settings, is_safe},
 };
 
 pub use self::accepted::describe_async;
@@ -127,7 +127,8 @@ pub fn components(settings: &Settings) -> String {
 }
 
 /// The `parameters` and `responses` that this policy adds to an operation of this method. An exempt operation gets none, and
-/// neither does one of a safe method. Where the setting `methods` does not name the method, its key is optional.
+/// neither does one of a safe method. Where the setting `methods` does not name the method, its key is optional. With `body =
+/// stream` the operation takes a `Content-Digest` too.
 #[must_use]
 pub fn operation(settings: &Settings, method: &Method, policy: Policy) -> String {
     let policy = match policy {
@@ -149,12 +150,23 @@ pub fn operation(settings: &Settings, method: &Method, policy: Policy) -> String
         })
         .collect();
     let reference = || json!({ "$ref": format!("#/components/parameters/{parameter}") });
-    let parameters: Vec<Value> = is_parameter(settings).then(reference).into_iter().collect();
+    let digest = (settings.body == BodyMode::Stream).then(content_digest);
+    let parameters: Vec<Value> = is_parameter(settings).then(reference).into_iter().chain(digest).collect();
     json!({
         "parameters": parameters,
         "responses": responses,
     })
     .to_string()
+}
+
+fn content_digest() -> Value {
+    json!({
+        "name": "Content-Digest",
+        "in": "header",
+        "required": false,
+        "description": "The SHA-256 of the body (RFC 9530). A body with another one is refused.",
+        "schema": { "type": "string", "examples": ["sha-256=:RK/0qy18MlBSVnWgjwz6lZEWjP/lF5HF9bvEF8FabDg=:"] },
+    })
 }
 
 /// Whether the key can be a parameter: bodies have none. The descriptions of refusals say where else it may be.
@@ -260,11 +272,14 @@ fn refusals(settings: &Settings, policy: Policy) -> BTreeMap<u16, Vec<Problem>> 
         Problem::InvalidKey(crate::key::InvalidKey::Blank),
         Problem::KeyReused,
         Problem::InFlight { grace: None },
-        Problem::BodyTooLarge { limit: settings.max_request_body },
         Problem::BodyTimeout,
         Problem::StoreUnavailable,
         Problem::ShuttingDown,
     ];
+    match settings.body {
+        BodyMode::Buffer => problems.push(Problem::BodyTooLarge { limit: settings.max_request_body }),
+        BodyMode::Stream => problems.extend([Problem::InvalidDigest, Problem::WrongDigest]),
+    }
     if matches!(policy, Policy::Required | Policy::Manual) {
         problems.insert(0, Problem::MissingKey);
     }

@@ -11,6 +11,8 @@
 //! | `in-flight` | `in_flight_status_code` | retries later with the same key |
 //! | `body-too-large` | 413 | sends less |
 //! | `body-timeout` | 408 | sends faster, with the same key |
+//! | `invalid-digest` | 400 | sends a `Content-Digest` as RFC 9530 has it, or none |
+//! | `wrong-digest` | 400 | sends the body that its `Content-Digest` names, with the same key |
 //! | `store-unavailable` | 503 | retries later with the same key |
 //! | `outcome-unknown` | 409 | asks a person: whether the operation took effect is not known |
 //! | `not-completed` | 409 | sends the request again with the same key: it ended without a stored response |
@@ -55,6 +57,10 @@ pub(crate) enum Problem {
     BodyTimeout,
     /// The body could not be read to its end.
     UnreadableBody,
+    /// The header `Content-Digest` is malformed.
+    InvalidDigest,
+    /// The body is not the one that `Content-Digest` names.
+    WrongDigest,
     StoreUnavailable,
     /// More operations in flight than `limits.max_in_flight`.
     Overloaded,
@@ -161,6 +167,8 @@ impl Problem {
             Self::InFlight { .. } => "in-flight",
             Self::BodyTooLarge { .. } => "body-too-large",
             Self::BodyTimeout => "body-timeout",
+            Self::InvalidDigest => "invalid-digest",
+            Self::WrongDigest => "wrong-digest",
             Self::StoreUnavailable | Self::Overloaded => "store-unavailable",
             Self::OutcomeUnknown => "outcome-unknown",
             Self::NotCompleted => "not-completed",
@@ -182,7 +190,7 @@ impl Problem {
             Self::InFlight { .. } => Outcome::InFlight,
             Self::BodyTooLarge { .. } => Outcome::BodyTooLarge,
             Self::BodyTimeout => Outcome::BodyTimeout,
-            Self::UnreadableBody => Outcome::UnreadableBody,
+            Self::UnreadableBody | Self::InvalidDigest | Self::WrongDigest => Outcome::UnreadableBody,
             Self::StoreUnavailable => Outcome::StoreUnavailable,
             Self::Overloaded => Outcome::Overloaded,
             Self::OutcomeUnknown => Outcome::OutcomeUnknown,
@@ -201,6 +209,8 @@ impl Problem {
             Self::InFlight { .. } => "A request with this idempotency key is still running",
             Self::BodyTooLarge { .. } => "Request body too large",
             Self::BodyTimeout => "Request body too slow",
+            Self::InvalidDigest => "Content-Digest malformed",
+            Self::WrongDigest => "Request body is not that of its Content-Digest",
             Self::StoreUnavailable | Self::Overloaded => "Idempotency store unavailable",
             Self::OutcomeUnknown => "Outcome of the first request unknown",
             Self::NotCompleted => "The operation ended without a stored answer",
@@ -226,6 +236,10 @@ impl Problem {
             Self::BodyTooLarge { limit } => format!("At most {limit} bytes are accepted here."),
             Self::BodyTimeout => "The request body took too long to arrive. The operation was not run.".into(),
             Self::UnreadableBody => "The request body could not be read to its end.".into(),
+            Self::InvalidDigest => "Content-Digest is not a dictionary whose sha-256 has 32 bytes (RFC 9530).".into(),
+            Self::WrongDigest => {
+                "The body that arrived has another SHA-256 than Content-Digest says. No response was stored.".into()
+            }
             Self::StoreUnavailable => {
                 "The operation can't be run, or its outcome can't be recorded, at the moment. Retry later with the same key."
                     .into()
@@ -254,7 +268,9 @@ impl Problem {
     pub(crate) fn status(self, style: &ProblemStyle) -> StatusCode {
         match self {
             Self::MissingKey => style.missing_key_status,
-            Self::InvalidKey(_) | Self::UnreadableBody => StatusCode::BAD_REQUEST,
+            Self::InvalidKey(_) | Self::UnreadableBody | Self::InvalidDigest | Self::WrongDigest => {
+                StatusCode::BAD_REQUEST
+            }
             Self::KeyReused => style.mismatch_status,
             Self::InFlight { .. } => style.in_flight_status,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -321,9 +337,12 @@ impl Problem {
     fn stripe_error(self, message: &str) -> String {
         let kind = match self {
             Self::KeyReused => "idempotency_error",
-            Self::MissingKey | Self::InvalidKey(_) | Self::BodyTooLarge { .. } | Self::UnreadableBody => {
-                "invalid_request_error"
-            }
+            Self::MissingKey
+            | Self::InvalidKey(_)
+            | Self::BodyTooLarge { .. }
+            | Self::UnreadableBody
+            | Self::InvalidDigest
+            | Self::WrongDigest => "invalid_request_error",
             _ => "api_error",
         };
         let code = self.name().unwrap_or("internal").replace('-', "_");
@@ -352,6 +371,8 @@ mod tests {
             Problem::BodyTooLarge { limit: 7 },
             Problem::BodyTimeout,
             Problem::UnreadableBody,
+            Problem::InvalidDigest,
+            Problem::WrongDigest,
             Problem::StoreUnavailable,
             Problem::Overloaded,
             Problem::OutcomeUnknown,

@@ -6,6 +6,7 @@
 
 mod client_key;
 mod comparison;
+mod content_digest;
 pub(crate) mod digest;
 mod encoder;
 mod fingerprint;
@@ -17,7 +18,8 @@ mod structured_field;
 pub(crate) use self::{
     client_key::header_name,
     comparison::{Comparison, pointer},
-    encoder::is_json,
+    content_digest::content_digest,
+    encoder::{is_json, streamed_fingerprint},
     sources::Sources,
 };
 pub use self::{

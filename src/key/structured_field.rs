@@ -1,4 +1,4 @@
-//! The part of RFC 9651 (structured fields) that an `Idempotency-Key` header needs.
+//! The part of RFC 9651 (structured fields) that the headers `Idempotency-Key` and `Content-Digest` need.
 
 use super::InvalidKey;
 
@@ -14,6 +14,41 @@ pub(super) fn string(value: &[u8]) -> Result<String, InvalidKey> {
         .filter(|()| rest.0.is_empty())
         .ok_or(InvalidKey::Malformed("something after the string that is not a parameter"))?;
     Ok(key)
+}
+
+/// Parses a structured-field Dictionary for its member `wanted`, which must be a Byte Sequence. Returns its base64 text.
+/// `Ok(None)`: there is no such member. The last of several counts (RFC 9651, 4.2.2).
+pub(super) fn bytes_of_member(value: &[u8], wanted: &[u8]) -> Result<Option<Vec<u8>>, ()> {
+    let mut rest = Cursor(value);
+    let mut found = None;
+    rest.spaces();
+    while !rest.0.is_empty() {
+        let (before, is_wanted) = (rest.0, rest.0.starts_with(wanted));
+        rest.parameter_name().ok_or(())?;
+        let is_wanted = is_wanted && before.len() - rest.0.len() == wanted.len();
+        let value = if rest.eat(b'=') { rest.0 } else { &[] };
+        if value.first() == Some(&b'(') || (is_wanted && value.first() != Some(&b':')) {
+            return Err(());
+        }
+        if !value.is_empty() {
+            rest.bare_item().ok_or(())?;
+        }
+        if is_wanted {
+            let item = &value[..value.len() - rest.0.len()];
+            found = Some(item[1..item.len() - 1].to_vec());
+        }
+        rest.parameters().ok_or(())?;
+        rest.spaces();
+        if rest.0.is_empty() {
+            break;
+        }
+        let has_more = rest.eat(b',');
+        rest.spaces();
+        if !has_more || rest.0.is_empty() {
+            return Err(());
+        }
+    }
+    Ok(found)
 }
 
 /// The unread rest of a field value. Each method consumes one production of RFC 9651, or returns `None`.
@@ -43,6 +78,10 @@ impl Cursor<'_> {
         let count = self.0.iter().take_while(|&&b| wanted(b)).count();
         self.0 = &self.0[count..];
         count
+    }
+
+    fn spaces(&mut self) {
+        self.eat_while(|b| matches!(b, b' ' | b'\t'));
     }
 
     fn string(&mut self) -> Option<String> {

@@ -26,13 +26,13 @@ use crate::{
     client::problem::ProblemStyle,
     handler::{KeepFor, SaveSteps},
     key::{
-        CanonicalJsonEncoder, Comparison, Fingerprint, Key, KeyEncoder, KeyRequest, Principal, RecordId, Sources,
-        record_id::RecordIds,
+        BasicKeyEncoder, CanonicalJsonEncoder, Comparison, Fingerprint, Key, KeyEncoder, KeyRequest, Principal,
+        RecordId, Sources, record_id::RecordIds, streamed_fingerprint,
     },
     ledger::AnyLedger,
     observe::Observers,
     policy::{MatchedPath, PatternError, Policy, Rules},
-    settings::{ConfigError, OnDisconnect, Scope, Settings, StoredIds},
+    settings::{BodyMode, ConfigError, OnDisconnect, Scope, Settings, StoredIds},
     store::{IfCompleted, OnUnknown, Store},
 };
 
@@ -67,6 +67,15 @@ pub(super) struct WrapPlan {
     /// Whether this is the wrap of an operators' scope.
     pub(super) is_operators: bool,
     pub(super) changes: Vec<SettingsChange>,
+}
+
+/// The body of a request, as far as its claim compares it.
+#[derive(Clone, Copy)]
+pub(super) enum ComparedBody<'a> {
+    /// It was read.
+    Read(&'a [Bytes]),
+    /// Its handler reads it. With the SHA-256 that its client sent.
+    Streamed(Option<&'a [u8; 32]>),
 }
 
 /// Changes settings for one instance.
@@ -120,6 +129,8 @@ pub(super) struct WrapConfig {
     comparison: Comparison,
     /// The scheme of its fingerprints.
     scheme: [u8; 2],
+    /// With `body = stream`: the schemes without and with a digest of the body.
+    streamed: Option<[[u8; 2]; 2]>,
     principal: Option<PrincipalFn>,
     pub(super) carry: Option<CarryFn>,
     pub(super) ledger: Option<AnyLedger>,
@@ -145,8 +156,10 @@ impl WrapConfig {
         settings.storage.cache_name = cache_name;
         if let Some(own) = &plan.encoder {
             // The encoder of the wrap decides on what its other settings can be.
-            let is_canonical = own.scheme() == CanonicalJsonEncoder.scheme();
-            settings.encoder = if is_canonical { "canonical-json" } else { "one of the wrap" }.into();
+            let known: [(&dyn KeyEncoder, &str); 2] =
+                [(&CanonicalJsonEncoder, "canonical-json"), (&BasicKeyEncoder, "basic")];
+            let known = known.into_iter().find(|(encoder, _)| encoder.scheme() == own.scheme());
+            settings.encoder = known.map_or("one of the wrap", |(_, name)| name).into();
         }
         let before = settings.clone();
         for change in &plan.changes {
@@ -199,6 +212,9 @@ impl WrapConfig {
             claimed.on_unknown = OnUnknown::Rerun;
         }
         check_steps(plan, &settings, &handle)?;
+        if settings.body == BodyMode::Stream {
+            check_streamed(plan)?;
+        }
         if plan.responds_async {
             check_async(plan, &settings)?;
         }
@@ -217,6 +233,8 @@ impl WrapConfig {
             own_rules: plan.rules()?,
             settings_rules: settings.rules()?,
             scheme: Fingerprint::scheme_of(&comparison.scheme(&encoder.scheme())),
+            streamed: (settings.body == BodyMode::Stream)
+                .then(|| ["head", "head and digest"].map(|scheme| Fingerprint::scheme_of(&comparison.scheme(scheme)))),
             comparison,
             sources: settings.sources_beside_headers().map(Rc::new),
             encoder,
@@ -246,6 +264,11 @@ impl WrapConfig {
         }
         let found = self.principal.as_ref().and_then(|principal| principal(request));
         found.unwrap_or_else(|| Principal::of_credentials(request.headers(), &self.settings.credential_headers))
+    }
+
+    /// Whether handlers read bodies as they arrive.
+    pub(super) const fn streams(&self) -> bool {
+        self.streamed.is_some()
     }
 
     pub(super) const fn body_limits(&self) -> BodyLimits {
@@ -289,7 +312,7 @@ impl WrapConfig {
         head: &HeadRef<'_>,
         key: &Key,
         principal: Principal,
-        body: &[Bytes],
+        body: ComparedBody<'_>,
         if_completed: IfCompleted,
     ) -> (RecordId, ClaimRequest) {
         let query = self.comparison.query(head.uri.query().unwrap_or_default());
@@ -300,7 +323,7 @@ impl WrapConfig {
             path: head.uri.path(),
             query: &query,
             headers: head.headers,
-            body,
+            body: if let ComparedBody::Read(pieces) = body { pieces } else { &[] },
             comparison: &self.comparison,
         };
         let endpoint = (self.settings.scope == Scope::Endpoint).then_some((request.method.as_str(), request.path));
@@ -308,8 +331,16 @@ impl WrapConfig {
         let id = self.record_ids.of(&principal, &encoded, endpoint);
         let target = Fingerprint::target_of(head.method.as_str(), request.path);
         let authority = head.uri.authority().map(Authority::as_str);
-        let digest = self.comparison.with_headers(self.encoder.fingerprint(&request), &request, authority);
-        let fingerprint = Fingerprint::new(self.scheme, target, digest);
+        let (scheme, digest) = match body {
+            ComparedBody::Read(_) => (self.scheme, self.encoder.fingerprint(&request)),
+            ComparedBody::Streamed(digest) => {
+                let [by_head, by_digest] = self.streamed.unwrap_or_default();
+                let scheme = if digest.is_some() { by_digest } else { by_head };
+                (scheme, streamed_fingerprint(&request, digest))
+            }
+        };
+        let digest = self.comparison.with_headers(digest, &request, authority);
+        let fingerprint = Fingerprint::new(scheme, target, digest);
         #[cfg(feature = "encryption")]
         let sealing = self.claims.handle.seals().and_then(|seals| seals.operation(key, &principal));
         // Observed requests are neither delayed nor recorded there.
@@ -350,6 +381,20 @@ fn check_steps(plan: &WrapPlan, settings: &Settings, handle: &StoreHandle) -> Re
         ));
     }
     Ok(())
+}
+
+/// A wrap whose handlers read bodies as they arrive.
+fn check_streamed(plan: &WrapPlan) -> Result<(), ConfigError> {
+    let why = if plan.ledger.is_some() {
+        "reads a body while its handler runs, and the row of a ledger is written before the body's end is known"
+    } else if plan.policy.is_manual() || plan.rules.iter().any(|(_, policy)| policy.is_manual()) {
+        "compares a body before its response is sent again, and a manual handler would run before that"
+    } else if plan.responds_async {
+        "needs the connection until the body has arrived, and `.respond_async()` answers before"
+    } else {
+        return Ok(());
+    };
+    Err(ConfigError::Combination(format!("`body = stream` {why}: it can't be at the same wrap")))
 }
 
 /// A wrap that answers 202 says where the answer will be, and lets the operation go on.

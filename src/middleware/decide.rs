@@ -11,6 +11,7 @@ use actix_web::{
 
 use super::{
     accepted::{accepted, wait_of},
+    config::ComparedBody,
     consult::Question,
     request::accept_encoding,
     response::{AnswerBody, replay},
@@ -59,8 +60,9 @@ where
     /// | valid | | (the server is shutting down) | refuse: `shutting-down` |
     /// | valid | | (`limits.max_in_flight` or `limits.max_buffered` is reached) | refuse: `store-unavailable` |
     /// | valid | | (the body is too large, too slow or broken) | refuse: `body-too-large`, `body-timeout`, 400 |
+    /// | valid | | (`body = stream`, and `Content-Digest` is malformed) | refuse: `invalid-digest` |
     /// | valid | | acquired | run |
-    /// | valid | required, optional | completed | replay |
+    /// | valid | required, optional | completed | replay; with `body = stream`, once the body [is the same](Self::compare_body) |
     /// | valid | manual | completed | acquired again: run |
     /// | valid | | mismatch | refuse: `key-reused` |
     /// | valid | | in flight, after `lock.timeout` | refuse: `in-flight` |
@@ -82,8 +84,8 @@ where
             Ok(None) => return Decision::Refuse(Problem::MissingKey),
             Err(invalid) => return Decision::Refuse(Problem::InvalidKey(invalid)),
         };
-        if self.policy.is_manual() && self.config.ledger.is_some() {
-            tracing::error!("a route guard declares `manual` under a wrap with a ledger, whose answers are final");
+        if self.policy.is_manual() && (self.config.ledger.is_some() || self.config.streams()) {
+            tracing::error!("a route guard declares `manual` under a wrap with a ledger or with `body = stream`");
             return Decision::Refuse(Problem::Misconfigured);
         }
         self.info.set_stage(Stage::Governing);
@@ -110,10 +112,19 @@ where
                     self.without_an_answer(&unreadable.into())
                 }
             },
-            Ok(ClaimAnswer::Completed { record, remaining }) => match self.replay(&record, remaining) {
-                Ok(response) => Decision::Replay(response),
-                Err(unreadable) => self.without_an_answer(&unreadable.into()),
-            },
+            Ok(ClaimAnswer::Completed { record, remaining }) => {
+                if self.config.streams() && !self.config.settings.is_observed() {
+                    match Box::pin(self.compare_body(&record)).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(problem)) => return Decision::Refuse(problem),
+                        Err(unreadable) => return self.without_an_answer(&unreadable.into()),
+                    }
+                }
+                match self.replay(&record, remaining) {
+                    Ok(response) => Decision::Replay(response),
+                    Err(unreadable) => self.without_an_answer(&unreadable.into()),
+                }
+            }
             Ok(ClaimAnswer::Recorded(row)) => self.replay_row(&row),
             Ok(ClaimAnswer::InFlight(grace)) => Decision::Refuse(Problem::InFlight { grace }),
             Ok(ClaimAnswer::Mismatch) => Decision::Refuse(Problem::KeyReused),
@@ -122,7 +133,7 @@ where
         }
     }
 
-    /// Reads the body, unless that was done. Counted from before it is read: slow uploads hold memory too.
+    /// Reads the body, unless that was done or its handler reads it. Counted from before it is read: slow uploads hold memory too.
     #[inline]
     async fn read_body(&mut self) -> Result<(), Problem> {
         let in_flight = match &mut self.operation.in_flight {
@@ -133,6 +144,9 @@ where
                 Err(Refused::Full) => return Err(Problem::Overloaded),
             },
         };
+        if self.config.streams() {
+            return self.read_digest();
+        }
         self.body.read(self.config.body_limits(), in_flight).await
     }
 
@@ -222,15 +236,19 @@ where
         self.show(decision);
     }
 
-    /// Makes the request for a claim. The body has been read.
+    /// Makes the request for a claim. The body has been read, unless its handler reads it.
     fn claim_request(&mut self, key: Key) -> ClaimRequest {
         if self.is_anonymous {
             warn_of_anonymous_credentials(self.pending.head().headers);
         }
         let principal = mem::replace(&mut self.principal, Principal::anonymous());
         let if_completed = if self.policy.is_manual() { IfCompleted::Rerun } else { IfCompleted::Replay };
-        let (id, request) =
-            self.config.claim_request(&self.pending.head(), &key, principal, self.body.pieces(), if_completed);
+        let body = if self.config.streams() {
+            ComparedBody::Streamed(self.content_digest.as_deref())
+        } else {
+            ComparedBody::Read(self.body.pieces())
+        };
+        let (id, request) = self.config.claim_request(&self.pending.head(), &key, principal, body, if_completed);
         self.operation.recorder.asks_for(request.id);
         self.asked = Some((key, id));
         request

@@ -47,6 +47,7 @@ mod response;
 mod run;
 mod service;
 mod stored_answers;
+mod streamed;
 mod wrap;
 
 pub(crate) use self::stored_answers::StoredAnswers;

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::{recorder::OutcomeRecorder, response::abandon};
+use super::{recorder::OutcomeRecorder, request::Upload, response::abandon};
 use crate::{
     claim::{HeldClaim, InFlightGuard},
     ledger::LedgerRun,
@@ -24,6 +24,8 @@ pub(super) struct Operation {
     /// `None`: shutdown does not wait for the operation.
     pub(super) in_flight: Option<InFlightGuard>,
     pub(super) recorder: OutcomeRecorder,
+    /// The request's body, while it is not known what it was (`body = stream`).
+    pub(super) upload: Option<Upload>,
     /// The work with a ledger. While a transaction is open, it and the claim end in a task: the former is rolled back, then
     /// the latter is given up.
     pub(super) ledger: Option<Rc<LedgerRun>>,
@@ -31,7 +33,7 @@ pub(super) struct Operation {
 
 impl Operation {
     pub(super) const fn new(recorder: OutcomeRecorder, ledger: Option<Rc<LedgerRun>>) -> Self {
-        Self { held: None, in_flight: None, recorder, ledger }
+        Self { held: None, in_flight: None, recorder, upload: None, ledger }
     }
 }
 

@@ -57,7 +57,7 @@ where
         if let Some(run) = self.operation.ledger.as_ref().filter(|_| is_observed) {
             run.is_ordinary();
         }
-        let payload = self.body.take_payload();
+        let payload = self.payload();
         // The handler is called within the future, so that a panic of the call itself is caught too.
         let ledger = self.operation.ledger.clone();
         let ended = {
@@ -84,11 +84,15 @@ where
     }
 
     /// Stores what the handler answered.
-    async fn end(
-        &mut self,
-        ended: Result<Result<ServiceResponse<B>, Error>, Panic>,
-    ) -> Result<ServiceResponse<AnswerBody<B>>, Error> {
+    async fn end(&mut self, ended: capture::Ended<B>) -> Result<ServiceResponse<AnswerBody<B>>, Error> {
         let is_observed = self.config.settings.is_observed();
+        // The body of a streamed response is read first: it may still read that of the request.
+        if self.operation.upload.is_some() && !capture::is_streamed(&ended) {
+            let is_stored = capture::may_be_stored(&ended, &self.config.settings);
+            if let Err(problem) = Box::pin(self.settle_body(is_stored)).await {
+                return self.refuse(problem).await;
+            }
+        }
         match ended {
             Ok(Ok(response)) => capture::response(response, self).await,
             Ok(Err(error)) => Err(Box::pin(capture::error(error, self)).await),
@@ -104,7 +108,7 @@ where
     /// Commits what the handler did and answered, or rolls it back.
     async fn end_with_ledger(
         &mut self,
-        ended: Result<Result<ServiceResponse<B>, Error>, Panic>,
+        ended: capture::Ended<B>,
         run: Rc<LedgerRun>,
     ) -> Result<ServiceResponse<AnswerBody<B>>, Error> {
         if self.config.settings.is_observed() {
@@ -144,7 +148,7 @@ where
     }
 }
 
-type Panic = Box<dyn Any + Send>;
+pub(super) type Panic = Box<dyn Any + Send>;
 
 fn text_of(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();

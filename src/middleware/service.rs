@@ -200,6 +200,7 @@ where
             may_be_in_body,
             is_anonymous: principal.is_anonymous(),
             principal,
+            content_digest: None,
             asked: None,
             promise: promise.as_ref().map(|promise| promise.is_made()),
         };
@@ -226,6 +227,8 @@ pub(super) struct Governed<S: Service<ServiceRequest>> {
     pub(super) is_anonymous: bool,
     /// Whether the client was promised an answer. `None`: it does not prefer one at once, or can't have it.
     pub(super) promise: Option<Arc<AtomicBool>>,
+    /// The SHA-256 of the body, as the client says (`body = stream`).
+    pub(super) content_digest: Option<Box<[u8; 32]>>,
     /// The key and the record id of a request about which the store was asked.
     pub(super) asked: Option<(Key, RecordId)>,
     /// Last, so that everything else of the request is gone before its key is free.
@@ -264,6 +267,9 @@ where
                         Confirmed::Unclear => Box::pin(self.refuse(Problem::Misconfigured)).await,
                     },
                     Decision::Replay(response) | Decision::Answer(response) => {
+                        if self.body.is_unread() {
+                            Box::pin(self.body.discard(self.config.body_limits())).await;
+                        }
                         self.pending.answer(response, &self.config.synthetic)
                     }
                     Decision::Refuse(problem) => Box::pin(self.refuse(problem)).await,

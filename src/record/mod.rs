@@ -4,6 +4,7 @@
 
 mod algorithm;
 mod buffer;
+mod extras;
 #[cfg(feature = "encryption")]
 mod sealed;
 mod stored_response;
@@ -18,10 +19,13 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 pub use self::algorithm::SealingAlgorithm;
-pub(crate) use self::buffer::{Buffered, buffer};
 pub use self::stored_response::StoredResponse;
 #[cfg(feature = "encryption")]
 pub(crate) use self::{algorithm::Algorithm, sealed::SealedParts};
+pub(crate) use self::{
+    buffer::{Buffered, buffer},
+    extras::RequestDigest,
+};
 
 /// The version that this crate writes and reads.
 const VERSION: u8 = 2;
@@ -67,7 +71,7 @@ struct Head<'a> {
 /// | 2 | id of the key that the record is sealed with: 0 |
 /// | 4, 4 | CRC-32 of head and body, little-endian (a sealed record has its nonce here) |
 /// | 4 | length of the head, little-endian |
-/// | … | head, bincode: status, headers, and the length of the body |
+/// | … | head, bincode: status, headers, and the length of the body; then extras, each with its tag (1 byte) and its length (2) |
 /// | … | body: whole, or nothing |
 ///
 /// A sealed record (feature `encryption`) has the algorithm, the number of its key and its nonce in the header, and head and
@@ -129,21 +133,25 @@ impl Record {
             headers: headers.into_iter().map(|(name, value)| (name.as_str(), value.as_bytes().into())).collect(),
             body: body.map(|body| body.len() as u64),
         };
-        Self::encode(&head, body.unwrap_or_default())
+        Self::encode(&head, &[], body.unwrap_or_default())
     }
 
-    fn encode(head: &Head<'_>, body: &[u8]) -> Self {
+    fn encode(head: &Head<'_>, extras: &[u8], body: &[u8]) -> Self {
         // The exact length, so that the buffer never grows and wastes nothing.
         let headers = head.headers.iter().map(|(name, value)| prefixed(name.len()) + prefixed(value.len()));
         let info = 1 + head.body.map_or(0, varint);
-        let head_length =
-            varint(head.status.into()) + varint(head.headers.len() as u64) + headers.sum::<usize>() + info;
+        let head_length = varint(head.status.into())
+            + varint(head.headers.len() as u64)
+            + headers.sum::<usize>()
+            + info
+            + extras.len();
         let mut bytes = Vec::with_capacity(HEADER + head_length + body.len());
         bytes.extend([VERSION, UNCHECKED, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         // A head is far smaller than 4 GiB: actix-web limits header sections.
         bytes.extend(u32::try_from(head_length).unwrap_or(u32::MAX).to_le_bytes());
         bincode::serde::encode_into_std_write(head, &mut bytes, CONFIG)
             .expect("a Vec takes any bytes, and sequences know their length");
+        bytes.extend_from_slice(extras);
         debug_assert_eq!(bytes.len(), HEADER + head_length);
         bytes.extend_from_slice(body);
         Self(bytes.into())
@@ -233,19 +241,18 @@ impl Record {
             rest.split_at_checked(head_length).ok_or_else(|| damaged("too short for its head"))?;
         let (head, read) =
             bincode::serde::borrow_decode_from_slice::<Head<'_>, _>(head_bytes, CONFIG).map_err(damaged)?;
-        if read != head_length {
-            return Err(damaged("bytes after the head"));
-        }
+        let extras = &head_bytes[read..];
+        extras::check(extras)?;
         if !body_bytes.is_empty() && head.body != Some(body_bytes.len() as u64) {
             return Err(damaged("a body of another length"));
         }
-        Ok(Opened { bytes: &self.0, algorithm, checksums, head_bytes, head, body_bytes })
+        Ok(Opened { bytes: &self.0, algorithm, checksums, head_bytes, head, extras, body_bytes })
     }
 
     /// The same record with this body.
     pub(crate) fn with_body(&self, body: &[u8]) -> Self {
         match self.open() {
-            Ok(opened) => Self::encode(&Head { body: Some(body.len() as u64), ..opened.head }, body),
+            Ok(opened) => Self::encode(&Head { body: Some(body.len() as u64), ..opened.head }, opened.extras, body),
             Err(_) => self.clone(),
         }
     }
@@ -274,6 +281,8 @@ pub(crate) struct Opened<'a> {
     checksums: [u32; 2],
     head_bytes: &'a [u8],
     head: Head<'a>,
+    /// What was kept beside the response.
+    extras: &'a [u8],
     body_bytes: &'a [u8],
 }
 

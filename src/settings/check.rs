@@ -92,6 +92,7 @@ impl Settings {
     pub fn check(&self) -> Result<(), ConfigError> {
         self.check_values()?;
         self.check_ignored()?;
+        self.check_streamed()?;
         self.encryption.check().map_err(ConfigError::Combination)?;
         if self.cache(&self.storage.cache_name).is_none() {
             return Err(ConfigError::UnknownCache {
@@ -231,6 +232,7 @@ impl Settings {
             ("lock.ttl", self.lock.ttl),
             ("limits.max_run", Some(self.limits.max_run)),
             ("limits.body_timeout", Some(self.limits.body_timeout)),
+            ("limits.body_idle_timeout", Some(self.limits.body_idle_timeout)),
         ] {
             if value.is_some_and(|value| value < Duration::from_millis(1)) {
                 return Err(invalid(setting, &"0", "at least 1ms"));

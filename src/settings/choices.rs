@@ -27,6 +27,17 @@ impl Profile {
     }
 }
 
+/// How the body of a request reaches its handler; setting `body`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BodyMode {
+    /// It is read before the key is claimed, up to `max_request_body`, and compared with everything else of the request.
+    #[default]
+    Buffer,
+    /// The handler reads it as it arrives, and it is hashed on the way. For large uploads.
+    Stream,
+}
+
 /// Whether decisions are enforced or only observed; setting `mode`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

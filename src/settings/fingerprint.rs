@@ -2,7 +2,7 @@
 
 use actix_web::http::header::HeaderName;
 
-use super::{ConfigError, Settings, check::invalid};
+use super::{BodyMode, ConfigError, KeySource, Settings, check::invalid};
 use crate::key::{Comparison, pointer};
 
 /// `fingerprint.*`: what is compared when a key comes again, beside what the encoder compares.
@@ -94,5 +94,24 @@ impl Settings {
              compare bodies by their bytes"
                 .into(),
         ))
+    }
+
+    /// What arrives after the claim can neither name its key nor be taken apart.
+    pub(super) fn check_streamed(&self) -> Result<(), ConfigError> {
+        if self.body == BodyMode::Buffer {
+            return Ok(());
+        }
+        let is_in_body = |source: &KeySource| matches!(source, KeySource::Json(_) | KeySource::Form(_));
+        let why = if let Some(source) = self.key_sources.iter().find(|source| is_in_body(source)) {
+            format!("reads bodies after their keys are known, and `key_sources` has `{source}`")
+        } else if self.encoder != "basic" {
+            format!("compares bodies by their SHA-256, and needs `encoder = basic` in place of `{}`", self.encoder)
+        } else if !self.manual.is_empty() {
+            "compares a body before its response is sent again, and a manual handler (`manual`) would run before that"
+                .into()
+        } else {
+            return Ok(());
+        };
+        Err(ConfigError::Combination(format!("`body = stream` {why}; give it to single wraps by `.configure`")))
     }
 }

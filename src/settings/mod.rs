@@ -21,7 +21,7 @@ use actix_web::http::{Method, StatusCode, header::HeaderName};
 
 pub use self::{
     caches::CacheOverrides,
-    choices::{Methods, Mode, OnDisconnect, OnError, Profile, Scope},
+    choices::{BodyMode, Methods, Mode, OnDisconnect, OnError, Profile, Scope},
     error::ConfigError,
     fingerprint::{CompareMultipart, CompareQuery, FingerprintSettings},
     key_sources::{KeySource, ParseKeySourceError},
@@ -107,6 +107,8 @@ pub struct Settings {
     pub on_disconnect: OnDisconnect,
     /// `max_key_length`, in decoded characters; beyond: 400.
     pub max_key_length: usize,
+    /// `body`: how the body of a request reaches its handler.
+    pub body: BodyMode,
     /// `max_request_body`, in bytes; beyond: 413.
     pub max_request_body: usize,
     /// `exempt`: route patterns, over the whole path.
@@ -226,6 +228,9 @@ pub struct Limits {
     /// `body_timeout`: how long a request body may take, with one more second for each 16 KiB that have arrived; beyond:
     /// 408.
     pub body_timeout: Duration,
+    /// `body_idle_timeout`: how long a body with `body = stream` may stay without a byte while somebody waits for one;
+    /// beyond: 408.
+    pub body_idle_timeout: Duration,
     /// `principal_share`: the part of `storage.max_entries`, `storage.max_bytes` and `max_in_flight` that one principal
     /// may use, between 0 and 1.
     pub principal_share: f64,
@@ -338,6 +343,7 @@ impl Settings {
             on_unknown: OnUnknown::Rerun,
             on_disconnect: OnDisconnect::Finish,
             max_key_length: 255,
+            body: BodyMode::Buffer,
             max_request_body: 2 << 20,
             exempt: Vec::new(),
             optional: Vec::new(),
@@ -364,6 +370,7 @@ impl Settings {
                 max_in_flight: 10_000,
                 max_buffered: 512 << 20,
                 body_timeout: seconds(30),
+                body_idle_timeout: seconds(30),
                 principal_share: 0.5,
                 drain_timeout: seconds(30),
             },

@@ -5,9 +5,9 @@ use std::str::FromStr;
 use actix_web::http::{Method, StatusCode, header::HeaderName};
 
 use super::{
-    CompareMultipart, CompareQuery, Durability, KeySource, Methods, Mode, OnDisconnect, OnError, OnFull, OnUnknown,
-    Profile, Scope, SealingAlgorithm, SealingKey, SealingMode, Settings, StartupCheck, Statuses, StorageSettings,
-    key_sources,
+    BodyMode, CompareMultipart, CompareQuery, Durability, KeySource, Methods, Mode, OnDisconnect, OnError, OnFull,
+    OnUnknown, Profile, Scope, SealingAlgorithm, SealingKey, SealingMode, Settings, StartupCheck, Statuses,
+    StorageSettings, key_sources,
     value::{self, Given, STATUS, may_carry_body},
 };
 use crate::key::{Syntax, pointer};
@@ -131,6 +131,11 @@ pub(super) const ROOT: &[Setting<Settings>] = settings! {
         _ => None,
     } => s.on_disconnect;
     "max_key_length", COUNT, |s, v| count(v) => s.max_key_length;
+    "body", "buffer or stream", |s, v| match v.one()? {
+        "buffer" => Some(BodyMode::Buffer),
+        "stream" => Some(BodyMode::Stream),
+        _ => None,
+    } => s.body;
     "max_request_body", SIZE, |s, v| value::size(v.one()?) => s.max_request_body;
     "exempt", PATTERNS, |s, v| patterns(v) => s.exempt;
     "optional", PATTERNS, |s, v| patterns(v) => s.optional;
@@ -162,6 +167,7 @@ pub(super) const ROOT: &[Setting<Settings>] = settings! {
     "limits.max_in_flight", COUNT, |s, v| count(v) => s.limits.max_in_flight;
     "limits.max_buffered", SIZE, |s, v| value::size(v.one()?) => s.limits.max_buffered;
     "limits.body_timeout", DURATION, |s, v| value::duration(v.one()?) => s.limits.body_timeout;
+    "limits.body_idle_timeout", DURATION, |s, v| value::duration(v.one()?) => s.limits.body_idle_timeout;
     "limits.principal_share", "a number from 0 to 1", |s, v| share(v.one()?) => s.limits.principal_share;
     "limits.drain_timeout", DURATION, |s, v| value::duration(v.one()?) => s.limits.drain_timeout;
     "encryption.keys", "a list of NUMBER:env:NAME or NUMBER:file:PATH, or none", |s, v| sealing_keys(v) => s.encryption.keys;

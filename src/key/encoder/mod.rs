@@ -174,6 +174,14 @@ fn raw_fingerprint(request: &KeyRequest<'_>) -> [u8; 32] {
     digest.rest(request.body.iter().map(|piece| &piece[..])).finish()
 }
 
+/// The fingerprint of a request whose body is not read yet. `digest`: the SHA-256 that its client sent.
+pub(crate) fn streamed_fingerprint(request: &KeyRequest<'_>, digest: Option<&[u8; 32]>) -> [u8; 32] {
+    let content_type = request.headers.get(header::CONTENT_TYPE);
+    let mut hash = head_digest(b"streamed request", request);
+    hash.part(content_type.map_or(&b""[..], HeaderValue::as_bytes)).part(digest.map_or(&[][..], |digest| &digest[..]));
+    hash.finish()
+}
+
 /// The parts of a fingerprint that depend neither on the body nor on its type.
 fn head_digest(domain: &[u8], request: &KeyRequest<'_>) -> Digest {
     let coding = request.headers.get(header::CONTENT_ENCODING).map_or(&b""[..], HeaderValue::as_bytes);

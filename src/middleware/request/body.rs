@@ -194,6 +194,21 @@ impl RequestBody {
         let _ = tokio::time::timeout(limits.time, all).await;
     }
 
+    /// `Content-Length`, if the request has one that says something.
+    pub(in crate::middleware) fn announced_length(&self) -> Option<u64> {
+        Some(self.announced.length).filter(|&length| length > 0)
+    }
+
+    /// Whether the body was neither read nor handed on.
+    pub(in crate::middleware) const fn is_unread(&self) -> bool {
+        self.rest.is_some()
+    }
+
+    /// Whether the connection becomes another protocol's.
+    pub(in crate::middleware) const fn is_upgrade(&self) -> bool {
+        self.announced.is_upgrade
+    }
+
     pub(in crate::middleware) fn pieces(&self) -> &[Bytes] {
         self.pieces.as_slice()
     }
@@ -215,6 +230,6 @@ fn failed(error: PayloadError) -> Payload {
     stream_of(stream::iter([Err(error)]))
 }
 
-fn stream_of(stream: impl Stream<Item = Result<Bytes, PayloadError>> + 'static) -> Payload {
+pub(super) fn stream_of(stream: impl Stream<Item = Result<Bytes, PayloadError>> + 'static) -> Payload {
     Payload::Stream { payload: Box::pin(stream) }
 }

@@ -5,10 +5,12 @@ mod body;
 mod head;
 mod pending;
 mod synthetic;
+mod upload;
 
 pub(super) use self::{
     body::{Announced, BodyLimits, RequestBody},
     head::{HeadRef, RequestHead},
     pending::PendingRequest,
     synthetic::SyntheticRequests,
+    upload::{Unsettled, Upload},
 };

@@ -24,9 +24,10 @@ use crate::{
     handler::{Stage, StoreOverride},
     key::Principal,
     ledger::OwnAnswer,
-    middleware::service::Governed,
+    middleware::{run::Panic, service::Governed},
     observe::Outcome,
     record::{Buffered, Record, buffer},
+    settings::Settings,
 };
 
 /// The response that the client gets. It is mostly known at once. Only a response that must be waited for is a future, in a
@@ -35,6 +36,9 @@ type Answer<'a, B> = Either<
     Ready<Result<ServiceResponse<AnswerBody<B>>, Error>>,
     LocalBoxFuture<'a, Result<ServiceResponse<AnswerBody<B>>, Error>>,
 >;
+
+/// How a handler has ended.
+pub(in crate::middleware) type Ended<B> = Result<Result<ServiceResponse<B>, Error>, Panic>;
 
 /// Stores what the handler answered, if its status says so, and passes it on.
 pub(in crate::middleware) fn response<S, B>(response: ServiceResponse<B>, governed: &mut Governed<S>) -> Answer<'_, B>
@@ -108,6 +112,21 @@ where
             let response = HttpResponse::InternalServerError().finish();
             Ok(ServiceResponse::new(stored.request, response.map_body(|_, body| AnswerBody::boxed(body))))
         })),
+    }
+}
+
+/// Whether a handler has answered with a body that is a stream.
+pub(in crate::middleware) fn is_streamed<B: MessageBody>(ended: &Ended<B>) -> bool {
+    let Ok(Ok(response)) = ended else { return false };
+    length_to_buffer(response.response().body().size(), is_event_stream(response.headers())).is_none()
+}
+
+/// Whether what a handler has answered may be stored.
+pub(in crate::middleware) fn may_be_stored<B>(ended: &Ended<B>, settings: &Settings) -> bool {
+    match ended {
+        Ok(Ok(response)) => stores(response.request(), response.response(), settings),
+        Ok(Err(_)) => true,
+        Err(_) => false,
     }
 }
 

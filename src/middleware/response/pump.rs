@@ -15,7 +15,8 @@ use bytes::{Bytes, BytesMut};
 use super::body::BoxError;
 use crate::{
     claim::{HeldBytes, InFlightGuard, Written},
-    middleware::{detach::drop_caught, operation::Operation},
+    client::problem::Problem,
+    middleware::{detach::drop_caught, operation::Operation, request::Unsettled},
     observe::Outcome,
     record::Record,
 };
@@ -170,7 +171,7 @@ impl<B: MessageBody + 'static> Pump<B> {
         if tokio::time::timeout(limit, self.copy_to_the_end()).await.is_err() {
             tracing::warn!("a stream whose client left did not end in time: it is stored without its body");
             self.drop_body();
-            self.store(None).await;
+            let _ = self.store(None).await;
         }
     }
 
@@ -231,7 +232,7 @@ impl<B: MessageBody + 'static> Pump<B> {
                 if self.length <= self.most && has_room {
                     return false;
                 }
-                self.store(None).await;
+                let _ = self.store(None).await;
                 // The client reads on by itself: its pace is the body's from now on. Without a client the body is dropped,
                 // since nothing of it is left to record.
                 let body = self.body.take();
@@ -253,8 +254,13 @@ impl<B: MessageBody + 'static> Pump<B> {
             }
             None => {
                 let whole = self.copy.borrow_mut().whole();
-                self.store(Some(&whole)).await;
-                self.end(EndOfCopy::Whole);
+                // It may still have the request's body.
+                self.drop_body();
+                let stored = self.store(Some(&whole)).await;
+                self.end(match stored {
+                    Ok(()) => EndOfCopy::Whole,
+                    Err(_) => EndOfCopy::Failed(Some("the request's body is not what its client said".into())),
+                });
             }
         }
         true
@@ -272,14 +278,29 @@ impl<B: MessageBody + 'static> Pump<B> {
         drop_caught(self.body.take(), "a response body");
     }
 
-    /// Stores the record. From here on it is stored even if the pump is dropped.
-    async fn store(&mut self, body: Option<&[u8]>) {
-        let Some(held) = self.operation.held.take() else { return };
+    /// Stores the record. From here on it is stored even if the pump is dropped. Fails if the client must not take the
+    /// response for one that is stored.
+    async fn store(&mut self, body: Option<&[u8]>) -> Result<(), Unsettled> {
+        let Some(mut held) = self.operation.held.take() else { return Ok(()) };
+        if let Some(upload) = self.operation.upload.take() {
+            // What reads the request's body here may be the response's body, of which more is to come.
+            let settled = if body.is_some() { upload.settle().await } else { upload.so_far() };
+            match settled {
+                Ok(digest) => held.of_request(digest),
+                Err(why) => {
+                    let problem = why.problem();
+                    self.operation.recorder.outcome(problem.map_or(Outcome::NotStored, Problem::outcome));
+                    held.release().await;
+                    return if problem.is_some() { Err(why) } else { Ok(()) };
+                }
+            }
+        }
         let record = body.map_or_else(|| self.without_body.clone(), |body| self.without_body.with_body(body));
         self.operation.recorder.writes(&record);
         let written: Written = held.complete(record).await;
         self.operation.recorder.outcome(written.outcome());
         self.operation.recorder.finish();
+        Ok(())
     }
 }
 

@@ -21,6 +21,7 @@ use crate::{
     middleware::{
         detach::{self, drop_caught},
         operation::Operation,
+        request::Upload,
     },
     observe::Outcome,
     record::Record,
@@ -175,7 +176,13 @@ impl<B: MessageBody + 'static> Endless<B> {
 
 /// Stores a record that nobody waits for.
 fn complete_detached(mut operation: Operation, record: Record, span: &Span) {
-    let Some(held) = operation.held.take() else { return };
+    let Some(mut held) = operation.held.take() else { return };
+    match operation.upload.as_ref().map(Upload::so_far) {
+        None => {}
+        Some(Ok(digest)) => held.of_request(digest),
+        // The claim ends as it is dropped.
+        Some(Err(_)) => return operation.recorder.outcome(Outcome::NotStored),
+    }
     operation.recorder.writes(&record);
     let mut completing = held.complete(record);
     let waker = std::task::Waker::noop();

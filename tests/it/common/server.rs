@@ -120,6 +120,10 @@ impl Server {
         });
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn terminate(&self) {
         signal("TERM", self.child.id());
     }

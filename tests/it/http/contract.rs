@@ -1,6 +1,11 @@
 //! The documented contract of an API with its clients: OpenAPI descriptions, CORS headers and the expiry header.
 
-use actix_idempotency::{Policy, Settings, cors, key::Syntax, openapi, settings::OnUnknown};
+use actix_idempotency::{
+    Policy, Settings, cors,
+    key::Syntax,
+    openapi,
+    settings::{BodyMode, OnUnknown},
+};
 use actix_web::{
     dev::ResourceDef,
     http::{Method, StatusCode},
@@ -51,7 +56,10 @@ fn an_operation_whose_client_may_look_its_answer_up_is_described() {
 
 #[test]
 fn the_description_is_valid_for_every_profile_and_policy() {
-    for mut settings in [Settings::default(), Settings::ietf(), Settings::stripe()] {
+    let mut streaming = Settings::default();
+    streaming.body = BodyMode::Stream;
+    assert!(openapi::components(&streaming).contains("wrong-digest"));
+    for mut settings in [Settings::default(), Settings::ietf(), Settings::stripe(), streaming] {
         settings.expires_header = Some("idempotency-expires".parse().unwrap());
         settings.on_unknown = OnUnknown::Reject;
         for policy in [Policy::Required, Policy::Optional, Policy::Manual, Policy::OptionalManual, Policy::Exempt] {

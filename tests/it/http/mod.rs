@@ -13,6 +13,7 @@ mod keys;
 mod payloads;
 mod real_clients;
 mod replays;
+mod streamed_bodies;
 mod streams;
 mod uploads;
 mod wire;

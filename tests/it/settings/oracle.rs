@@ -80,6 +80,7 @@ pub(super) const ROOT: &[Known<Settings>] = known! {
     "on_unknown": |s: &Settings| s.on_unknown; ("\"reject\"", "reject") is "Reject", ("'ask'", "ask") is "Ask"; not "retry", "";
     "on_disconnect": |s: &Settings| s.on_disconnect; ("\"cancel\"", "cancel") is "Cancel"; not "stop", "";
     "max_key_length": |s: &Settings| s.max_key_length; ("64", "64") is "64"; not "0", "-1", "", "1.5";
+    "body": |s: &Settings| s.body; ("\"buffer\"", "buffer") is "Buffer", ("'stream'", "stream") is "Stream"; not "", "Stream";
     "max_request_body": |s: &Settings| s.max_request_body; ("\"64kB\"", "64kB") is "64000", ("0", "0") is "0";
         not "lots", "", "-1", "0.5";
     "exempt": |s: &Settings| s.exempt.clone();
@@ -116,6 +117,7 @@ pub(super) const ROOT: &[Known<Settings>] = known! {
     "limits.max_in_flight": |s: &Settings| s.limits.max_in_flight; ("5", "5") is "5"; not "0", "", "1k";
     "limits.max_buffered": |s: &Settings| s.limits.max_buffered; ("\"1MiB\"", "1MiB") is "1048576"; not "0", "";
     "limits.body_timeout": |s: &Settings| s.limits.body_timeout; ("2", "2s") is "2s"; not "0", "";
+    "limits.body_idle_timeout": |s: &Settings| s.limits.body_idle_timeout; ("\"1m\"", "60") is "60s"; not "0", "";
     "limits.principal_share": |s: &Settings| s.limits.principal_share; ("0.25", "0.25") is "0.25", ("1", "1") is "1.0";
         not "1.5", "-0.1", "half", "";
     "limits.drain_timeout": |s: &Settings| s.limits.drain_timeout; ("0", "0") is "0ns"; not "", "never";

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use actix_idempotency::{
-    Idempotency, IdempotencyKey, Settings,
+    Idempotency, IdempotencyKey, Policy, Settings,
+    key::{BasicKeyEncoder, CanonicalJsonEncoder},
+    ledger::MemoryLedger,
+    settings::{BodyMode, KeySource},
     store::{MemoryLimits, MemoryStore},
 };
 use actix_service::{IntoServiceFactory as _, ServiceFactory as _};
@@ -50,6 +53,45 @@ fn an_idempotency_in_app_data_is_found_with_and_without_data_around_it() {
         let (status, headers, _) = send(&with_data, post("/", Some("k"))).await;
         assert_eq!((status.as_u16(), headers.contains_key(MARKER)), (409, true), "both have the same records");
     });
+}
+
+/// Each of these needs the body before the run.
+#[test]
+fn a_wrap_that_streams_bodies_can_not_need_them_before_the_run() {
+    alone(|| async {
+        let mut settings = Settings::default();
+        settings.operations.path = Some("/operations".into());
+        let idempotency = Idempotency::builder().settings(settings).build().unwrap();
+        let starts = async |wrap: IdempotencyKey| {
+            let app = App::new().wrap(wrap.using(&idempotency)).route("/", web::post().to(HttpResponse::Created));
+            app.into_factory().new_service(AppConfig::default()).await.is_ok()
+        };
+        let wrap = || IdempotencyKey::default().configure(|settings| settings.body = BodyMode::Stream);
+        assert!(starts(wrap()).await && starts(wrap().encoder(BasicKeyEncoder)).await);
+        assert!(!starts(wrap().manual()).await);
+        assert!(!starts(wrap().rule("/", Policy::Manual)).await);
+        assert!(!starts(wrap().ledger(&MemoryLedger::default())).await);
+        assert!(!starts(wrap().respond_async()).await);
+        assert!(!starts(wrap().encoder(CanonicalJsonEncoder)).await);
+        let in_body = |settings: &mut Settings| settings.key_sources = vec![KeySource::Json("/key".into())];
+        assert!(!starts(wrap().configure(in_body)).await);
+    });
+}
+
+#[test]
+fn settings_that_stream_bodies_can_not_need_them_before_the_run() {
+    for (name, value, named) in [
+        ("KEY_SOURCES", "json:/key", "`key_sources` has `json:/key`"),
+        ("ENCODER", "canonical-json", "in place of `canonical-json`"),
+        ("MANUAL", "/a", "`manual`"),
+    ] {
+        let output = Server::fails_to_start(&[
+            (&format!("IDEMPOTENCY_KEY__{name}"), value),
+            ("IDEMPOTENCY_KEY__BODY", "stream"),
+        ]);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && text.contains("`body = stream`") && text.contains(named), "{text}");
+    }
 }
 
 /// What a server says that does not start because of this pattern.

@@ -211,18 +211,15 @@ impl Shared {
         }
         self.heard.send_modify(|heard| {
             heard.asked = Some(asked);
-            match named.into_iter().max_by_key(|primary| heard.rank(primary)) {
-                Some(named) => {
-                    heard.hears(named);
-                    heard.error = None;
-                }
-                None => {
-                    if heard.error.is_none() && heard.primary.is_some() {
-                        tracing::warn!(error, "no sentinel can be reached: the last primary that they named is used");
-                    }
-                    heard.error = error.or_else(|| heard.error.take());
-                }
+            if let Some(named) = named.into_iter().max_by_key(|primary| heard.rank(primary)) {
+                heard.hears(named);
+                heard.error = None;
+                return;
             }
+            if heard.error.is_none() && heard.primary.is_some() {
+                tracing::warn!(error, "no sentinel can be reached: the last primary that they named is used");
+            }
+            heard.error = error.or_else(|| heard.error.take());
         });
     }
 }

@@ -1,0 +1,211 @@
+//! A body that its handler reads while it is hashed (`body = stream`).
+
+use std::{
+    cell::RefCell,
+    io,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
+};
+
+use actix_web::{dev::Payload, error::PayloadError};
+use bytes::Bytes;
+use futures_util::Stream;
+use sha2::{Digest as _, Sha256};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::body::stream_of;
+use crate::{claim::at_most_a_century, client::problem::Problem, record::RequestDigest};
+
+/// The body of a request, while its handler reads it and until it was read to its end.
+#[derive(Clone)]
+pub(in crate::middleware) struct Upload(Rc<RefCell<Reading>>);
+
+struct Reading {
+    payload: Payload,
+    hash: Sha256,
+    length: u64,
+    /// How many bytes were read on behalf of the handler.
+    left: u64,
+    most: u64,
+    /// What the client says of the body.
+    digest: Option<[u8; 32]>,
+    idle: Idle,
+    end: Option<Result<RequestDigest, Unsettled>>,
+    /// Whether the handler has let the body go.
+    is_left: bool,
+    /// Whoever waits for the end.
+    waiting: Option<Waker>,
+}
+
+/// Why it is not known what a body was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::middleware) enum Unsettled {
+    /// It is not the one that `Content-Digest` names.
+    Wrong,
+    /// No byte came for `limits.body_idle_timeout`.
+    Slow,
+    /// It broke off.
+    Failed,
+    /// Its handler left more of it than is read on its behalf.
+    Unread,
+}
+
+impl Unsettled {
+    /// What the client is told in place of the handler's answer.
+    pub(in crate::middleware) const fn problem(self) -> Option<Problem> {
+        match self {
+            Self::Wrong => Some(Problem::WrongDigest),
+            Self::Slow => Some(Problem::BodyTimeout),
+            Self::Failed | Self::Unread => None,
+        }
+    }
+}
+
+impl Upload {
+    /// `idle`: how long may pass without a byte. `most`: how many bytes are read of what the handler has left.
+    pub(in crate::middleware) fn new(payload: Payload, digest: Option<[u8; 32]>, idle: Duration, most: u64) -> Self {
+        Self(Rc::new(RefCell::new(Reading {
+            payload,
+            hash: Sha256::new(),
+            length: 0,
+            left: 0,
+            most,
+            digest,
+            idle: Idle { most: at_most_a_century(idle), since: None, timer: None },
+            end: None,
+            is_left: true,
+            waiting: None,
+        })))
+    }
+
+    /// The body for the handler. Call once.
+    pub(in crate::middleware) fn payload(&self) -> Payload {
+        self.0.borrow_mut().is_left = false;
+        stream_of(UploadPayload(self.clone()))
+    }
+
+    /// Waits until the handler has read the body or let it go, and reads what it has left.
+    pub(in crate::middleware) async fn settle(&self) -> Result<RequestDigest, Unsettled> {
+        std::future::poll_fn(|cx| self.0.borrow_mut().poll_end(cx)).await
+    }
+
+    /// What is known of the body now.
+    pub(in crate::middleware) fn so_far(&self) -> Result<RequestDigest, Unsettled> {
+        self.0.borrow().end.unwrap_or(Err(Unsettled::Unread))
+    }
+}
+
+impl Reading {
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<RequestDigest, Unsettled>> {
+        loop {
+            if let Some(end) = self.end {
+                return Poll::Ready(end);
+            }
+            if !self.is_left {
+                self.waiting = Some(cx.waker().clone());
+                // Whoever has the body may never read on.
+                ready!(self.idle.poll(cx));
+                self.end = Some(Err(Unsettled::Unread));
+            } else if let Some(Ok(piece)) = ready!(self.poll_next(cx)) {
+                self.left += piece.len() as u64;
+                if self.left > self.most {
+                    self.end = Some(Err(Unsettled::Unread));
+                }
+            }
+        }
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, PayloadError>>> {
+        match self.end {
+            None => {}
+            Some(Ok(_)) => return Poll::Ready(None),
+            Some(Err(_)) => return Poll::Ready(Some(Err(PayloadError::Incomplete(None)))),
+        }
+        let next = match Pin::new(&mut self.payload).poll_next(cx) {
+            Poll::Ready(next) => next,
+            Poll::Pending => {
+                ready!(self.idle.poll(cx));
+                let error = io::Error::new(io::ErrorKind::TimedOut, "the body of the request does not arrive");
+                return Poll::Ready(Some(Err(self.fails(Unsettled::Slow, PayloadError::Io(error)))));
+            }
+        };
+        self.idle.since = None;
+        Poll::Ready(match next {
+            Some(Ok(piece)) => {
+                self.hash.update(&piece);
+                self.length += piece.len() as u64;
+                Some(Ok(piece))
+            }
+            Some(Err(error)) => Some(Err(self.fails(Unsettled::Failed, error))),
+            None => {
+                let sha256 = self.hash.finalize_reset().into();
+                if self.digest.is_some_and(|digest| digest != sha256) {
+                    let error =
+                        io::Error::new(io::ErrorKind::InvalidData, "the body is not that of its Content-Digest");
+                    Some(Err(self.fails(Unsettled::Wrong, PayloadError::Io(error))))
+                } else {
+                    self.ends(Ok(RequestDigest { length: self.length, sha256 }));
+                    None
+                }
+            }
+        })
+    }
+
+    fn fails(&mut self, why: Unsettled, error: PayloadError) -> PayloadError {
+        tracing::debug!(%error, length = self.length, "the body of a request could not be read to its end");
+        self.ends(Err(why));
+        error
+    }
+
+    fn ends(&mut self, end: Result<RequestDigest, Unsettled>) {
+        self.end = Some(end);
+        if let Some(waiting) = self.waiting.take() {
+            waiting.wake();
+        }
+    }
+}
+
+/// The body in the hands of its handler.
+struct UploadPayload(Upload);
+
+impl Stream for UploadPayload {
+    type Item = Result<Bytes, PayloadError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.0.borrow_mut().poll_next(cx)
+    }
+}
+
+impl Drop for UploadPayload {
+    fn drop(&mut self) {
+        let mut reading = self.0.0.borrow_mut();
+        reading.is_left = true;
+        if let Some(waiting) = reading.waiting.take() {
+            waiting.wake();
+        }
+    }
+}
+
+/// How long nothing has come, while somebody waited.
+struct Idle {
+    most: Duration,
+    since: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Idle {
+    /// Ready when nothing has come for too long.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let until = *self.since.get_or_insert_with(Instant::now) + self.most;
+        loop {
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(until)));
+            ready!(timer.as_mut().poll(cx));
+            if timer.deadline() >= until {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(until);
+        }
+    }
+}

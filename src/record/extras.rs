@@ -1,0 +1,115 @@
+//! What a record keeps beside the response: parts of the head, each with a tag.
+
+use super::{Record, UnreadableRecord, damaged};
+
+/// The tag of a [`RequestDigest`].
+const REQUEST: u8 = 1;
+
+/// Tag and length.
+const BEFORE: usize = 3;
+
+/// The length and the SHA-256 of a request's body, which was not known when its key was claimed (`body = stream`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RequestDigest {
+    pub(crate) length: u64,
+    pub(crate) sha256: [u8; 32],
+}
+
+impl RequestDigest {
+    fn to_bytes(self) -> [u8; 40] {
+        let mut bytes = [0; 40];
+        bytes[..8].copy_from_slice(&self.length.to_le_bytes());
+        bytes[8..].copy_from_slice(&self.sha256);
+        bytes
+    }
+
+    fn of_bytes(bytes: &[u8]) -> Option<Self> {
+        let (length, sha256) = bytes.split_first_chunk()?;
+        Some(Self { length: u64::from_le_bytes(*length), sha256: sha256.try_into().ok()? })
+    }
+}
+
+impl Record {
+    /// The same record with the digest of its request's body.
+    pub(crate) fn of_request(&self, digest: RequestDigest) -> Self {
+        self.with_extra(REQUEST, &digest.to_bytes())
+    }
+
+    /// The digest of the request's body. `None`: it was compared before anything ran.
+    pub(crate) fn request_digest(&self) -> Result<Option<RequestDigest>, UnreadableRecord> {
+        let opened = self.open()?;
+        let Some((_, bytes)) = all(opened.extras).flatten().find(|(tag, _)| *tag == REQUEST) else { return Ok(None) };
+        RequestDigest::of_bytes(bytes).map(Some).ok_or_else(|| damaged("a digest of another length"))
+    }
+
+    fn with_extra(&self, tag: u8, bytes: &[u8]) -> Self {
+        let Ok(opened) = self.open() else { return self.clone() };
+        // Extras are far smaller than 64 KiB.
+        let length = u16::try_from(bytes.len()).unwrap_or(u16::MAX).to_le_bytes();
+        let extras = [opened.extras, &[tag], &length, bytes].concat();
+        Self::encode(&opened.head, &extras, opened.body_bytes)
+    }
+}
+
+/// Refuses bytes that are no extras. Unknown tags are skipped by those who look for another one.
+pub(super) fn check(extras: &[u8]) -> Result<(), UnreadableRecord> {
+    if all(extras).all(|extra| extra.is_some()) { Ok(()) } else { Err(damaged("bytes after the head")) }
+}
+
+/// All extras with their tags. `None`: what follows is none.
+fn all(mut rest: &[u8]) -> impl Iterator<Item = Option<(u8, &[u8])>> {
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let first = first(rest);
+        rest = first.map_or(&[], |(_, _, after)| after);
+        Some(first.map(|(tag, bytes, _)| (tag, bytes)))
+    })
+}
+
+/// Tag and bytes of the first extra, and what follows.
+fn first(extras: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (&[tag, low, high], rest) = extras.split_first_chunk::<BEFORE>()?;
+    let (bytes, after) = rest.split_at_checked(u16::from_le_bytes([low, high]).into())?;
+    Some((tag, bytes, after))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::http::StatusCode;
+    use bytes::Bytes;
+
+    const DIGEST: RequestDigest = RequestDigest { length: 1 << 40, sha256: [7; 32] };
+
+    fn record() -> Record {
+        Record::new(StatusCode::CREATED, [], Some(b"body"))
+    }
+
+    #[test]
+    fn a_record_keeps_the_digest_of_its_request_with_its_body_and_without() {
+        let kept = record().of_request(DIGEST);
+        assert_eq!(record().request_digest().unwrap(), None);
+        for kept in [&kept, &kept.without_body(), &kept.with_body(b"another")] {
+            let back = Record::from_bytes(kept.to_bytes()).unwrap();
+            assert_eq!(back.request_digest().unwrap(), Some(DIGEST));
+        }
+        assert_eq!(kept.response().unwrap(), record().response().unwrap());
+        assert_eq!(kept.len(), record().len() + 43);
+    }
+
+    #[test]
+    fn bytes_that_are_no_extras_are_errors_and_unknown_extras_are_not() {
+        let with = |extras: &[u8]| {
+            let record = record();
+            Record::encode(&record.open().unwrap().head, extras, b"body")
+        };
+        let back = |extras: &[u8]| Record::from_bytes(Bytes::from(with(extras).to_bytes().to_vec()));
+        assert!(back(&[9, 1, 0, 7]).is_ok());
+        for extras in [&[9][..], &[9, 1], &[9, 1, 0], &[9, 0, 0, 9], &[9, 2, 0, 7]] {
+            assert!(back(extras).is_err(), "{extras:?}");
+        }
+        assert!(with(&[REQUEST, 1, 0, 7]).request_digest().is_err());
+    }
+}
