@@ -18,7 +18,7 @@ use crate::store::{RedisLock, RedisOptions, RedisStore};
 #[cfg(feature = "sqlite")]
 use crate::store::{SqliteOptions, SqliteStore};
 use crate::{
-    claim::{Caught, InFlight, StoreHandle},
+    claim::{Caught, FirstRuns, InFlight, StoreHandle},
     client::problem::{Refusal, RefusalFn},
     key::{BasicKeyEncoder, CanonicalJsonEncoder, DjangoKeyEncoder, KeyEncoder, Principal},
     observe::{Listener, Observers, metrics},
@@ -156,6 +156,7 @@ impl Builder {
         #[cfg(feature = "encryption")]
         let seals = Seals::read(&self.settings.encryption)?;
         let in_flight = InFlight::new(&self.settings.limits);
+        let first_runs = FirstRuns::new(self.settings.limits.fresh_per_principal);
         let caches = self.settings.all_caches().into_iter();
         let stores = caches
             .map(|(name, settings)| {
@@ -181,6 +182,7 @@ impl Builder {
             stores,
             principal,
             in_flight,
+            first_runs,
             observers,
             refusal,
             brought,

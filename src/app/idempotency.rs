@@ -16,7 +16,7 @@ use crate::{
     store::StoreError,
 };
 use crate::{
-    claim::{Caught, InFlight, StoreHandle, at_most_a_century},
+    claim::{Caught, FirstRuns, InFlight, StoreHandle, at_most_a_century},
     client::problem::RefusalFn,
     key::{KeyEncoder, Principal},
     ledger::AnyLedger,
@@ -61,6 +61,8 @@ pub(crate) struct Shared {
     pub(crate) stores: BTreeMap<String, Arc<StoreHandle>>,
     pub(crate) principal: Option<PrincipalFn>,
     pub(crate) in_flight: Arc<InFlight>,
+    /// `limits.fresh_per_principal`. `None`: there is no bound.
+    pub(crate) first_runs: Option<Arc<FirstRuns>>,
     pub(crate) observers: Arc<Observers>,
     /// The shape of refusals.
     pub(crate) refusal: Option<RefusalFn>,

@@ -148,6 +148,13 @@ impl HeldClaim {
         }
     }
 
+    /// Whether the run goes on with nothing that was begun before: neither the run of a lost owner, nor a journal, nor a
+    /// completed record.
+    pub(crate) fn is_first_run(&self) -> bool {
+        let is_new = |claim: &Claim| !claim.taken_over && claim.completions == 0;
+        self.steps.is_empty() && self.claim().is_none_or(is_new)
+    }
+
     /// The steps that earlier attempts have saved, before the handler gets them.
     pub(crate) fn steps(&self) -> &[Step] {
         &self.steps

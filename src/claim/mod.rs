@@ -8,6 +8,7 @@ mod ask;
 mod call;
 mod caught;
 mod config;
+mod first_runs;
 mod hold;
 mod in_flight;
 mod local;
@@ -30,6 +31,7 @@ pub(crate) use self::{
     ask::{ClaimAnswer, ClaimRequest, Claims},
     caught::Caught,
     config::at_most_a_century,
+    first_runs::FirstRuns,
     hold::{HeldClaim, Written},
     in_flight::{HeldBytes, InFlight, InFlightGuard, Refused},
     store_handle::StoreHandle,

@@ -31,7 +31,7 @@
 
 mod accepted;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use actix_web::http::{Method, header::HeaderName};
 use serde_json::{Map, Value, json};
@@ -282,6 +282,9 @@ fn refusals(settings: &Settings, policy: Policy) -> BTreeMap<u16, Vec<Problem>> 
     }
     if matches!(policy, Policy::Required | Policy::Manual) {
         problems.insert(0, Problem::MissingKey);
+    }
+    if settings.limits.fresh_per_principal.is_some() {
+        problems.push(Problem::TooManyKeys { wait: Duration::ZERO });
     }
     if settings.on_unknown != OnUnknown::Rerun {
         problems.push(Problem::OutcomeUnknown);

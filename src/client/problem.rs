@@ -13,6 +13,7 @@
 //! | `body-timeout` | 408 | sends faster, with the same key |
 //! | `invalid-digest` | 400 | sends a `Content-Digest` as RFC 9530 has it, or none |
 //! | `wrong-digest` | 400 | sends the body that its `Content-Digest` names, with the same key |
+//! | `too-many-keys` | 429 | retries later with the same key, and begins fewer new operations |
 //! | `store-unavailable` | 503 | retries later with the same key |
 //! | `outcome-unknown` | 409 | asks a person: whether the operation took effect is not known |
 //! | `not-completed` | 409 | sends the request again with the same key: it ended without a stored response |
@@ -64,6 +65,11 @@ pub(crate) enum Problem {
     StoreUnavailable,
     /// More operations in flight than `limits.max_in_flight`.
     Overloaded,
+    /// The principal begins new operations at a higher rate than `limits.fresh_per_principal`.
+    TooManyKeys {
+        /// After this time there is room for one more.
+        wait: Duration,
+    },
     OutcomeUnknown,
     /// The operation that is looked up ended without a stored response.
     NotCompleted,
@@ -170,6 +176,7 @@ impl Problem {
             Self::InvalidDigest => "invalid-digest",
             Self::WrongDigest => "wrong-digest",
             Self::StoreUnavailable | Self::Overloaded => "store-unavailable",
+            Self::TooManyKeys { .. } => "too-many-keys",
             Self::OutcomeUnknown => "outcome-unknown",
             Self::NotCompleted => "not-completed",
             Self::ShuttingDown => "shutting-down",
@@ -193,6 +200,7 @@ impl Problem {
             Self::UnreadableBody | Self::InvalidDigest | Self::WrongDigest => Outcome::UnreadableBody,
             Self::StoreUnavailable => Outcome::StoreUnavailable,
             Self::Overloaded => Outcome::Overloaded,
+            Self::TooManyKeys { .. } => Outcome::TooManyKeys,
             Self::OutcomeUnknown => Outcome::OutcomeUnknown,
             Self::ShuttingDown => Outcome::ShuttingDown,
             Self::TransactionFailed | Self::TransactionMisused | Self::NotRecorded => Outcome::RolledBack,
@@ -212,6 +220,7 @@ impl Problem {
             Self::InvalidDigest => "Content-Digest malformed",
             Self::WrongDigest => "Request body is not that of its Content-Digest",
             Self::StoreUnavailable | Self::Overloaded => "Idempotency store unavailable",
+            Self::TooManyKeys { .. } => "Too many new operations",
             Self::OutcomeUnknown => "Outcome of the first request unknown",
             Self::NotCompleted => "The operation ended without a stored answer",
             Self::ShuttingDown => "Server shutting down",
@@ -247,6 +256,9 @@ impl Problem {
             Self::Overloaded => {
                 "Too many operations are running; this one was not run. Retry later with the same key.".into()
             }
+            Self::TooManyKeys { .. } => {
+                "You begin new operations too fast; this one was not run. Retry later with the same key.".into()
+            }
             Self::OutcomeUnknown => {
                 "The first request was lost while it ran. Whether it took effect has to be looked into before this key \
                  can be used again."
@@ -276,6 +288,7 @@ impl Problem {
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::StoreUnavailable | Self::Overloaded | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TooManyKeys { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::OutcomeUnknown | Self::NotCompleted => StatusCode::CONFLICT,
             Self::TransactionFailed
             | Self::TransactionMisused
@@ -289,7 +302,7 @@ impl Problem {
     /// How long a client should wait. `None`: the same request would be refused again.
     pub(crate) const fn retry_after(self) -> Option<Duration> {
         match self {
-            Self::InFlight { grace: Some(left) } => Some(left),
+            Self::InFlight { grace: Some(wait) } | Self::TooManyKeys { wait } => Some(wait),
             Self::InFlight { grace: None }
             | Self::BodyTimeout
             | Self::StoreUnavailable
@@ -342,7 +355,9 @@ impl Problem {
             | Self::BodyTooLarge { .. }
             | Self::UnreadableBody
             | Self::InvalidDigest
-            | Self::WrongDigest => "invalid_request_error",
+            | Self::WrongDigest
+            // As Stripe's own 429.
+            | Self::TooManyKeys { .. } => "invalid_request_error",
             _ => "api_error",
         };
         let code = self.name().unwrap_or("internal").replace('-', "_");
@@ -375,6 +390,7 @@ mod tests {
             Problem::WrongDigest,
             Problem::StoreUnavailable,
             Problem::Overloaded,
+            Problem::TooManyKeys { wait: Duration::from_millis(1500) },
             Problem::OutcomeUnknown,
             Problem::NotCompleted,
             Problem::ShuttingDown,
@@ -388,7 +404,7 @@ mod tests {
             let response = problem.response(&ProblemStyle::default());
             let status = response.status().as_u16();
             let retry = response.headers().contains_key(header::RETRY_AFTER);
-            assert_eq!(retry, matches!(status, 408 | 409 | 423 | 503), "{problem:?}");
+            assert_eq!(retry, matches!(status, 408 | 409 | 423 | 429 | 503), "{problem:?}");
             let body = response
                 .into_body()
                 .try_into_bytes()

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     app::{Idempotency, PrincipalFn, warn_of_given_up_promises},
-    claim::{ClaimRequest, Claims, InFlight, StoreHandle, at_most_a_century},
+    claim::{ClaimRequest, Claims, FirstRuns, InFlight, StoreHandle, at_most_a_century},
     client::problem::ProblemStyle,
     handler::{KeepFor, SaveSteps},
     key::{
@@ -114,6 +114,8 @@ pub(super) struct WrapConfig {
     pub(super) claims: Arc<Claims>,
     pub(super) style: ProblemStyle,
     pub(super) in_flight: Arc<InFlight>,
+    /// Counts first runs. `None`: nothing is counted.
+    pub(super) first_runs: Option<Arc<FirstRuns>>,
     pub(super) observers: Arc<Observers>,
     pub(super) synthetic: SyntheticRequests,
     record_ids: RecordIds,
@@ -225,6 +227,7 @@ impl WrapConfig {
         Ok(Self {
             style: ProblemStyle::of(&settings).shaped_by(shared.refusal.clone()),
             in_flight: shared.in_flight.clone(),
+            first_runs: shared.first_runs.clone(),
             observers: shared.observers.clone(),
             synthetic: SyntheticRequests::default(),
             record_ids: RecordIds::new(&namespace, &handle.name),
@@ -438,6 +441,7 @@ fn fixed_setting(before: &Settings, after: &Settings) -> Option<&'static str> {
         ("limits.max_in_flight", limits.max_in_flight != now_limits.max_in_flight),
         ("limits.max_buffered", limits.max_buffered != now_limits.max_buffered),
         ("limits.principal_share", limits.principal_share.to_bits() != now_limits.principal_share.to_bits()),
+        ("limits.fresh_per_principal", limits.fresh_per_principal != now_limits.fresh_per_principal),
     ];
     changed.into_iter().find(|(_, changed)| *changed).map(|(setting, _)| setting)
 }

@@ -62,6 +62,7 @@ where
     /// | valid | | (the body is too large, too slow or broken) | refuse: `body-too-large`, `body-timeout`, 400 |
     /// | valid | | (`body = stream`, and `Content-Digest` is malformed) | refuse: `invalid-digest` |
     /// | valid | | acquired | run |
+    /// | valid | | acquired for a first run, beyond `limits.fresh_per_principal` | [release](Self::admit), refuse: `too-many-keys` |
     /// | valid | required, optional | completed | replay; with `body = stream`, once the body [is the same](Self::compare_body) |
     /// | valid | manual | completed | acquired again: run |
     /// | valid | | mismatch | refuse: `key-reused` |
@@ -242,6 +243,9 @@ where
             warn_of_anonymous_credentials(self.pending.head().headers);
         }
         let principal = mem::replace(&mut self.principal, Principal::anonymous());
+        if self.config.first_runs.is_some() {
+            self.counted = principal.share();
+        }
         let if_completed = if self.policy.is_manual() { IfCompleted::Rerun } else { IfCompleted::Replay };
         let body = if self.config.streams() {
             ComparedBody::Streamed(self.content_digest.as_deref())

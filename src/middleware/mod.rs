@@ -7,7 +7,8 @@
 //!    instance that may have others inside asks by a copy of the request first (`probe`), and before anything runs by the
 //!    request itself: it puts a deferred payload in the place of the real one and calls its inner service, which in actix-web
 //!    routes synchronously and runs nothing before its future is polled.
-//! 2. `decide` reads key and body, asks the store, and decides: run, replay, refuse or pass.
+//! 2. `decide` reads key and body, asks the store, and decides: run, replay, refuse or pass. `admit` refuses a first run
+//!    of a principal that begins too many.
 //! 3. `run` calls the handler and catches its panics.
 //! 4. `response::capture` stores the response before the client gets it, if its status says so (`response::keep`). A streamed
 //!    response is copied by a task (`response::pump`); its client reads the copy (`response::recording`), whose end is
@@ -32,6 +33,7 @@
 //! | while it reads a streamed response | with `finish` the stream is copied on for `limits.drain_timeout`, and stored without its body when that is over; with `cancel` it is dropped as above. A stream that is stored already is dropped, and an event stream is completed without its body | `response::pump`, `response::recording` |
 
 mod accepted;
+mod admit;
 mod config;
 mod consult;
 mod decide;

@@ -3,6 +3,7 @@
 use std::{
     cell::OnceCell,
     future::Future,
+    num::NonZeroU64,
     rc::Rc,
     sync::{Arc, atomic::AtomicBool},
 };
@@ -201,6 +202,7 @@ where
             is_anonymous: principal.is_anonymous(),
             principal,
             content_digest: None,
+            counted: None,
             asked: None,
             promise: promise.as_ref().map(|promise| promise.is_made()),
         };
@@ -223,6 +225,8 @@ pub(super) struct Governed<S: Service<ServiceRequest>> {
     /// Whether the body may have the key, and was not read yet.
     pub(super) may_be_in_body: bool,
     pub(super) principal: Principal,
+    /// The principal whose first run it may be. `None`: first runs are not counted, or the request is anonymous.
+    pub(super) counted: Option<NonZeroU64>,
     /// Whether the request showed no identity.
     pub(super) is_anonymous: bool,
     /// Whether the client was promised an answer. `None`: it does not prefer one at once, or can't have it.
@@ -249,6 +253,9 @@ where
             let span = self.operation.recorder.open_span();
             let answer = async {
                 let mut decision = self.decide().await;
+                if let Some(first_runs) = self.config.first_runs.clone() {
+                    decision = Box::pin(self.admit(decision, &first_runs)).await;
+                }
                 if let Some(ask) = self.config.reconcile.clone() {
                     decision = Box::pin(self.reconcile(decision, ask)).await;
                 }

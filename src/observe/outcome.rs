@@ -44,6 +44,8 @@ pub enum Outcome {
     /// Refused as `store-unavailable`: the process has reached `limits.max_in_flight` or `limits.max_buffered`, or the
     /// principal its share of the former.
     Overloaded,
+    /// Refused: `too-many-keys`.
+    TooManyKeys,
     /// Refused: `outcome-unknown`.
     OutcomeUnknown,
     /// Refused: `shutting-down`.
@@ -74,6 +76,7 @@ impl Outcome {
             Self::UnreadableBody => "unreadable-body",
             Self::StoreUnavailable => "store-unavailable",
             Self::Overloaded => "overloaded",
+            Self::TooManyKeys => "too-many-keys",
             Self::OutcomeUnknown => "outcome-unknown",
             Self::ShuttingDown => "shutting-down",
         }

@@ -9,6 +9,7 @@ mod error;
 mod fingerprint;
 mod key_sources;
 mod load;
+mod rate;
 mod rules;
 mod statuses;
 mod stored_ids;
@@ -26,6 +27,7 @@ pub use self::{
     fingerprint::{CompareMultipart, CompareQuery, FingerprintSettings},
     key_sources::{KeySource, ParseKeySourceError},
     load::SettingsLoader,
+    rate::{ParseRateError, Rate},
     statuses::{ParseStatusesError, Statuses},
 };
 pub(crate) use self::{choices::is_safe, stored_ids::StoredIds};
@@ -234,6 +236,8 @@ pub struct Limits {
     /// `principal_share`: the part of `storage.max_entries`, `storage.max_bytes` and `max_in_flight` that one principal
     /// may use, between 0 and 1.
     pub principal_share: f64,
+    /// `fresh_per_principal`: the rate at which one principal may begin new operations; beyond: 429. `None`: at any rate.
+    pub fresh_per_principal: Option<Rate>,
     /// `drain_timeout`: how long shutdown waits for operations, and how long a stream whose client left is read on.
     pub drain_timeout: Duration,
 }
@@ -372,6 +376,7 @@ impl Settings {
                 body_timeout: seconds(30),
                 body_idle_timeout: seconds(30),
                 principal_share: 0.5,
+                fresh_per_principal: None,
                 drain_timeout: seconds(30),
             },
         }

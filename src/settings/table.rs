@@ -7,7 +7,7 @@ use actix_web::http::{Method, StatusCode, header::HeaderName};
 use super::{
     BodyMode, CompareMultipart, CompareQuery, Durability, KeySource, Methods, Mode, OnDisconnect, OnError, OnFull,
     OnUnknown, Profile, Scope, SealingAlgorithm, SealingKey, SealingMode, Settings, StartupCheck, Statuses,
-    StorageSettings, key_sources,
+    StorageSettings, key_sources, rate,
     value::{self, Given, STATUS, may_carry_body},
 };
 use crate::key::{Syntax, pointer};
@@ -169,6 +169,7 @@ pub(super) const ROOT: &[Setting<Settings>] = settings! {
     "limits.body_timeout", DURATION, |s, v| value::duration(v.one()?) => s.limits.body_timeout;
     "limits.body_idle_timeout", DURATION, |s, v| value::duration(v.one()?) => s.limits.body_idle_timeout;
     "limits.principal_share", "a number from 0 to 1", |s, v| share(v.one()?) => s.limits.principal_share;
+    "limits.fresh_per_principal", rate::RATE_OR_NONE, |s, v| or_none(v, |text| text.parse().ok()) => s.limits.fresh_per_principal;
     "limits.drain_timeout", DURATION, |s, v| value::duration(v.one()?) => s.limits.drain_timeout;
     "encryption.keys", "a list of NUMBER:env:NAME or NUMBER:file:PATH, or none", |s, v| sealing_keys(v) => s.encryption.keys;
     "encryption.algorithm", "xchacha20-poly1305 or aes-256-gcm-siv", |s, v| match v.one()? {

@@ -125,7 +125,7 @@ impl Reply {
         assert!(uri.starts_with("https://") && uri.rsplit('/').next() == Some(kind), "{json}");
         assert!(json["title"].is_string(), "{json}");
         let retry = self.value("retry-after").map(|wait| wait.parse::<u64>().expect("whole seconds"));
-        assert_eq!(retry.is_some(), matches!(status, 408 | 409 | 423 | 503), "{self:?}");
+        assert_eq!(retry.is_some(), matches!(status, 408 | 409 | 423 | 429 | 503), "{self:?}");
         assert_ne!(retry, Some(0));
         assert!(!self.is_replay());
     }

@@ -1,6 +1,7 @@
 //! The bounds of load: a test for each row of the table in `docs/guarantees.md` that has none elsewhere. `uploads.rs`
 //! attacks with bodies, `streams.rs` with clients that leave, `claims/concurrency.rs` with duplicates,
-//! `claims/orphans.rs` with operations whose client has left, and `store/shares.rs` with one principal's records.
+//! `claims/orphans.rs` with operations whose client has left, `store/shares.rs` with one principal's records, and `rates.rs`
+//! with its new operations.
 
 use std::{cell::Cell, future::poll_fn, pin::pin, rc::Rc, time::Duration};
 

@@ -240,6 +240,17 @@ fn a_key_that_is_described_is_accepted() {
 }
 
 #[test]
+fn a_rate_of_new_operations_is_described_where_there_is_one() {
+    let mut settings = Settings::ietf();
+    assert!(document(&settings, Policy::Required)["components"]["responses"]["Idempotency429"].is_null());
+    settings.limits.fresh_per_principal = "600/m".parse().ok();
+    let document = document(&settings, Policy::Required);
+    let described = &document["components"]["responses"]["Idempotency429"];
+    assert!(described["description"].as_str().unwrap().contains("`too-many-keys`"), "{described}");
+    assert!(described["headers"]["Retry-After"].is_object(), "{described}");
+}
+
+#[test]
 fn the_cors_lists_name_the_headers_of_the_settings() {
     let settings = Settings::default();
     assert_eq!(cors::ALLOW_HEADERS, [settings.header[0].as_str(), "prefer"]);

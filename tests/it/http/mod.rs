@@ -11,6 +11,7 @@ mod keeping;
 mod key_sources;
 mod keys;
 mod payloads;
+mod rates;
 mod real_clients;
 mod replays;
 mod streamed_bodies;

@@ -15,6 +15,7 @@ mod lost_commits;
 mod lost_owners;
 mod misuse;
 mod operators;
+mod rates;
 mod replies;
 mod superseded;
 mod time_outs;

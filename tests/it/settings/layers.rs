@@ -110,6 +110,7 @@ fn mistakes_name_setting_layer_and_what_is_accepted() {
         ("IDEMPOTENCY_KEY__EXEMPT[99999999999]", "/x", vec!["exempt[99999999999]"]),
         ("IDEMPOTENCY_KEY__STORAGE", "redis", vec!["`storage`", "storage.class"]),
         ("IDEMPOTENCY_KEY__LIMITS__PRINCIPAL_SHARE", "1.5", vec!["limits.principal_share", "0 to 1"]),
+        ("IDEMPOTENCY_KEY__LIMITS__FRESH_PER_PRINCIPAL", "600/d", vec!["limits.fresh_per_principal", "600/m", "none"]),
         ("IDEMPOTENCY_KEY__MAX_KEY_LENGTH", "0", vec!["max_key_length"]),
         ("IDEMPOTENCY_KEY__LOCK__CLASS", "redis", vec!["lock.class = redis", "memory"]),
     ] {
@@ -329,16 +330,20 @@ fn an_error_names_the_layer_of_a_value_that_makes_no_sense() {
 
 #[test]
 fn a_setting_that_all_wraps_share_can_not_be_changed_at_one_wrap() {
-    let wrap = IdempotencyKey::default().configure(|settings| settings.storage.class = "redis".into());
-    let wrap = wrap.using(&Idempotency::in_memory());
-    let made = actix_web::rt::System::new().block_on(async {
-        let app = actix_web::App::new().wrap(wrap);
-        actix_service::ServiceFactory::new_service(
-            &actix_service::IntoServiceFactory::into_factory(app),
-            actix_web::dev::AppConfig::default(),
-        )
-        .await
-        .is_ok()
-    });
-    assert!(!made);
+    let starts_with = |change: fn(&mut Settings)| {
+        let wrap = IdempotencyKey::default().configure(change).using(&Idempotency::in_memory());
+        actix_web::rt::System::new().block_on(async {
+            let app = actix_web::App::new().wrap(wrap);
+            actix_service::ServiceFactory::new_service(
+                &actix_service::IntoServiceFactory::into_factory(app),
+                actix_web::dev::AppConfig::default(),
+            )
+            .await
+            .is_ok()
+        })
+    };
+    assert!(starts_with(|settings| settings.limits.max_run = Duration::from_secs(1)));
+    assert!(!starts_with(|settings| settings.storage.class = "redis".into()));
+    assert!(!starts_with(|settings| settings.limits.principal_share = 1.0));
+    assert!(!starts_with(|settings| settings.limits.fresh_per_principal = "1/s".parse().ok()));
 }

@@ -120,6 +120,10 @@ pub(super) const ROOT: &[Known<Settings>] = known! {
     "limits.body_idle_timeout": |s: &Settings| s.limits.body_idle_timeout; ("\"1m\"", "60") is "60s"; not "0", "";
     "limits.principal_share": |s: &Settings| s.limits.principal_share; ("0.25", "0.25") is "0.25", ("1", "1") is "1.0";
         not "1.5", "-0.1", "half", "";
+    "limits.fresh_per_principal": |s: &Settings| s.limits.fresh_per_principal;
+        ("\"600/m\"", "600/m") is "Some(600/m)", ("'1000000/s'", "1000000/s") is "Some(1000000/s)",
+        ("\"none\"", "none") is "None";
+        not "", "600", "0/s", "1000001/s", "+1/s", "1/d", "1.5/s", "600/ m";
     "limits.drain_timeout": |s: &Settings| s.limits.drain_timeout; ("0", "0") is "0ns"; not "", "never";
     "encryption.keys": |s: &Settings| s.encryption.keys.clone();
         ("[\"2:env:K2\", \"1:file:/run/k1\"]", "2:env:K2, 1:file:/run/k1") is "[\"2:env:K2\", \"1:file:/run/k1\"]",
