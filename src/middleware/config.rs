@@ -103,6 +103,11 @@ impl WrapPlan {
         }
     }
 
+    /// Whether a policy of the wrap is manual.
+    fn has_manual(&self) -> bool {
+        self.policy.is_manual() || self.rules.iter().any(|(_, policy)| policy.is_manual())
+    }
+
     pub(super) fn rules(&self) -> Result<Rules, PatternError> {
         Rules::new(self.rules.iter().map(|(pattern, policy)| (pattern.as_str(), *policy)), MatchedPath::Rest)
     }
@@ -203,13 +208,7 @@ impl WrapConfig {
         };
         let mut claimed = settings.clone();
         if plan.ledger.is_some() {
-            if plan.policy.is_manual() || plan.rules.iter().any(|(_, policy)| policy.is_manual()) {
-                return Err(ConfigError::Combination(
-                    "a manual handler decides itself what becomes of a retry, and the answers in a ledger are final: a wrap \
-                     with `.ledger` can't be `.manual`"
-                        .into(),
-                ));
-            }
+            check_ledger(plan)?;
             // The ledger says what a lost owner did, so its claims never bar a key.
             claimed.on_unknown = OnUnknown::Rerun;
         }
@@ -364,6 +363,18 @@ impl WrapConfig {
     }
 }
 
+/// A wrap whose answers are final.
+fn check_ledger(plan: &WrapPlan) -> Result<(), ConfigError> {
+    if plan.has_manual() {
+        return Err(ConfigError::Combination(
+            "a manual handler decides itself what becomes of a retry, and the answers in a ledger are final: a wrap with \
+             `.ledger` can't be `.manual`"
+                .into(),
+        ));
+    }
+    Ok(())
+}
+
 /// Handlers save steps under their claims, in a store that can.
 fn check_steps(plan: &WrapPlan, settings: &Settings, handle: &StoreHandle) -> Result<(), ConfigError> {
     if !plan.needs_steps {
@@ -390,7 +401,7 @@ fn check_steps(plan: &WrapPlan, settings: &Settings, handle: &StoreHandle) -> Re
 fn check_streamed(plan: &WrapPlan) -> Result<(), ConfigError> {
     let why = if plan.ledger.is_some() {
         "reads a body while its handler runs, and the row of a ledger is written before the body's end is known"
-    } else if plan.policy.is_manual() || plan.rules.iter().any(|(_, policy)| policy.is_manual()) {
+    } else if plan.has_manual() {
         "compares a body before its response is sent again, and a manual handler would run before that"
     } else if plan.responds_async {
         "needs the connection until the body has arrived, and `.respond_async()` answers before"
