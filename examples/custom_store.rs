@@ -89,6 +89,11 @@ impl Store for TableStore {
         StoreFuture::ready(Ok(self.lock().slots.get(id).and_then(|slot| slot.inspect(*id, now))))
     }
 
+    fn steps<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Vec<Step>> {
+        let now = self.clock.now();
+        StoreFuture::ready(Ok(self.lock().slots.get(id).map(|slot| slot.steps(now)).unwrap_or_default()))
+    }
+
     fn forget<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Forgotten> {
         StoreFuture::ready(Ok(self.transaction(id, |slot, _, now| slot.forget(now))))
     }

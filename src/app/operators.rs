@@ -6,7 +6,7 @@ use super::Idempotency;
 use crate::{
     claim::StoreHandle,
     key::{Principal, RecordId, record_id::RecordIds},
-    store::{Forgotten, Inspection, StoreError},
+    store::{Forgotten, Inspection, Step, StoreError},
 };
 
 impl Idempotency {
@@ -45,6 +45,15 @@ impl Idempotency {
             self.handle(cache)?.open(key, principal, seen);
         }
         Ok(found)
+    }
+
+    /// The steps of an operation that has no stored response yet, with their results as JSON: what its handler has saved, and
+    /// the next attempt finds. With `encryption.mode = client` the results stay sealed.
+    ///
+    /// # Errors
+    /// As for [`inspect`](Self::inspect).
+    pub async fn steps(&self, cache: &str, id: &RecordId) -> Result<Vec<Step>, StoreError> {
+        self.handle(cache)?.store.steps(id).await
     }
 
     /// Forgets a completed record, or one whose owner was lost, so that its key can be used again. A live claim stays, and

@@ -77,7 +77,7 @@ impl Sealed {
     fn sealed_step(&self, claim: &Claim, step: &Step) -> Result<Step, StoreError> {
         let Some(result) = &step.result else { return Ok(step.clone()) };
         let result = self.seals.seal_step(&claim.id, &step.name, result, claim.sealing.as_deref()).map_err(unsealed)?;
-        Ok(Step { name: step.name.clone(), result: Some(result) })
+        Ok(Step::done(step.name.clone(), result).at(step.at))
     }
 
     fn completed(&self, claim: &Claim, completion: Completion) -> Completion {
@@ -99,8 +99,8 @@ impl Sealed {
             seen.record = Some(opened);
         }
         if self.seals.seals_steps() {
-            for (_, size) in &mut seen.steps {
-                *size = size.map(|size| size.saturating_sub(STEP_OVERHEAD));
+            for step in &mut seen.steps {
+                step.size = step.size.map(|size| size.saturating_sub(STEP_OVERHEAD));
             }
         }
         seen
@@ -294,6 +294,21 @@ impl Store for Sealed {
 
     fn needs_renewal(&self) -> bool {
         self.store.needs_renewal()
+    }
+
+    /// Opens the results that the keys of the server open. The others stay sealed.
+    fn steps<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Vec<Step>> {
+        StoreFuture::boxed(async move {
+            let mut steps = self.store.steps(id).await?;
+            for step in &mut steps {
+                if let Some(result) = &step.result
+                    && let Ok(opened) = self.seals.open_step(id, &step.name, result, None)
+                {
+                    step.result = Some(opened);
+                }
+            }
+            Ok(steps)
+        })
     }
 
     fn saves_steps(&self) -> bool {

@@ -22,7 +22,7 @@ pub use self::{
     contract::{
         Acquired, Begin, BeginRequest, Claim, Completion, Durability, Erased, Forgotten, Found, IfCompleted,
         Inspection, Location, LocationError, Moment, OnFull, OnUnknown, OwnerToken, RecordState, ReleaseAs, Renewal,
-        Restore, Saved, StartupCheck, Step, Store, StoreError, StoreFuture, Wait,
+        Restore, Saved, SeenStep, StartupCheck, Step, Store, StoreError, StoreFuture, Wait,
     },
     key_value::{ComposedStore, Lock, Storage, ThreadLock},
     memory::{MemoryLimits, MemoryStore},

@@ -163,6 +163,10 @@ impl<S: Store> Store for FaultyStore<S> {
         self.store.list(after, limit)
     }
 
+    fn steps<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Vec<Step>> {
+        self.store.steps(id)
+    }
+
     fn saves_steps(&self) -> bool {
         self.store.saves_steps()
     }

@@ -21,7 +21,7 @@ use serde::Deserialize;
 
 use self::{
     refusal::Refusal,
-    view::{Body, Detail, Found, Status},
+    view::{Body, Detail, Found, Status, Steps},
 };
 use crate::{
     app::Idempotency,
@@ -58,6 +58,7 @@ impl Idempotency {
     /// | `GET status` | what runs, the mode, the caches |
     /// | `GET records?cache=&limit=&after=&id=&state=&status=&replayed=` | a page of records; `id`: how it begins, as the log shows it; `state`: `in-flight`, `lapsed`, `lost`, `free`, `completed`, or `unfinished` for all but the last; `status`: a list such as `2xx,!204`; `next` goes on |
     /// | `GET records/{cache}/{id}?body=true` | one record; its body only when asked for |
+    /// | `GET records/{cache}/{id}/steps` | the steps of an unfinished operation with their results |
     /// | `POST find` with `cache`, `key`, and `principal` or `authorization`, `method` and `path` with `scope = endpoint` | the record of a key; with `body: true` its whole response, which only the key opens with `encryption.mode = client` |
     /// | `POST principals/export` with `cache`, `principal` or `authorization`, and `after` | a page of the records of a principal, with their responses; `next` goes on |
     /// | `POST principals/forget` with `cache`, `principal` or `authorization`, and a `reason` | erases the records of a principal; the log says why |
@@ -82,6 +83,7 @@ impl Idempotency {
             .route("/status", web::get().to(status))
             .route("/records", web::get().to(list::list))
             .route("/records/{cache}/{id}", web::get().to(show))
+            .route("/records/{cache}/{id}/steps", web::get().to(steps))
             .route("/records/{cache}/{id}/forget", web::post().to(forget))
             .route("/find", web::post().to(find))
             .route("/principals/export", web::post().to(principals::export))
@@ -132,6 +134,19 @@ async fn show(
     let cache = cache_of(&idempotency, Some(&cache))?;
     let record = idempotency.inspect(cache, &id_of(&id)?).await?.ok_or_else(Refusal::absent)?;
     Ok(HttpResponse::Ok().json(detail(cache, &record, showing.body)?))
+}
+
+/// The steps with their results, which the record itself does not show.
+async fn steps(
+    idempotency: web::Data<Idempotency>,
+    path: web::Path<(String, String)>,
+) -> Result<HttpResponse, Refusal> {
+    let (cache, id) = path.into_inner();
+    let cache = cache_of(&idempotency, Some(&cache))?;
+    let id = id_of(&id)?;
+    idempotency.inspect(cache, &id).await?.ok_or_else(Refusal::absent)?;
+    let steps = idempotency.steps(cache, &id).await?;
+    Ok(HttpResponse::Ok().json(Steps::of(&steps)))
 }
 
 /// A record with its whole response, unless it is sealed.

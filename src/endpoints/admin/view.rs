@@ -4,12 +4,13 @@ use std::time::SystemTime;
 
 use actix_web::http::header::{self, HeaderName, HeaderValue, HttpDate};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::{
     app::Idempotency,
     key::digest::hex,
     record::{OBSERVED, Record, StoredResponse},
-    store::Inspection,
+    store::{Inspection, SeenStep, Step},
 };
 
 #[derive(Serialize)]
@@ -83,6 +84,24 @@ struct StepRow {
     name: String,
     /// The size of the result. `None`: the step was started, and its result is not known.
     result_bytes: Option<usize>,
+    /// When the process that ran the step saved it.
+    saved: Option<String>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Steps {
+    steps: Vec<StepDetail>,
+}
+
+#[derive(Serialize)]
+struct StepDetail {
+    #[serde(flatten)]
+    row: StepRow,
+    /// Whether only the client's key opens the result.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    sealed: bool,
+    /// `None`: there is none yet, or it is sealed.
+    result: Option<Value>,
 }
 
 #[derive(Serialize)]
@@ -156,8 +175,19 @@ impl<'a> Row<'a> {
 }
 
 impl StepRow {
-    fn of((name, result_bytes): &(Box<str>, Option<usize>)) -> Self {
-        Self { name: name.to_string(), result_bytes: *result_bytes }
+    fn of(step: &SeenStep) -> Self {
+        Self { name: step.name.to_string(), result_bytes: step.size, saved: step.at.map(date) }
+    }
+}
+
+impl Steps {
+    pub(super) fn of(steps: &[Step]) -> Self {
+        let detail = |step: &Step| StepDetail {
+            row: StepRow::of(&SeenStep::from(step)),
+            sealed: step.is_sealed(),
+            result: step.result.as_ref().and_then(|result| serde_json::from_slice(result).ok()),
+        };
+        Self { steps: steps.iter().map(detail).collect() }
     }
 }
 

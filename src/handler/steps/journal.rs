@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
+    time::SystemTime,
 };
 
 use bytes::Bytes;
@@ -94,6 +95,7 @@ impl Turn<'_> {
         if step.result.as_ref().is_some_and(|result| result.len() > Step::MOST_BYTES) {
             return Err(StepError::Full { step: name() });
         }
+        let step = step.at(Some(SystemTime::now()));
         match self.journal.store.save(claim, &step).await {
             Ok(Saved::Saved) => {
                 let mut saved = self.journal.saved.borrow_mut();

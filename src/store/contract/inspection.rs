@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::OwnerToken;
+use super::{OwnerToken, Step};
 use crate::{
     key::{Fingerprint, PrincipalTag, RecordId},
     record::Record,
@@ -30,8 +30,8 @@ pub struct Inspection {
     pub lost_owner: Option<bool>,
     /// The status of a response that was not stored, where a client was promised an answer.
     pub not_stored: Option<u16>,
-    /// The steps of the operation: their names, and the sizes of their results (`None`: not known).
-    pub steps: Vec<(Box<str>, Option<usize>)>,
+    /// The steps of the operation, without their results.
+    pub steps: Vec<SeenStep>,
     /// Whose record it is.
     pub principal: Option<PrincipalTag>,
     /// How often the response was replayed.
@@ -62,6 +62,32 @@ impl Inspection {
             first_seen: None,
             last_seen: None,
         }
+    }
+}
+
+/// A step, as operators see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SeenStep {
+    /// The name.
+    pub name: Box<str>,
+    /// The size of the result in bytes. `None`: the step was started, and its result is not known.
+    pub size: Option<usize>,
+    /// When the process that ran the step saved it.
+    pub at: Option<SystemTime>,
+}
+
+impl SeenStep {
+    /// A step of which it is not known when it was saved.
+    #[must_use]
+    pub fn new(name: impl Into<Box<str>>, size: Option<usize>) -> Self {
+        Self { name: name.into(), size, at: None }
+    }
+}
+
+impl From<&Step> for SeenStep {
+    fn from(step: &Step) -> Self {
+        Self { name: step.name.clone(), size: step.result.as_ref().map(bytes::Bytes::len), at: step.at }
     }
 }
 

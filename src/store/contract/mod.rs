@@ -19,7 +19,7 @@ pub use self::{
     claim::{Claim, Completion, Moment, OwnerToken, ReleaseAs, Renewal, Restore},
     error::StoreError,
     future::StoreFuture,
-    inspection::{Erased, Forgotten, Inspection, RecordState},
+    inspection::{Erased, Forgotten, Inspection, RecordState, SeenStep},
     location::{Location, LocationError},
     options::{Durability, OnFull, OnUnknown, StartupCheck},
     step::{Saved, Step},
@@ -105,6 +105,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Tells operators what is known of a record. Changes nothing.
     fn inspect<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<Inspection>>;
+
+    /// Tells operators the steps of a record, with their results. Changes nothing. The default knows of none.
+    fn steps<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Vec<Step>> {
+        let _ = id;
+        StoreFuture::ready(Ok(Vec::new()))
+    }
 
     /// Removes a record that nobody holds. A live claim stays, and so does a lapsed one within its grace; like `begin`,
     /// the first call that finds a lease over starts the grace.

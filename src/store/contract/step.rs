@@ -1,11 +1,11 @@
 //! The journal of a record: results of the steps of its operation, which the next attempt finds.
 
-use std::fmt;
+use std::{fmt, time::SystemTime};
 
 use bytes::Bytes;
 
 /// One step of an operation.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct Step {
     /// The name, unique within the operation.
@@ -13,6 +13,8 @@ pub struct Step {
     /// The result. `None`: the step was started, and its result is not known. Empty: the step was started, and had no
     /// effect.
     pub result: Option<Bytes>,
+    /// When the process that ran the step saved it, by its own clock.
+    pub at: Option<SystemTime>,
 }
 
 impl Step {
@@ -24,19 +26,26 @@ impl Step {
     /// A step that was started.
     #[must_use]
     pub fn started(name: impl Into<Box<str>>) -> Self {
-        Self { name: name.into(), result: None }
+        Self { name: name.into(), result: None, at: None }
     }
 
     /// A step with its result.
     #[must_use]
     pub fn done(name: impl Into<Box<str>>, result: impl Into<Bytes>) -> Self {
-        Self { name: name.into(), result: Some(result.into()) }
+        Self { name: name.into(), result: Some(result.into()), at: None }
     }
 
     /// A step that was started and had no effect. It can be started again.
     #[must_use]
     pub fn not_done(name: impl Into<Box<str>>) -> Self {
         Self::done(name, Bytes::new())
+    }
+
+    /// Sets [`at`](Self::at).
+    #[must_use]
+    pub fn at(mut self, at: Option<SystemTime>) -> Self {
+        self.at = at;
+        self
     }
 
     /// Whether the step has a result that stays.
@@ -61,11 +70,20 @@ impl Step {
     }
 }
 
+/// Steps are equal when their results are, whenever they were saved.
+impl PartialEq for Step {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name && self.result == other.result
+    }
+}
+
+impl Eq for Step {}
+
 /// Results are not shown: they may be secret.
 impl fmt::Debug for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let result = self.result.as_ref().map(Bytes::len);
-        f.debug_struct("Step").field("name", &self.name).field("result_bytes", &result).finish()
+        f.debug_struct("Step").field("name", &self.name).field("result_bytes", &result).field("at", &self.at).finish()
     }
 }
 

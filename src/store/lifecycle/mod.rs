@@ -221,6 +221,17 @@ impl Slot {
         }
     }
 
+    /// As [`Store::steps`](super::Store::steps).
+    #[must_use]
+    pub fn steps(&self, now: u64) -> Vec<Step> {
+        let steps = match &self.0 {
+            State::Unfinished(unfinished) if unfinished.expires > now => unfinished.steps(),
+            State::Completed(completed) if completed.expires > now => completed.steps(),
+            _ => &[],
+        };
+        steps.to_vec()
+    }
+
     /// The bytes of the slot, for a store that outlives its process.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {

@@ -6,7 +6,7 @@ use crate::{
     key::{Fingerprint, Match, PrincipalTag, RecordId},
     record::Record,
     store::{
-        Acquired, BeginRequest, Claim, Inspection, OwnerToken, RecordState, Step,
+        Acquired, BeginRequest, Claim, Inspection, OwnerToken, RecordState, SeenStep, Step,
         clock::{Micros, end, left, micros, system_time},
     },
 };
@@ -196,6 +196,10 @@ impl Unfinished {
         self.journal.save(step);
     }
 
+    pub(in crate::store) fn steps(&self) -> &[Step] {
+        self.journal.steps()
+    }
+
     /// The bytes of the steps.
     pub(in crate::store) fn journal_bytes(&self) -> usize {
         self.journal.bytes()
@@ -304,7 +308,7 @@ impl Unfinished {
         inspection.owner = Some(self.token);
         inspection.lost_owner = Some(self.lost_owner || state == RecordState::Lost);
         inspection.principal = Some(self.principal);
-        inspection.steps = names_and_sizes(&self.journal);
+        inspection.steps = seen(&self.journal);
         Some(inspection)
     }
 }
@@ -346,6 +350,10 @@ impl Completed {
         claimed
     }
 
+    pub(in crate::store) fn steps(&self) -> &[Step] {
+        self.journal.steps()
+    }
+
     /// The bytes of the steps.
     pub(in crate::store) fn journal_bytes(&self) -> usize {
         self.journal.bytes()
@@ -359,14 +367,14 @@ impl Completed {
         inspection.owner = Some(self.token);
         inspection.lost_owner = Some(self.lost_owner);
         inspection.principal = Some(self.principal);
-        inspection.steps = names_and_sizes(&self.journal);
+        inspection.steps = seen(&self.journal);
         inspection.record = Some(self.record.clone());
         Some(inspection)
     }
 }
 
-fn names_and_sizes(journal: &Journal) -> Vec<(Box<str>, Option<usize>)> {
-    journal.steps().iter().map(|step| (step.name.clone(), step.result.as_ref().map(bytes::Bytes::len))).collect()
+fn seen(journal: &Journal) -> Vec<SeenStep> {
+    journal.steps().iter().map(SeenStep::from).collect()
 }
 
 /// When a key was first and last asked for, in seconds since the epoch, and how often it was replayed.

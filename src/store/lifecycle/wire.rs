@@ -1,5 +1,7 @@
 //! The bytes of a slot, for stores that outlive their process: a version byte, then bincode.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -78,6 +80,8 @@ struct WireStep {
     name: String,
     #[serde(with = "serde_bytes")]
     result: Option<Vec<u8>>,
+    /// In milliseconds since the epoch.
+    at: Option<u64>,
 }
 
 pub(super) fn encode(state: &State) -> Vec<u8> {
@@ -218,14 +222,35 @@ impl From<&Journal> for Vec<WireStep> {
     fn from(journal: &Journal) -> Self {
         let steps = journal.steps().iter();
         steps
-            .map(|step| WireStep { name: step.name.to_string(), result: step.result.as_ref().map(|r| r.to_vec()) })
+            .map(|step| WireStep {
+                name: step.name.to_string(),
+                result: step.result.as_ref().map(|r| r.to_vec()),
+                at: step.at.map(millis_of),
+            })
             .collect()
     }
+}
+
+fn millis_of(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn time_of(millis: u64) -> SystemTime {
+    // Beyond what a clock can show, after damage only.
+    UNIX_EPOCH.checked_add(Duration::from_millis(millis)).unwrap_or(UNIX_EPOCH)
 }
 
 impl From<Vec<WireStep>> for Journal {
     fn from(steps: Vec<WireStep>) -> Self {
         let steps = steps.into_iter();
-        Self::new(steps.map(|step| Step { name: step.name.into(), result: step.result.map(Into::into) }).collect())
+        Self::new(
+            steps
+                .map(|step| Step {
+                    name: step.name.into(),
+                    result: step.result.map(Into::into),
+                    at: step.at.map(time_of),
+                })
+                .collect(),
+        )
     }
 }

@@ -225,6 +225,10 @@ impl Store for MemoryStore {
         StoreFuture::ready(Ok(self.with(id, |shard, now| shard.inspect(id, now))))
     }
 
+    fn steps<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Vec<Step>> {
+        StoreFuture::ready(Ok(self.with(id, |shard, now| shard.steps(id, now))))
+    }
+
     fn forget<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Forgotten> {
         let (forgotten, waiters) = self.with(id, |shard, now| shard.forget(id, now));
         shard::wake(waiters);

@@ -184,6 +184,16 @@ impl Shard {
         unfinished.or_else(|| completed()?.completed.inspect(*id, now))
     }
 
+    pub(super) fn steps(&self, id: &RecordId, now: Micros) -> Vec<Step> {
+        if self.inspect(id, now).is_none() {
+            return Vec::new();
+        }
+        let completed = || self.with_body.peek(id).or_else(|| self.without_body.peek(id));
+        let unfinished = self.claimed.get(id).or_else(|| self.traces.peek(id));
+        let unfinished = unfinished.map(|entry| entry.unfinished.steps());
+        unfinished.or_else(|| Some(completed()?.completed.steps())).unwrap_or_default().to_vec()
+    }
+
     /// Adds the first `wanted` records with greater ids to `page`.
     pub(super) fn list(&self, mut after: Option<RecordId>, wanted: usize, now: Micros, page: &mut Vec<Inspection>) {
         let full = page.len() + wanted;

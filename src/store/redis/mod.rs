@@ -8,7 +8,10 @@ mod poll;
 mod reply;
 mod scripts;
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use futures_util::future::try_join_all;
 
@@ -22,8 +25,8 @@ use self::{
 };
 use super::{
     Acquired, Begin, BeginRequest, Claim, Completion, Forgotten, Found, IfCompleted, Inspection, Location,
-    LocationError, Moment, OnUnknown, OwnerToken, RecordState, ReleaseAs, Renewal, Restore, Saved, StartupCheck, Step,
-    Store, StoreError, StoreFuture, Wait, lifecycle::NOT_STORED_KEPT,
+    LocationError, Moment, OnUnknown, OwnerToken, RecordState, ReleaseAs, Renewal, Restore, Saved, SeenStep,
+    StartupCheck, Step, Store, StoreError, StoreFuture, Wait, lifecycle::NOT_STORED_KEPT,
 };
 use crate::{
     key::{Fingerprint, PrincipalTag, RecordId},
@@ -185,9 +188,11 @@ impl RedisStore {
         inspection.lost_owner = Some(reply.number::<u8>(9)? != 0);
         inspection.not_stored = reply.text(10)?.and_then(|status| status.parse().ok());
         inspection.principal = reply.array(11)?.map(PrincipalTag::from_bytes);
-        for at in (12..reply.len()).step_by(2) {
+        for at in (12..reply.len()).step_by(3) {
             let name = reply.text(at)?.unwrap_or_default();
-            inspection.steps.push((name.into(), usize::try_from(reply.number::<i64>(at + 1)?).ok()));
+            let mut step = SeenStep::new(name, usize::try_from(reply.number::<i64>(at + 1)?).ok());
+            step.at = reply.time(at + 2)?;
+            inspection.steps.push(step);
         }
         Ok(Some(inspection))
     }
@@ -265,7 +270,7 @@ impl Store for RedisStore {
             .arg(claim.completions)
             .arg(restore.gone.get().saturating_add(millis(restore.within)));
         for step in &restore.steps {
-            script.arg(&*step.name).arg(result_of(step));
+            script.arg(&*step.name).arg(result_of(step)).arg(moment_of(step));
         }
         let reply = self.connections.run::<Reply>(script);
         StoreFuture::boxed(async move {
@@ -286,7 +291,7 @@ impl Store for RedisStore {
             return StoreFuture::ready(Ok(Saved::Full));
         }
         let mut script = self.scripts.save_step.key(self.name(&claim.id));
-        script.arg(claim.token.as_bytes()).arg(Step::MOST).arg(&*step.name).arg(result_of(step));
+        script.arg(claim.token.as_bytes()).arg(Step::MOST).arg(&*step.name).arg(result_of(step)).arg(moment_of(step));
         let reply = self.connections.run::<Reply>(script);
         StoreFuture::boxed(async move {
             let reply = match reply.await {
@@ -358,6 +363,18 @@ impl Store for RedisStore {
         StoreFuture::boxed(self.inspected(*id))
     }
 
+    fn steps<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Vec<Step>> {
+        let reply = self.connections.run::<Reply>(self.scripts.steps.key(self.name(id)));
+        StoreFuture::boxed(async move {
+            let reply = reply.await?;
+            match reply.code()? {
+                b"K" => reply.steps(1),
+                b"N" => Ok(Vec::new()),
+                _ => Err(foreign()),
+            }
+        })
+    }
+
     fn forget<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Forgotten> {
         let reply = self.connections.run::<Reply>(self.scripts.forget.key(self.name(id)));
         StoreFuture::boxed(async move {
@@ -408,6 +425,12 @@ fn millis_or_none(duration: Duration) -> u64 {
 /// The result of a step as the scripts take it: `0`, or `1` and its bytes.
 fn result_of(step: &Step) -> Vec<u8> {
     step.result.as_ref().map_or_else(|| b"0".to_vec(), |result| [b"1", &result[..]].concat())
+}
+
+/// When a step was saved, in milliseconds since the epoch. 0: it is not known.
+fn moment_of(step: &Step) -> u64 {
+    let since = step.at.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0))
 }
 
 fn foreign() -> StoreError {

@@ -28,7 +28,7 @@ pub(super) trait ReplyExt {
         text.map_err(|_| StoreError::foreign("bytes where a text belongs"))
     }
 
-    /// Names and results of steps, from there to the end.
+    /// Names, results and moments of steps, from there to the end.
     fn steps(&self, from: usize) -> Result<Vec<Step>, StoreError>;
 
     /// A duration in milliseconds. A negative number is zero.
@@ -75,11 +75,13 @@ impl ReplyExt for Reply {
     fn steps(&self, from: usize) -> Result<Vec<Step>, StoreError> {
         let step = |at: usize| {
             let name = self.text(at)?.ok_or(StoreError::foreign("a step without a name"))?;
-            Ok(match self.bytes(at + 1)? {
+            let step = match self.bytes(at + 1)? {
                 Some(result) => Step::done(name, result.to_vec()),
                 None => Step::started(name),
-            })
+            };
+            let moment = self.text(at + 2)?.and_then(|moment| moment.parse().ok()).map(Duration::from_millis);
+            Ok(step.at(moment.and_then(|since_epoch| UNIX_EPOCH.checked_add(since_epoch))))
         };
-        (from..self.len()).step_by(2).map(step).collect()
+        (from..self.len()).step_by(3).map(step).collect()
     }
 }

@@ -15,6 +15,7 @@ pub(super) struct Scripts {
     pub(super) complete: Script,
     pub(super) release: Script,
     pub(super) inspect: Script,
+    pub(super) steps: Script,
     pub(super) forget: Script,
 }
 
@@ -37,6 +38,7 @@ impl Scripts {
             complete: script(include_str!("scripts/complete.lua")),
             release: script(include_str!("scripts/release.lua")),
             inspect: script(include_str!("scripts/inspect.lua")),
+            steps: script(include_str!("scripts/steps.lua")),
             forget: script(include_str!("scripts/forget.lua")),
         }
     }

@@ -230,6 +230,11 @@ impl Store for SqliteStore {
         })
     }
 
+    fn steps<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Vec<Step>> {
+        let (cache, id) = (self.cache.clone(), *id);
+        StoreFuture::boxed(self.engine.read(move |view| view.steps(&cache, &id)))
+    }
+
     fn forget<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Forgotten> {
         let (cache, id) = (self.cache.clone(), *id);
         self.engine.write(move |batch| batch.forget(&cache, &id))

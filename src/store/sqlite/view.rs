@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     key::RecordId,
-    store::{Begin, BeginRequest, Inspection, RecordState, StoreError, clock::Micros, lifecycle::FenceCounter},
+    store::{Begin, BeginRequest, Inspection, RecordState, Step, StoreError, clock::Micros, lifecycle::FenceCounter},
 };
 
 /// Reads from the file.
@@ -47,6 +47,10 @@ impl View<'_> {
             kept.slot.lose_owner(self.now);
         }
         Ok(kept.slot.inspect(*id, self.now))
+    }
+
+    pub(super) fn steps(&self, cache: &str, id: &RecordId) -> Result<Vec<Step>, StoreError> {
+        Ok(self.kept(cache, id)?.map(|kept| kept.slot.steps(self.now)).unwrap_or_default())
     }
 
     /// Whether a living process holds the claim.

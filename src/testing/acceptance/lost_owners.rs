@@ -1,11 +1,11 @@
 //! The rules for owners that are stalled, lost, or forgotten by their store.
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use super::{LEASE, SLACK, Subject, TTL, again, ask, other_payload, same};
 use crate::store::{
     Begin, BeginRequest, Completion, Forgotten, Moment, OnUnknown, RecordState, ReleaseAs, Renewal, Restore, Saved,
-    Step, Store,
+    SeenStep, Step, Store,
 };
 
 const GRACE: Duration = Duration::from_secs(500);
@@ -144,8 +144,10 @@ impl<S: Store, A: Fn(Duration)> Subject<S, A> {
     pub(super) async fn keeps_saved_steps_for_the_next_attempt(&self) {
         let rule = "a saved step is found by the next attempt, and its first result stays";
         let (first, _) = self.claim(rule, &ask(1)).await;
-        for step in [Step::started("a"), Step::done("a", "1"), Step::done("a", "2"), Step::started("b")] {
-            same(rule, self.save(&first, &step).await, Saved::Saved);
+        let at = |seconds| Some(UNIX_EPOCH + Duration::from_secs(seconds));
+        let saved = [Step::started("a"), Step::done("a", "1"), Step::done("a", "2"), Step::started("b")];
+        for (step, second) in saved.into_iter().zip(1..) {
+            same(rule, self.save(&first, &step.at(at(second))).await, Saved::Saved);
         }
         self.release(&first, ReleaseAs::Free).await;
         same(
@@ -160,7 +162,13 @@ impl<S: Store, A: Fn(Duration)> Subject<S, A> {
         same(rule, (second.claim.attempt, second.claim.taken_over), (2, false));
         same(rule, &second.steps, &steps);
         let seen = self.seen(1).await.expect("it is claimed");
-        same(rule, seen.steps, vec![("a".into(), Some(1)), ("b".into(), None)]);
+        let shown = |step: &SeenStep| (step.name.to_string(), step.size, step.at);
+        let seen: Vec<_> = seen.steps.iter().map(shown).collect();
+        let expected = vec![("a".to_owned(), Some(1), at(2)), ("b".to_owned(), None, at(4))];
+        same("operators see names, sizes and when steps were saved", &seen, &expected);
+        let shown = self.store.steps(&second.claim.id).await.expect("steps answers");
+        same("and on request their results", &shown, &steps);
+        same("with their times", shown.iter().map(|step| step.at).collect::<Vec<_>>(), vec![at(2), at(4)]);
         self.passes(LEASE);
         let third = self.acquire(rule, &ask(1)).await;
         same("also after a lost owner", (third.claim.taken_over, &third.steps), (true, &steps));
@@ -168,6 +176,7 @@ impl<S: Store, A: Fn(Duration)> Subject<S, A> {
         self.complete(&third.claim, 1).await;
         let manual = self.acquire(rule, &again(1)).await;
         same("a response ends the steps", manual.steps, Vec::new());
+        same("also for operators", self.store.steps(&manual.claim.id).await.expect("steps answers"), Vec::new());
     }
 
     pub(super) async fn lets_a_step_without_an_effect_start_again(&self) {

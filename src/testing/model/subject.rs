@@ -199,6 +199,6 @@ fn seen(inspection: &Inspection) -> Seen {
         owner: inspection.owner.expect("it tells the owner").as_bytes()[0],
         lost_owner: inspection.lost_owner.expect("it tells of a lost owner"),
         not_stored: inspection.not_stored,
-        steps: inspection.steps.iter().map(|(name, size)| (number(name), size.is_some())).collect(),
+        steps: inspection.steps.iter().map(|step| (number(&step.name), step.size.is_some())).collect(),
     }
 }

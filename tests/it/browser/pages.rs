@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::common::{Browser, Request, Server, at_once};
+use crate::common::{Browser, Request, Server, at_once, fresh_key};
 
 /// The lane of one request on the page of the payments example.
 #[derive(Debug, Deserialize, PartialEq)]
@@ -140,6 +140,23 @@ fn an_operator_finds_a_record_and_sees_its_body_as_text() {
         0,
         "the body is shown as text, not as markup"
     );
+}
+
+#[test]
+fn an_operator_sees_the_results_of_steps_on_request() {
+    let server = Server::start(&[("IDEMPOTENCY_KEY__PROFILE", "stripe-v2")]);
+    assert_eq!(server.post("/steps?fail=3", &fresh_key()).status, 503);
+    let browser = Browser::start();
+    browser.open(&format!("http://{}/admin", server.address));
+    browser.wait_for("#list > tr");
+    browser.click("#list > tr button");
+    browser.wait_for("#detail:not([hidden])");
+    assert!(browser.text("#fields").contains("Step a") && browser.text("#results").is_empty());
+    browser.click("#show-steps");
+    browser.wait_for("#results:not([hidden])");
+    let results = browser.text("#results");
+    let lines: Vec<&str> = results.lines().collect();
+    assert!(matches!(lines[..], [a, b] if a.starts_with("a: ") && b.starts_with("b: ")), "{results}");
 }
 
 #[test]

@@ -20,7 +20,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::common::{
-    Request, Server, fresh_key,
+    Request, RunLog, Server, fresh_key,
     in_process::{alone, send},
 };
 
@@ -81,7 +81,8 @@ fn a_filter_that_no_record_passes_leaves_the_worker_to_other_requests() {
 
 #[test]
 fn operators_list_unfinished_operations_with_their_steps() {
-    let server = Server::start(&[("IDEMPOTENCY_KEY__PROFILE", "stripe-v2")]);
+    let log = RunLog::new();
+    let server = Server::start(&[("IDEMPOTENCY_KEY__PROFILE", "stripe-v2"), ("RUN_LOG", log.path())]);
     let key = fresh_key();
     let unfinished = || -> serde_json::Value { server.send(Request::get("/admin/records?state=unfinished")).json() };
     assert_eq!(server.post("/steps?fail=3&as=status", &key).status, 503);
@@ -91,7 +92,22 @@ fn operators_list_unfinished_operations_with_their_steps() {
     let steps: Vec<_> = record["steps"].as_array().unwrap().iter().map(|step| step["name"].as_str().unwrap()).collect();
     assert_eq!(steps, ["a", "b"]);
     assert!(record["steps"][0]["result_bytes"].as_u64().unwrap() > 0);
-    assert!(!records.to_string().contains("value"), "results are not shown");
+    assert!(record["steps"][0]["saved"].as_str().unwrap().ends_with("GMT"));
+    let log = std::fs::read_to_string(log.path()).unwrap();
+    let values: Vec<&str> =
+        log.lines().filter(|line| line.starts_with("step ")).flat_map(|l| l.rsplit(' ').next()).collect();
+    assert!(values.iter().all(|value| !records.to_string().contains(value)), "results are not shown");
+    let place = format!("/admin/records/default/{}/steps", record["id"].as_str().unwrap());
+    let shown: serde_json::Value = server.send(Request::get(&place)).json();
+    for (step, value) in shown["steps"].as_array().unwrap().iter().zip(values) {
+        assert_eq!(step["result"].to_string(), value, "{shown}");
+    }
+    assert_eq!(shown["steps"].as_array().unwrap().len(), 2);
+    let (nobody, other) = ("0".repeat(64), "/admin/records/default/12/steps");
+    assert_eq!(server.send(Request::get(&place.replace(record["id"].as_str().unwrap(), &nobody))).status, 404);
+    assert_eq!(server.send(Request::get(other)).status, 400);
     assert_eq!(server.post("/steps?fail=3&as=status", &key).status, 201);
     assert_eq!(unfinished()["records"].as_array().unwrap().len(), 0);
+    let shown: serde_json::Value = server.send(Request::get(&place)).json();
+    assert_eq!(shown["steps"], serde_json::json!([]), "the stored response has ended the steps");
 }

@@ -1,7 +1,7 @@
 -- Tells what is known of a record. Changes nothing.
 --
 -- Replies {state, attempt, ms left, response, owner, fingerprint, replays, first seen in ms, last seen in ms, lost owner,
---          status not stored, principal tag, steps: name and size…}
+--          status not stored, principal tag, steps: name, size and moment in ms (0: not known)…}
 --           state: 'D' completed · 'P' in flight · 'L' lapsed · 'X' lost · 'F' free; ms left: of the lease, of the grace,
 --           else of the record; a size of -1: the step was started
 --         {'N'}  there is none
@@ -21,5 +21,6 @@ local reply = {state, r.attempt, left, state == 'D' and f[1], r.owner, r.fingerp
 for n = 1, r.steps do
   reply[#reply + 1] = redis.call('HGET', KEY, 'J' .. n)
   reply[#reply + 1] = redis.call('HEXISTS', KEY, 'R' .. n) == 1 and redis.call('HSTRLEN', KEY, 'R' .. n) or -1
+  reply[#reply + 1] = tonumber(redis.call('HGET', KEY, 'T' .. n) or 0)
 end
 return reply

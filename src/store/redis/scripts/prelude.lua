@@ -70,16 +70,16 @@ local function uncover(r, lost)
   redis.call('PEXPIREAT', KEY, text(r.previous))
 end
 
--- The steps: name and result of each, one after the other. A result of `false`: the step was started.
+-- The steps: name, result and moment of each, one after the other. A result of `false`: the step was started.
 local function steps(count)
   local fields = {}
   for n = 1, count do
-    fields[2 * n - 1], fields[2 * n] = 'J' .. n, 'R' .. n
+    fields[3 * n - 2], fields[3 * n - 1], fields[3 * n] = 'J' .. n, 'R' .. n, 'T' .. n
   end
   return count > 0 and redis.call('HMGET', KEY, unpack(fields)) or {}
 end
 
 local function forget_steps(count)
-  for n = 1, count do redis.call('HDEL', KEY, 'J' .. n, 'R' .. n) end
+  for n = 1, count do redis.call('HDEL', KEY, 'J' .. n, 'R' .. n, 'T' .. n) end
   redis.call('HDEL', KEY, 'j')
 end
