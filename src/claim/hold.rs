@@ -49,6 +49,9 @@ pub(crate) struct HeldClaim {
     has_steps: bool,
     /// Whether the client was promised an answer with a 202. `None`: it did not ask for that.
     promise: Option<Arc<AtomicBool>>,
+    /// The pairs that explain a later mismatch, for the record.
+    #[cfg(feature = "encryption")]
+    pairs: Option<Box<[u8]>>,
     /// The status of a response that is not stored.
     status: u16,
     /// How long the record of the response is kept.
@@ -107,6 +110,8 @@ impl HeldClaim {
             release_as: ReleaseAs::Free,
             has_steps: false,
             promise: None,
+            #[cfg(feature = "encryption")]
+            pairs: None,
             status: 500,
             ttl,
             request: None,
@@ -125,6 +130,8 @@ impl HeldClaim {
             release_as: ReleaseAs::Free,
             has_steps: false,
             promise: None,
+            #[cfg(feature = "encryption")]
+            pairs: None,
             status: 500,
             ttl,
             request: None,
@@ -187,6 +194,12 @@ impl HeldClaim {
         self.status = status.as_u16();
     }
 
+    /// The record of the response gets the pairs that explain a later mismatch.
+    #[cfg(feature = "encryption")]
+    pub(crate) fn explained_by(&mut self, pairs: Vec<u8>) {
+        self.pairs = Some(pairs.into());
+    }
+
     /// The record of the response is kept for this long.
     pub(crate) fn keep_for(&mut self, ttl: Duration) {
         self.ttl = ttl;
@@ -216,6 +229,11 @@ impl HeldClaim {
     ///
     /// From this call on (not from the first poll) the response is stored even if the returned future is dropped.
     pub(crate) fn complete(mut self: Box<Self>, record: Record) -> Either<Ready<Written>, BoxFuture<'static, Written>> {
+        #[cfg(feature = "encryption")]
+        let record = match self.pairs.take() {
+            Some(pairs) => record.with_pairs(&pairs),
+            None => record,
+        };
         self.warn_of_ceiling();
         let record = match self.request.take() {
             Some(digest) => record.of_request(*digest),

@@ -8,14 +8,14 @@ use std::{
     time::Duration,
 };
 
-use super::config::at_most_a_century;
+use super::{Claims, config::at_most_a_century};
 use crate::{
     key::RecordId,
     record::{Record, UnreadableRecord},
     sealing::{CacheSeals, Check, STEP_OVERHEAD, Sealing},
     store::{
-        Begin, BeginRequest, Claim, Completion, Forgotten, Inspection, OwnerToken, ReleaseAs, Renewal, Restore, Saved,
-        Step, Store, StoreError, StoreFuture,
+        Begin, BeginRequest, Claim, Completion, Forgotten, Inspection, OwnerToken, RecordState, ReleaseAs, Renewal,
+        Restore, Saved, Step, Store, StoreError, StoreFuture,
     },
 };
 
@@ -116,6 +116,20 @@ impl Sealed {
         }
         self.is_checked.store(true, Relaxed);
         Ok(())
+    }
+}
+
+impl Claims {
+    /// The stored record of an id, opened. `None`: there is none, it does not open, or the store can't tell in time.
+    pub(crate) async fn stored(&self, id: &RecordId, sealing: Option<&Sealing>) -> Option<Record> {
+        let call = self.handle.call("inspect", self.handle.store.inspect(id));
+        let seen = call.within(self.config.timeout).await.ok()??;
+        let record = seen.record.filter(|_| seen.state == RecordState::Completed)?;
+        match self.handle.seals() {
+            // The client's key is needed, too.
+            Some(seals) if record.is_sealed() => seals.open(id, &record, sealing).ok(),
+            _ => Some(record),
+        }
     }
 }
 

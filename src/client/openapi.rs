@@ -120,7 +120,7 @@ pub fn components(settings: &Settings) -> String {
     json!({
         "parameters": parameters,
         "headers": headers(settings),
-        "schemas": { "IdempotencyProblem": schema() },
+        "schemas": { "IdempotencyProblem": schema(settings) },
         "responses": responses,
     })
     .to_string()
@@ -242,8 +242,8 @@ fn headers(settings: &Settings) -> Value {
     Value::Object(headers)
 }
 
-fn schema() -> Value {
-    json!({
+fn schema(settings: &Settings) -> Value {
+    let mut schema = json!({
         "type": "object",
         "description": "RFC 9457 problem details. Programs go by `type`.",
         "required": ["type", "title", "status"],
@@ -262,7 +262,16 @@ fn schema() -> Value {
                 },
             },
         },
-    })
+    });
+    if settings.fingerprint.differences {
+        schema["properties"]["differences"] = json!({
+            "type": "array",
+            "description": "With `key-reused`: JSON pointers to the members of the body that the first request had otherwise, \
+                            or did not have.",
+            "items": { "type": "string" },
+        });
+    }
+    schema
 }
 
 /// The problems that an operation can be refused with, by status.

@@ -23,6 +23,9 @@
 //! | `steps-full` | 500 | reports it: the handler has more steps, or larger results, than a record may have |
 //! | `not-recorded` | 500 | reports it: a success that must not be recorded was rolled back |
 //!
+//! With the setting `fingerprint.differences`, a `key-reused` may have a member `differences`: the JSON pointers to the
+//! members of the body that the first request had otherwise, or did not have.
+//!
 //! An unreadable body (400), a panicked handler and a misconfigured instance (500) are `about:blank`: their status says
 //! it all.
 
@@ -125,6 +128,8 @@ pub struct Refusal<'a> {
     pub detail: &'a str,
     /// How long the client should wait before it sends the request again. `None`: it would be refused again.
     pub retry_after: Option<Duration>,
+    /// The JSON pointers to the members that differ from those of the first request. `None`: they are not known.
+    pub differences: Option<&'a [String]>,
 }
 
 impl Default for ProblemStyle {
@@ -316,6 +321,11 @@ impl Problem {
     }
 
     pub(crate) fn response(self, style: &ProblemStyle) -> HttpResponse {
+        self.explained(style, None)
+    }
+
+    /// As [`response`](Self::response), with the pointers to the members that differ.
+    pub(crate) fn explained(self, style: &ProblemStyle, differences: Option<&[String]>) -> HttpResponse {
         let status = self.status(style);
         let mut response = HttpResponse::build(status);
         response.insert_header((header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json")));
@@ -332,15 +342,17 @@ impl Problem {
         let (base, name) = self.name().map_or(("about:", "blank"), |name| (TYPE_BASE, name));
         let (title, detail) = (self.title(), self.detail(style));
         let error = if style.stripe_error { self.stripe_error(&detail) } else { String::new() };
-        // No text here comes from outside or has a character that JSON escapes.
+        let pointers = differences.and_then(|pointers| serde_json::to_string(pointers).ok());
+        let pointers = pointers.map_or_else(String::new, |pointers| format!(r#","differences":{pointers}"#));
+        // No other text here comes from outside or has a character that JSON escapes.
         let response = response.body(format!(
-            r#"{{"type":"{base}{name}","title":"{title}","status":{},"detail":"{detail}"{error}}}"#,
+            r#"{{"type":"{base}{name}","title":"{title}","status":{},"detail":"{detail}"{pointers}{error}}}"#,
             status.as_u16(),
         ));
         match &style.shape {
             Some(shape) => {
                 let (name, retry_after) = (self.name(), self.retry_after());
-                shape(&Refusal { name, status, title, detail: &detail, retry_after }, response)
+                shape(&Refusal { name, status, title, detail: &detail, retry_after, differences }, response)
             }
             None => response,
         }

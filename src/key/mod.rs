@@ -15,6 +15,10 @@ pub(crate) mod record_id;
 mod sources;
 mod structured_field;
 
+#[cfg(all(test, feature = "encryption"))]
+pub(crate) use self::encoder::MOST_LEAVES;
+#[cfg(feature = "encryption")]
+pub(crate) use self::encoder::{Leaf, leaves};
 pub(crate) use self::{
     client_key::header_name,
     comparison::{Comparison, pointer},

@@ -32,6 +32,9 @@ pub(crate) struct Recorded {
     /// How large a kept body may be.
     pub(crate) most: usize,
     pub(crate) lent: Box<dyn Lent>,
+    /// The pairs that explain a later mismatch, for the row's record.
+    #[cfg(feature = "encryption")]
+    pub(crate) pairs: std::cell::OnceCell<Box<[u8]>>,
     /// Whether claims are completed as well, for processes that don't know the ledger yet.
     pub(crate) is_in_transition: bool,
 }
@@ -52,8 +55,19 @@ pub(crate) trait Lent {
 }
 
 impl Recorded {
+    /// The record of the row gets the pairs that explain a later mismatch.
+    #[cfg(feature = "encryption")]
+    pub(crate) fn explained_by(&self, pairs: &[u8]) {
+        let _ = self.pairs.set(pairs.into());
+    }
+
     /// The row of this run with this record, which is kept for this long.
     pub(crate) fn row(&self, record: Record, keep: Duration, max_run: Duration) -> NewRow {
+        #[cfg(feature = "encryption")]
+        let record = match self.pairs.get() {
+            Some(pairs) => record.with_pairs(pairs),
+            None => record,
+        };
         let look = self.look.borrow();
         self.token.set(OwnerToken::random());
         NewRow {

@@ -133,7 +133,7 @@ pub(super) struct WrapConfig {
     /// Where keys may be, beside headers. `None`: in headers only.
     pub(super) sources: Option<Rc<Sources>>,
     /// The parts of a request that fingerprints compare beside those of the encoder.
-    comparison: Comparison,
+    pub(super) comparison: Comparison,
     /// The scheme of its fingerprints.
     scheme: [u8; 2],
     /// With `body = stream`: the schemes without and with a digest of the body.
@@ -148,6 +148,9 @@ pub(super) struct WrapConfig {
     pub(super) reconcile: Option<ReconcileFn>,
     /// Whether clients may get a 202 while an operation goes on.
     pub(super) responds_async: bool,
+    /// Whether a mismatch is explained: `fingerprint.differences`. An observed request is told nothing.
+    #[cfg(feature = "encryption")]
+    pub(super) explains: bool,
 }
 
 impl WrapConfig {
@@ -244,6 +247,8 @@ impl WrapConfig {
             principal: plan.principal.clone().or_else(|| shared.principal.clone()),
             steps: Rc::new(claims.clone()),
             responds_async: plan.responds_async,
+            #[cfg(feature = "encryption")]
+            explains: settings.fingerprint.differences && !settings.is_observed(),
             reconcile: plan.reconcile.clone().filter(|_| !settings.is_observed()),
             claims,
             ledger,

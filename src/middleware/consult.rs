@@ -79,7 +79,7 @@ where
         let patience = storage.timeout;
         let is_settled = match &answer {
             Ok(ClaimAnswer::Recorded(row)) if question.is_answered_by(row) => return self.replay_row(row),
-            Ok(ClaimAnswer::Recorded(_)) => return Decision::Refuse(Problem::KeyReused),
+            Ok(ClaimAnswer::Recorded(row)) => return self.is_of_another(row),
             Ok(ClaimAnswer::Run { held, .. }) => held.claim().is_none_or(|claim| claim.taken_over),
             Ok(ClaimAnswer::OwnerLost) => true,
             Ok(ClaimAnswer::Completed { .. } | ClaimAnswer::InFlight(_) | ClaimAnswer::Mismatch) => false,
@@ -104,9 +104,8 @@ where
             question.ledger.look(question.id, patience).await
         };
         let row = asked.as_ref().ok().and_then(|look| look.row.as_ref());
-        let decision = row.map(|row| {
-            if question.is_answered_by(row) { self.replay_row(row) } else { Decision::Refuse(Problem::KeyReused) }
-        });
+        let decision =
+            row.map(|row| if question.is_answered_by(row) { self.replay_row(row) } else { self.is_of_another(row) });
         match answer {
             Ok(ClaimAnswer::Run { held, .. }) => match (decision, asked) {
                 (Some(decision), _) => {
@@ -152,6 +151,16 @@ where
         }
     }
 
+    /// The row under the key is that of another operation.
+    #[cfg_attr(not(feature = "encryption"), expect(clippy::unused_self, reason = "the feature uses it"))]
+    fn is_of_another(&mut self, row: &Row) -> Decision<B> {
+        #[cfg(feature = "encryption")]
+        self.differs_from(row);
+        #[cfg(not(feature = "encryption"))]
+        let _ = row;
+        Decision::Refuse(Problem::KeyReused)
+    }
+
     /// Prepares the run: its answer will be recorded in the ledger.
     fn records(&self, question: &Question, look: Look, attempt: u32) {
         let Some(run) = &self.operation.ledger else { return };
@@ -170,6 +179,8 @@ where
             look: look.into(),
             most: storage.max_response_body,
             lent: Box::new(lending),
+            #[cfg(feature = "encryption")]
+            pairs: std::cell::OnceCell::new(),
             is_in_transition: self.config.is_in_transition,
         });
     }

@@ -9,6 +9,8 @@ use actix_web::{
     dev::{ServiceRequest, ServiceResponse},
 };
 
+#[cfg(feature = "encryption")]
+use super::differences::Explanation;
 use super::{
     accepted::{accepted, wait_of},
     config::ComparedBody,
@@ -253,6 +255,10 @@ where
             ComparedBody::Read(self.body.pieces())
         };
         let (id, request) = self.config.claim_request(&self.pending.head(), &key, principal, body, if_completed);
+        #[cfg(feature = "encryption")]
+        if self.config.explains {
+            self.explanation = Some(Box::new(Explanation::new(request.sealing.clone())));
+        }
         self.operation.recorder.asks_for(request.id);
         self.asked = Some((key, id));
         request

@@ -38,6 +38,8 @@ mod config;
 mod consult;
 mod decide;
 mod detach;
+#[cfg(feature = "encryption")]
+mod differences;
 pub mod guard;
 mod nesting;
 mod operation;

@@ -18,6 +18,8 @@ use actix_web::{
 };
 use tracing::Instrument as _;
 
+#[cfg(feature = "encryption")]
+use super::differences::Explanation;
 use super::{
     accepted::Promise,
     config::{WrapConfig, WrapPlan},
@@ -203,6 +205,8 @@ where
             principal,
             content_digest: None,
             counted: None,
+            #[cfg(feature = "encryption")]
+            explanation: None,
             asked: None,
             promise: promise.as_ref().map(|promise| promise.is_made()),
         };
@@ -233,6 +237,9 @@ pub(super) struct Governed<S: Service<ServiceRequest>> {
     pub(super) promise: Option<Arc<AtomicBool>>,
     /// The SHA-256 of the body, as the client says (`body = stream`).
     pub(super) content_digest: Option<Box<[u8; 32]>>,
+    /// `None`: mismatches are not explained.
+    #[cfg(feature = "encryption")]
+    pub(super) explanation: Option<Box<Explanation>>,
     /// The key and the record id of a request about which the store was asked.
     pub(super) asked: Option<(Key, RecordId)>,
     /// Last, so that everything else of the request is gone before its key is free.
@@ -255,6 +262,10 @@ where
                 let mut decision = self.decide().await;
                 if let Some(first_runs) = self.config.first_runs.clone() {
                     decision = Box::pin(self.admit(decision, &first_runs)).await;
+                }
+                #[cfg(feature = "encryption")]
+                if self.explanation.is_some() {
+                    Box::pin(self.explain(&mut decision)).await;
                 }
                 if let Some(ask) = self.config.reconcile.clone() {
                     decision = Box::pin(self.reconcile(decision, ask)).await;
@@ -294,7 +305,11 @@ where
         if !is_of_body {
             self.body.discard(self.config.body_limits()).await;
         }
-        let response = problem.response(&self.config.style).map_body(|_, body| AnswerBody::boxed(body));
+        #[cfg(feature = "encryption")]
+        let differences = self.explanation.as_ref().and_then(|explanation| explanation.differences.as_deref());
+        #[cfg(not(feature = "encryption"))]
+        let differences = None;
+        let response = problem.explained(&self.config.style, differences).map_body(|_, body| AnswerBody::boxed(body));
         self.pending.answer(response, &self.config.synthetic)
     }
 

@@ -1,9 +1,13 @@
 //! What a record keeps beside the response: parts of the head, each with a tag.
 
-use super::{Record, UnreadableRecord, damaged};
+use super::{Opened, Record, UnreadableRecord, damaged};
 
 /// The tag of a [`RequestDigest`].
 const REQUEST: u8 = 1;
+
+/// The tag of the pairs that explain a mismatch.
+#[cfg(feature = "encryption")]
+const PAIRS: u8 = 2;
 
 /// Tag and length.
 const BEFORE: usize = 3;
@@ -38,8 +42,20 @@ impl Record {
     /// The digest of the request's body. `None`: it was compared before anything ran.
     pub(crate) fn request_digest(&self) -> Result<Option<RequestDigest>, UnreadableRecord> {
         let opened = self.open()?;
-        let Some((_, bytes)) = all(opened.extras).flatten().find(|(tag, _)| *tag == REQUEST) else { return Ok(None) };
+        let Some(bytes) = opened.extra(REQUEST) else { return Ok(None) };
         RequestDigest::of_bytes(bytes).map(Some).ok_or_else(|| damaged("a digest of another length"))
+    }
+
+    /// The same record with the pairs that explain a mismatch, unless it has some.
+    #[cfg(feature = "encryption")]
+    pub(crate) fn with_pairs(&self, pairs: &[u8]) -> Self {
+        if self.pairs().is_some() { self.clone() } else { self.with_extra(PAIRS, pairs) }
+    }
+
+    /// The pairs that explain a mismatch.
+    #[cfg(feature = "encryption")]
+    pub(crate) fn pairs(&self) -> Option<&[u8]> {
+        self.open().ok()?.extra(PAIRS)
     }
 
     fn with_extra(&self, tag: u8, bytes: &[u8]) -> Self {
@@ -48,6 +64,12 @@ impl Record {
         let length = u16::try_from(bytes.len()).unwrap_or(u16::MAX).to_le_bytes();
         let extras = [opened.extras, &[tag], &length, bytes].concat();
         Self::encode(&opened.head, &extras, opened.body_bytes)
+    }
+}
+
+impl<'a> Opened<'a> {
+    fn extra(&self, wanted: u8) -> Option<&'a [u8]> {
+        all(self.extras).flatten().find(|(tag, _)| *tag == wanted).map(|(_, bytes)| bytes)
     }
 }
 
@@ -97,6 +119,24 @@ mod tests {
         }
         assert_eq!(kept.response().unwrap(), record().response().unwrap());
         assert_eq!(kept.len(), record().len() + 43);
+    }
+
+    #[cfg(feature = "encryption")]
+    #[test]
+    fn a_record_keeps_its_pairs_beside_its_response() {
+        for (body, pairs) in [(None, &b""[..]), (Some(&b"body"[..]), b"12345678"), (Some(b""), &[7; 512])] {
+            let plain = Record::new(StatusCode::CREATED, [], body);
+            let with = plain.with_pairs(pairs).of_request(DIGEST);
+            assert_eq!(with.pairs(), Some(pairs));
+            let back = Record::from_bytes(with.to_bytes()).unwrap();
+            assert_eq!((back.pairs(), &back), (Some(pairs), &with));
+            assert_eq!(back.request_digest().unwrap(), Some(DIGEST));
+            assert_eq!(back.response().unwrap(), plain.response().unwrap());
+            assert_eq!(back.without_body().pairs(), Some(pairs), "a body that is given up leaves them");
+            assert_eq!(with.with_body(b"other").pairs(), Some(pairs));
+            assert_eq!(back.with_pairs(b"others"), with, "the first ones stay");
+            assert_eq!(plain.pairs(), None);
+        }
     }
 
     #[test]

@@ -10,6 +10,8 @@ mod index;
 #[cfg(feature = "encryption")]
 mod operation;
 #[cfg(feature = "encryption")]
+mod pairs;
+#[cfg(feature = "encryption")]
 mod ring;
 #[cfg(feature = "encryption")]
 mod seals;

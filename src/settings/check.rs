@@ -93,6 +93,7 @@ impl Settings {
         self.check_values()?;
         self.check_ignored()?;
         self.check_streamed()?;
+        self.check_differences()?;
         self.encryption.check().map_err(ConfigError::Combination)?;
         if self.cache(&self.storage.cache_name).is_none() {
             return Err(ConfigError::UnknownCache {

@@ -18,6 +18,8 @@ pub struct FingerprintSettings {
     /// `ignore`: JSON pointers (RFC 6901) to the parts of JSON bodies that do not count. Needs
     /// `encoder = canonical-json`.
     pub ignore: Vec<String>,
+    /// `differences`: whether a mismatch names the members of a JSON body that differ. Needs `encryption.index_key`.
+    pub differences: bool,
 }
 
 /// How queries are compared; setting `fingerprint.query`.
@@ -84,6 +86,25 @@ impl FingerprintSettings {
 }
 
 impl Settings {
+    /// Without a key, what a record keeps of a body could be tried against guesses of each member.
+    pub(super) fn check_differences(&self) -> Result<(), ConfigError> {
+        if !self.fingerprint.differences {
+            return Ok(());
+        }
+        if !cfg!(feature = "encryption") {
+            let setting = "fingerprint.differences";
+            return Err(ConfigError::MissingFeature { setting, name: "true", feature: "encryption" });
+        }
+        if self.encryption.index_key.is_none() {
+            return Err(ConfigError::Combination(
+                "`fingerprint.differences` keeps hashes of the members of JSON bodies, and needs `encryption.index_key`: \
+                 without a key anybody who reads a store could try guesses against them"
+                    .into(),
+            ));
+        }
+        Ok(())
+    }
+
     /// Only one encoder knows the members of a body.
     pub(super) fn check_ignored(&self) -> Result<(), ConfigError> {
         if self.fingerprint.ignore.is_empty() || self.encoder == "canonical-json" {

@@ -153,6 +153,7 @@ pub(super) const ROOT: &[Setting<Settings>] = settings! {
         _ => None,
     } => s.fingerprint.multipart;
     "fingerprint.ignore", POINTERS, |s, v| pointers(v) => s.fingerprint.ignore;
+    "fingerprint.differences", "true or false", |s, v| flag(v) => s.fingerprint.differences;
     "lock.class", NAME, |s, v| name(v) => s.lock.class;
     "lock.location", "a host, host:port or URL", |s, v| name(v).map(Into::into) => s.lock.location;
     "lock.name", NAME, |s, v| name(v) => s.lock.name;

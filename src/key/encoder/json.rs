@@ -132,12 +132,18 @@ fn is_exact(number: &[u8]) -> bool {
 }
 
 /// Writes one value to the end of a buffer. serde_json bounds the depth.
-struct Canonical<'a, 'de> {
-    to: &'a mut Vec<u8>,
+pub(super) struct Canonical<'a, 'de> {
+    pub(super) to: &'a mut Vec<u8>,
     /// The pointers from this value to the parts that are left out.
-    ignored: &'a [&'a [String]],
+    pub(super) ignored: &'a [&'a [String]],
     /// The texts that were left out.
-    skipped: &'a mut Vec<&'de str>,
+    pub(super) skipped: &'a mut Vec<&'de str>,
+}
+
+/// The pointers from a member or an item on. An empty one means that it is left out itself.
+pub(super) fn beyond<'p>(ignored: &[&'p [String]], token: &str) -> Vec<&'p [String]> {
+    let ignored = ignored.iter().filter_map(|pointer| pointer.split_first());
+    ignored.filter(|(first, _)| *first == token).map(|(_, rest)| rest).collect()
 }
 
 impl Canonical<'_, '_> {
@@ -150,12 +156,6 @@ impl Canonical<'_, '_> {
         to.push(kind);
         to.extend((value.len() as u64).to_le_bytes());
         to.extend_from_slice(value);
-    }
-
-    /// The pointers from a member or an item on. An empty one means that it is left out itself.
-    fn beyond<'p>(ignored: &[&'p [String]], token: &str) -> Vec<&'p [String]> {
-        let ignored = ignored.iter().filter_map(|pointer| pointer.split_first());
-        ignored.filter(|(first, _)| *first == token).map(|(_, rest)| rest).collect()
     }
 }
 
@@ -215,8 +215,7 @@ impl<'de> Visitor<'de> for Canonical<'_, 'de> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
         self.to.push(b'[');
         for at in 0_usize.. {
-            let ignored =
-                if self.ignored.is_empty() { Vec::new() } else { Self::beyond(self.ignored, &at.to_string()) };
+            let ignored = if self.ignored.is_empty() { Vec::new() } else { beyond(self.ignored, &at.to_string()) };
             if ignored.contains(&&[][..]) {
                 let Some(skipped) = items.next_element::<&RawValue>()? else { break };
                 self.skipped.push(skipped.get());
@@ -239,7 +238,7 @@ impl<'de> Visitor<'de> for Canonical<'_, 'de> {
             if !seen.insert(name.clone()) {
                 return Err(A::Error::custom("a member twice"));
             }
-            let ignored = if self.ignored.is_empty() { Vec::new() } else { Self::beyond(self.ignored, &name) };
+            let ignored = if self.ignored.is_empty() { Vec::new() } else { beyond(self.ignored, &name) };
             if ignored.contains(&&[][..]) {
                 self.skipped.push(members.next_value::<&RawValue>()?.get());
                 continue;

@@ -1,6 +1,8 @@
 //! Makes two things of a request: the text that finds its record, and the fingerprint that checks it.
 
 mod json;
+#[cfg(feature = "encryption")]
+mod leaves;
 mod multipart;
 
 use std::{borrow::Cow, fmt};
@@ -14,6 +16,10 @@ use sha2::{Digest as _, Sha256};
 
 pub use self::json::CanonicalJsonEncoder;
 pub(crate) use self::json::is_json;
+#[cfg(all(test, feature = "encryption"))]
+pub(crate) use self::leaves::MOST_LEAVES;
+#[cfg(feature = "encryption")]
+pub(crate) use self::leaves::{Leaf, leaves};
 
 use super::{
     Key, Principal,

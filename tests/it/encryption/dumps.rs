@@ -42,7 +42,7 @@ async fn the_memory_store() {
 
 /// A storage of key and value, composed with a lock.
 #[derive(Clone, Default)]
-struct Map(Arc<Mutex<HashMap<String, Bytes>>>);
+pub(super) struct Map(pub(super) Arc<Mutex<HashMap<String, Bytes>>>);
 
 impl Storage for Map {
     async fn get(&self, name: &str) -> Result<Option<Bytes>, StoreError> {

@@ -3,6 +3,7 @@
 mod checks;
 mod client_mode;
 mod common;
+mod differences;
 mod dumps;
 mod ledgers;
 mod operators;

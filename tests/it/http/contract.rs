@@ -62,6 +62,8 @@ fn the_description_is_valid_for_every_profile_and_policy() {
     for mut settings in [Settings::default(), Settings::ietf(), Settings::stripe(), streaming] {
         settings.expires_header = Some("idempotency-expires".parse().unwrap());
         settings.on_unknown = OnUnknown::Reject;
+        settings.limits.fresh_per_principal = "600/m".parse().ok();
+        settings.fingerprint.differences = true;
         for policy in [Policy::Required, Policy::Optional, Policy::Manual, Policy::OptionalManual, Policy::Exempt] {
             let document = document(&settings, policy);
             let spec: Spec = serde_json::from_value(document.clone()).unwrap();

@@ -95,7 +95,7 @@ fn operators_list_unfinished_operations_with_their_steps() {
     assert!(record["steps"][0]["saved"].as_str().unwrap().ends_with("GMT"));
     let log = std::fs::read_to_string(log.path()).unwrap();
     let values: Vec<&str> =
-        log.lines().filter(|line| line.starts_with("step ")).flat_map(|l| l.rsplit(' ').next()).collect();
+        log.lines().filter(|line| line.starts_with("step ")).filter_map(|l| l.rsplit(' ').next()).collect();
     assert!(values.iter().all(|value| !records.to_string().contains(value)), "results are not shown");
     let place = format!("/admin/records/default/{}/steps", record["id"].as_str().unwrap());
     let shown: serde_json::Value = server.send(Request::get(&place)).json();

@@ -347,3 +347,13 @@ fn a_setting_that_all_wraps_share_can_not_be_changed_at_one_wrap() {
     assert!(!starts_with(|settings| settings.limits.principal_share = 1.0));
     assert!(!starts_with(|settings| settings.limits.fresh_per_principal = "1/s".parse().ok()));
 }
+
+#[test]
+#[cfg(not(feature = "encryption"))]
+fn differences_need_a_feature() {
+    let mut settings = Settings::default();
+    settings.fingerprint.differences = true;
+    let error = Idempotency::builder().settings(settings).build().unwrap_err();
+    assert!(matches!(error, ConfigError::MissingFeature { feature: "encryption", .. }), "{error}");
+    assert!(error.to_string().contains("fingerprint.differences"), "{error}");
+}

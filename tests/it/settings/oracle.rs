@@ -99,6 +99,8 @@ pub(super) const ROOT: &[Known<Settings>] = known! {
     "fingerprint.ignore": |s: &Settings| s.fingerprint.ignore.clone();
         ("[\"/sent_at\", \"/meta/attempt\"]", "/sent_at,/meta/attempt") is "[\"/sent_at\", \"/meta/attempt\"]",
         ("[]", "none") is "[]"; not "sent_at", "/a~2";
+    "fingerprint.differences": |s: &Settings| s.fingerprint.differences; ("true", "true") is "true",
+        ("'false'", "false") is "false"; not "", "yes";
     "lock.class": |s: &Settings| s.lock.class.clone(); ("\"thread\"", "thread") is "\"thread\""; not "";
     "lock.location": |s: &Settings| s.lock.location.as_str().to_owned(); ("\"h:1\"", "h:1") is "\"h:1\""; not "";
     "lock.name": |s: &Settings| s.lock.name.clone(); ("\"Theirs\"", "Theirs") is "\"Theirs\""; not "";
