@@ -1,18 +1,19 @@
-//! A store that takes everything and keeps nothing.
+//! A store that takes everything and keeps the first response only.
 
-use std::time::Duration;
+use std::{sync::OnceLock, time::Duration};
 
 use actix_idempotency::{
     key::{Fingerprint, RecordId},
     record::Record,
     store::{
-        Begin, BeginRequest, Claim, Completion, Forgotten, Inspection, OwnerToken, ReleaseAs, Renewal, Store,
-        StoreError, StoreFuture, Wait,
+        Begin, BeginRequest, Claim, Completion, Forgotten, Inspection, OwnerToken, RecordState, ReleaseAs, Renewal,
+        Store, StoreError, StoreFuture, Wait,
     },
 };
 
-/// Takes every response and keeps none.
-pub(crate) struct Forgetful;
+/// Takes every response and keeps the first.
+#[derive(Default)]
+pub(crate) struct Forgetful(OnceLock<Record>);
 
 pub(crate) fn claim() -> Claim {
     let (id, fingerprint) = (RecordId::from_bytes([1; 32]), Fingerprint::from_bytes([1; Fingerprint::LENGTH]));
@@ -28,7 +29,8 @@ impl Store for Forgetful {
         StoreFuture::ready(Ok(Renewal::Extended))
     }
 
-    fn complete<'a>(&'a self, _: &'a Claim, _: &'a Record, _: Duration) -> StoreFuture<'a, Completion> {
+    fn complete<'a>(&'a self, _: &'a Claim, record: &'a Record, _: Duration) -> StoreFuture<'a, Completion> {
+        self.0.get_or_init(|| record.clone());
         StoreFuture::ready(Ok(Completion::Stored))
     }
 
@@ -36,8 +38,10 @@ impl Store for Forgetful {
         StoreFuture::ready(Ok(true))
     }
 
-    fn inspect<'a>(&'a self, _: &'a RecordId) -> StoreFuture<'a, Option<Inspection>> {
-        StoreFuture::ready(Ok(None))
+    fn inspect<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<Inspection>> {
+        let mut seen = Inspection::new(*id, RecordState::Completed, Duration::ZERO);
+        seen.record = self.0.get().cloned();
+        StoreFuture::ready(Ok(Some(seen)))
     }
 
     fn forget<'a>(&'a self, _: &'a RecordId) -> StoreFuture<'a, Forgotten> {

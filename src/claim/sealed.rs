@@ -98,10 +98,10 @@ impl Sealed {
         {
             seen.record = Some(opened);
         }
-        if self.seals.seals_steps() {
-            for step in &mut seen.steps {
-                step.size = step.size.map(|size| size.saturating_sub(STEP_OVERHEAD));
-            }
+        // Exact, unless another algorithm has sealed the step.
+        let overhead = self.seals.step_overhead();
+        for step in &mut seen.steps {
+            step.size = step.size.map(|size| size.saturating_sub(overhead));
         }
         seen
     }

@@ -7,10 +7,10 @@ use super::UnreadableRecord;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SealingAlgorithm {
-    /// XChaCha20-Poly1305, with random nonces of 192 bits.
-    #[default]
+    /// XChaCha20-Poly1305, with random nonces of 192 bits: for processors without AES.
     XChaCha20Poly1305,
-    /// AES-256-GCM-SIV, for where AES is asked for.
+    /// AES-256-GCM-SIV, whose nonces may repeat.
+    #[default]
     Aes256GcmSiv,
 }
 

@@ -2,8 +2,8 @@
 
 use aes_gcm_siv::Aes256GcmSiv;
 use chacha20poly1305::{
-    AeadInPlace as _, KeyInit as _, XChaCha20Poly1305,
-    aead::{self, generic_array::GenericArray},
+    AeadInOut as _, KeyInit as _, XChaCha20Poly1305,
+    aead::{self, array::Array},
 };
 
 use super::secret::Secret;
@@ -13,7 +13,7 @@ use crate::record::SealingAlgorithm;
 pub(super) const TAG: usize = 16;
 
 /// A key, ready for one algorithm.
-#[expect(clippy::large_enum_variant, reason = "lives on the stack for one call")]
+#[expect(clippy::large_enum_variant, reason = "a ring has few, and others live on the stack for one call")]
 pub(super) enum Cipher {
     XChaCha(XChaCha20Poly1305),
     GcmSiv(Aes256GcmSiv),
@@ -21,22 +21,21 @@ pub(super) enum Cipher {
 
 impl Cipher {
     pub(super) fn new(algorithm: SealingAlgorithm, key: &Secret) -> Self {
-        let key = GenericArray::from_slice(key.as_bytes());
+        let key = <&Array<u8, _>>::from(key.as_bytes());
         match algorithm {
             SealingAlgorithm::XChaCha20Poly1305 => Self::XChaCha(XChaCha20Poly1305::new(key)),
             SealingAlgorithm::Aes256GcmSiv => Self::GcmSiv(Aes256GcmSiv::new(key)),
         }
     }
 
-    /// Seals what `bytes` has from `at` on, and appends the tag.
-    pub(super) fn seal(&self, nonce: &[u8], data: &[u8], bytes: &mut Vec<u8>, at: usize) -> Result<(), aead::Error> {
+    /// Appends `plain` to `bytes`, sealed and with its tag.
+    pub(super) fn seal(&self, nonce: &[u8], data: &[u8], plain: &[u8], bytes: &mut Vec<u8>) -> Result<(), aead::Error> {
+        let at = bytes.len();
+        bytes.extend_from_slice(plain);
+        let part = (&mut bytes[at..]).into();
         let tag = match self {
-            Self::XChaCha(cipher) => {
-                cipher.encrypt_in_place_detached(GenericArray::from_slice(nonce), data, &mut bytes[at..])
-            }
-            Self::GcmSiv(cipher) => {
-                cipher.encrypt_in_place_detached(GenericArray::from_slice(nonce), data, &mut bytes[at..])
-            }
+            Self::XChaCha(cipher) => cipher.encrypt_inout_detached(fixed(nonce)?, data, part),
+            Self::GcmSiv(cipher) => cipher.encrypt_inout_detached(fixed(nonce)?, data, part),
         }?;
         bytes.extend_from_slice(&tag);
         Ok(())
@@ -53,14 +52,15 @@ impl Cipher {
         let (sealed, tag) = sealed.split_last_chunk::<TAG>().ok_or(aead::Error)?;
         let at = bytes.len();
         bytes.extend_from_slice(sealed);
-        let (opened, tag) = (&mut bytes[at..], GenericArray::from_slice(tag));
+        let (part, tag) = ((&mut bytes[at..]).into(), tag.into());
         match self {
-            Self::XChaCha(cipher) => {
-                cipher.decrypt_in_place_detached(GenericArray::from_slice(nonce), data, opened, tag)
-            }
-            Self::GcmSiv(cipher) => {
-                cipher.decrypt_in_place_detached(GenericArray::from_slice(nonce), data, opened, tag)
-            }
+            Self::XChaCha(cipher) => cipher.decrypt_inout_detached(fixed(nonce)?, data, part, tag),
+            Self::GcmSiv(cipher) => cipher.decrypt_inout_detached(fixed(nonce)?, data, part, tag),
         }
     }
+}
+
+/// A nonce as the algorithm takes it. One of another length does not fit.
+fn fixed<N: aead::array::ArraySize>(nonce: &[u8]) -> Result<&Array<u8, N>, aead::Error> {
+    nonce.try_into().map_err(|_| aead::Error)
 }

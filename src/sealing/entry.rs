@@ -219,7 +219,7 @@ mod tests {
         assert_eq!(with(|e| e.index_key = Some("env:A".parse().unwrap())), Ok(()));
         for wrong in [
             with(|e| e.mode = SealingMode::Client),
-            with(|e| e.algorithm = SealingAlgorithm::Aes256GcmSiv),
+            with(|e| e.algorithm = SealingAlgorithm::XChaCha20Poly1305),
             with(|e| e.accept_unsealed = true),
             with(|e| e.index_key_is_new = true),
             with(|e| e.keys = vec!["1:env:A".parse().unwrap(), "1:env:B".parse().unwrap()]),

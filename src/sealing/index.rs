@@ -4,13 +4,13 @@
 use std::sync::Arc;
 
 #[cfg(feature = "encryption")]
-use super::secret::Secret;
+use super::{mac::Mac, secret::Secret};
 use crate::key::{Fingerprint, Principal, RecordId};
 
 /// The setting `encryption.index_key`. Without it stores have the hashes as they are, and whoever reads a store can try
 /// guesses of keys, bodies and principals against them.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Index(#[cfg(feature = "encryption")] Option<Arc<Secret>>);
+pub(crate) struct Index(#[cfg(feature = "encryption")] Option<Arc<Mac>>);
 
 #[cfg(not(feature = "encryption"))]
 #[expect(clippy::unused_self, reason = "the feature uses it")]
@@ -33,18 +33,18 @@ impl Index {
 
 #[cfg(feature = "encryption")]
 impl Index {
-    pub(super) fn new(key: Option<Arc<Secret>>) -> Self {
-        Self(key)
+    pub(super) fn new(key: Option<&Secret>) -> Self {
+        Self(key.map(|key| Arc::new(Mac::new(key.as_bytes()))))
     }
 
-    pub(super) const fn key(&self) -> Option<&Arc<Secret>> {
-        self.0.as_ref()
+    pub(super) fn key(&self) -> Option<&Mac> {
+        self.0.as_deref()
     }
 
     /// The id under which a store has a record.
     pub(crate) fn id(&self, id: RecordId) -> RecordId {
         let Some(key) = &self.0 else { return id };
-        RecordId::from_bytes(mac(key, b"id", &[id.as_bytes()]))
+        RecordId::from_bytes(key.value(b"id", [id.as_bytes(), &[], &[]]))
     }
 
     /// The fingerprint that a store compares for the record `id`. Equal payloads look different in each record. The
@@ -52,29 +52,16 @@ impl Index {
     pub(crate) fn fingerprint(&self, id: &RecordId, fingerprint: Fingerprint) -> Fingerprint {
         let Some(key) = &self.0 else { return fingerprint };
         let (scheme, target, digest) = fingerprint.parts();
-        let target = mac(key, b"target", &[id.as_bytes(), target]);
-        let digest = mac(key, b"digest", &[id.as_bytes(), digest]);
+        let target = key.value(b"target", [id.as_bytes(), target, &[]]);
+        let digest = key.value(b"digest", [id.as_bytes(), digest, &[]]);
         Fingerprint::new(*scheme, *target.first_chunk().expect("a hash has 32 bytes"), digest)
     }
 
     /// The principal as a store knows it, for its tags.
     pub(crate) fn principal(&self, principal: Principal) -> Principal {
         let Some(key) = &self.0 else { return principal };
-        principal.hidden(|hash| mac(key, b"principal", &[hash]))
+        principal.hidden(|hash| key.value(b"principal", [hash, &[], &[]]))
     }
-}
-
-/// HMAC-SHA256. The purpose and all parts but the last have fixed lengths.
-#[cfg(feature = "encryption")]
-pub(super) fn mac(key: &Secret, purpose: &[u8], parts: &[&[u8]]) -> [u8; 32] {
-    use hmac::{Hmac, Mac as _};
-    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(key.as_bytes()).expect("HMAC takes keys of any length");
-    mac.update(&[purpose.len().to_le_bytes()[0]]);
-    mac.update(purpose);
-    for part in parts {
-        mac.update(part);
-    }
-    mac.finalize().into_bytes().into()
 }
 
 #[cfg(all(test, feature = "encryption"))]
@@ -83,7 +70,7 @@ mod tests {
     use crate::key::Match;
 
     fn index(byte: u8) -> Index {
-        Index::new(Some(Arc::new(Secret::new([byte; 32]))))
+        Index::new(Some(&Secret::new([byte; 32])))
     }
 
     /// A changed byte would lose every record of a shared store, and run its operations again.

@@ -8,6 +8,10 @@ mod cipher;
 mod entry;
 mod index;
 #[cfg(feature = "encryption")]
+mod mac;
+#[cfg(feature = "encryption")]
+mod nonce;
+#[cfg(feature = "encryption")]
 mod operation;
 #[cfg(feature = "encryption")]
 mod pairs;

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use super::{
     Encryption, KeyError, SealingMode,
     cipher::{Cipher, TAG},
-    index::mac,
+    mac::{Mac, derive},
+    nonce::Nonce,
     secret::Secret,
 };
 use crate::{
@@ -26,8 +27,8 @@ pub(super) struct Ring {
 struct RingKey {
     id: u16,
     key: Arc<Secret>,
-    /// The key of records with `mode = server`.
-    server: Secret,
+    /// The key of records with `mode = server`, for each algorithm.
+    server: [Cipher; 2],
 }
 
 /// What a sealed part is. A part that is put in the place of another one does not open.
@@ -74,7 +75,10 @@ impl Ring {
                 entry: entry.to_string(),
                 why,
             })?;
-            Ok(RingKey { id: entry.id, server: key.derive(&[], b"actix-idempotency record"), key })
+            let server = derive(&key, &[], b"actix-idempotency record");
+            let server = [SealingAlgorithm::XChaCha20Poly1305, SealingAlgorithm::Aes256GcmSiv]
+                .map(|algorithm| Cipher::new(algorithm, &server));
+            Ok(RingKey { id: entry.id, key, server })
         });
         let keys = keys.collect::<Result<Vec<_>, KeyError>>()?;
         let ring = Self { keys, algorithm: settings.algorithm, mode: settings.mode };
@@ -83,7 +87,10 @@ impl Ring {
 
     /// The numbers of the keys, and a value of each by which a store tells whether it is the same key as before.
     pub(super) fn checks(&self) -> impl Iterator<Item = (u16, [u8; 32])> {
-        self.keys.iter().map(|key| (key.id, mac(&key.key.derive(&[], b"actix-idempotency check"), b"check", &[])))
+        self.keys.iter().map(|key| {
+            let check = Mac::new(derive(&key.key, &[], b"actix-idempotency check").as_bytes());
+            (key.id, check.value(b"check", [&[]; 3]))
+        })
     }
 
     pub(super) fn has(&self, key: &Secret) -> bool {
@@ -99,28 +106,35 @@ impl Ring {
         (&self.keys[0], Algorithm { cipher: self.algorithm, client: self.mode == SealingMode::Client })
     }
 
-    /// Seals head and body of a record apart. `nonce` has the length that the algorithm takes.
+    /// The algorithm that seals.
+    pub(super) const fn algorithm(&self) -> SealingAlgorithm {
+        self.algorithm
+    }
+
+    /// The bytes that sealing adds to the result of a step.
+    pub(super) const fn step_overhead(&self) -> usize {
+        STEP_HEADER + Algorithm { cipher: self.algorithm, client: false }.nonce() + TAG
+    }
+
+    /// Seals head and body of a record apart.
     pub(super) fn seal(
         &self,
         place: Place<'_>,
         record: &Record,
         client: Option<&Secret>,
-        nonce: &[u8],
+        nonce: &Nonce,
     ) -> Result<Record, UnreadableRecord> {
         let (key, algorithm) = self.sealing();
         let (head, body) = record.plain_parts()?;
         let cipher = key.cipher(algorithm, client)?;
-        let mut bytes =
-            Record::sealed_header(algorithm, key.id, nonce, head.len() + TAG, body.map_or(0, |b| b.len() + TAG));
+        let (head_length, body_length) = (head.len() + TAG, body.map_or(0, |body| body.len() + TAG));
+        let mut bytes = Record::sealed_header(algorithm, key.id, nonce.as_bytes(), head_length, body_length);
         let failed = |_| UnreadableRecord::Damaged("a part is too large to be sealed".into());
-        let at = bytes.len();
-        bytes.extend_from_slice(head);
-        cipher.seal(nonce, &data(algorithm, key.id, Kind::Head, place), &mut bytes, at).map_err(failed)?;
+        let mut data = Data::new(algorithm, key.id, Kind::Head, place);
+        cipher.get().seal(nonce.as_bytes(), data.as_bytes(), head, &mut bytes).map_err(failed)?;
         if let Some(body) = body {
-            let at = bytes.len();
-            bytes.extend_from_slice(body);
-            let data = data(algorithm, key.id, Kind::Body, place);
-            cipher.seal(of_body(nonce).as_slice(nonce), &data, &mut bytes, at).map_err(failed)?;
+            let sealed = cipher.get().seal(nonce.of_body().as_bytes(), data.of_body(), body, &mut bytes);
+            sealed.map_err(failed)?;
         }
         Ok(Record::from_sealed(bytes.into()))
     }
@@ -135,14 +149,13 @@ impl Ring {
         let SealedParts { algorithm, key: id, nonce, head, body } = *sealed;
         let cipher = self.key(id)?.cipher(algorithm, client)?;
         let mut bytes = Record::opened_header(head.len().saturating_sub(TAG), body.len());
-        cipher
-            .open(nonce, &data(algorithm, id, Kind::Head, place), head, &mut bytes)
-            .map_err(|_| unopened(id, WRONG))?;
-        if !body.is_empty() {
-            let data = data(algorithm, id, Kind::Body, place);
-            let opened = cipher.open(of_body(nonce).as_slice(nonce), &data, body, &mut bytes);
-            opened.map_err(|_| unopened(id, WRONG))?;
+        let mut data = Data::new(algorithm, id, Kind::Head, place);
+        let mut opened = cipher.get().open(nonce, data.as_bytes(), head, &mut bytes);
+        if opened.is_ok() && !body.is_empty() {
+            let nonce = Nonce::known(nonce).of_body();
+            opened = cipher.get().open(nonce.as_bytes(), data.of_body(), body, &mut bytes);
         }
+        opened.map_err(|_| unopened(id, WRONG))?;
         Record::from_opened(bytes.into())
     }
 
@@ -153,17 +166,16 @@ impl Ring {
         name: &str,
         result: &[u8],
         client: Option<&Secret>,
-        nonce: &[u8],
+        nonce: &Nonce,
     ) -> Result<Bytes, UnreadableRecord> {
         let (key, algorithm) = self.sealing();
         let mut bytes = Vec::with_capacity(STEP_OVERHEAD + result.len());
         bytes.extend([STEP, algorithm.code()]);
         bytes.extend(key.id.to_le_bytes());
-        bytes.extend_from_slice(nonce);
-        let at = bytes.len();
-        bytes.extend_from_slice(result);
-        let data = data(algorithm, key.id, Kind::Step(name), place);
-        let sealed = key.cipher(algorithm, client)?.seal(nonce, &data, &mut bytes, at);
+        bytes.extend_from_slice(nonce.as_bytes());
+        let data = Data::new(algorithm, key.id, Kind::Step(name), place);
+        let cipher = key.cipher(algorithm, client)?;
+        let sealed = cipher.get().seal(nonce.as_bytes(), data.as_bytes(), result, &mut bytes);
         sealed.map_err(|_| UnreadableRecord::Damaged("a step is too large to be sealed".into()))?;
         Ok(bytes.into())
     }
@@ -181,17 +193,11 @@ impl Ring {
         let (algorithm, id) = (Algorithm::of(code)?, u16::from_le_bytes([low, high]));
         let (nonce, sealed) = rest.split_at_checked(algorithm.nonce()).ok_or_else(short)?;
         let mut bytes = Vec::with_capacity(sealed.len());
-        let data = data(algorithm, id, Kind::Step(name), place);
-        let opened = self.key(id)?.cipher(algorithm, client)?.open(nonce, &data, sealed, &mut bytes);
+        let data = Data::new(algorithm, id, Kind::Step(name), place);
+        let cipher = self.key(id)?.cipher(algorithm, client)?;
+        let opened = cipher.get().open(nonce, data.as_bytes(), sealed, &mut bytes);
         opened.map_err(|_| unopened(id, WRONG))?;
         Ok(bytes.into())
-    }
-
-    /// A fresh nonce.
-    pub(super) fn nonce(&self) -> Result<Nonce, getrandom::Error> {
-        let mut nonce = Nonce { bytes: [0; 24], length: self.sealing().1.nonce() };
-        getrandom::fill(&mut nonce.bytes[..nonce.length])?;
-        Ok(nonce)
     }
 }
 
@@ -201,57 +207,77 @@ pub(super) fn is_sealed_step(result: &[u8]) -> bool {
 }
 
 impl RingKey {
-    fn cipher(&self, algorithm: Algorithm, client: Option<&Secret>) -> Result<Cipher, UnreadableRecord> {
+    fn cipher(&self, algorithm: Algorithm, client: Option<&Secret>) -> Result<Ready<'_>, UnreadableRecord> {
         if !algorithm.client {
-            return Ok(Cipher::new(algorithm.cipher, &self.server));
+            let [xchacha, gcm_siv] = &self.server;
+            return Ok(Ready::Servers(match algorithm.cipher {
+                SealingAlgorithm::XChaCha20Poly1305 => xchacha,
+                SealingAlgorithm::Aes256GcmSiv => gcm_siv,
+            }));
         }
         let client = client.ok_or_else(|| unopened(self.id, CLIENTS))?;
-        let key = self.key.derive(client.as_bytes(), b"actix-idempotency client's record");
-        Ok(Cipher::new(algorithm.cipher, &key))
+        let key = derive(&self.key, client.as_bytes(), b"actix-idempotency client's record");
+        Ok(Ready::Clients(Cipher::new(algorithm.cipher, &key)))
     }
 }
 
-/// A nonce of 12 or 24 bytes.
-pub(super) struct Nonce {
-    bytes: [u8; 24],
-    length: usize,
+/// The cipher of a record.
+#[expect(clippy::large_enum_variant, reason = "lives on the stack for one call")]
+enum Ready<'a> {
+    /// It is that of every record of this key.
+    Servers(&'a Cipher),
+    Clients(Cipher),
 }
 
-impl Nonce {
-    pub(super) fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..self.length]
+impl Ready<'_> {
+    const fn get(&self) -> &Cipher {
+        match self {
+            Self::Servers(cipher) => cipher,
+            Self::Clients(cipher) => cipher,
+        }
     }
-
-    fn as_slice<'a>(&'a self, of: &[u8]) -> &'a [u8] {
-        &self.bytes[..of.len()]
-    }
 }
-
-/// The nonce of a body: that of its head, with the last bit turned.
-fn of_body(nonce: &[u8]) -> Nonce {
-    let mut bytes = [0; 24];
-    bytes[..nonce.len()].copy_from_slice(nonce);
-    bytes[nonce.len() - 1] ^= 1;
-    Nonce { bytes, length: nonce.len() }
-}
-
-/// The version of the data below.
-const FORMAT: u8 = 1;
 
 /// The data that a part is bound to: the header, the kind, the step, the record and the cache.
-fn data(algorithm: Algorithm, key: u16, kind: Kind<'_>, place: Place<'_>) -> Vec<u8> {
-    let (kind, name) = match kind {
-        Kind::Head => (1, ""),
-        Kind::Body => (2, ""),
-        Kind::Step(name) => (3, name),
-    };
-    let mut data = Vec::with_capacity(8 + name.len() + 32 + place.cache.len());
-    data.extend([FORMAT, algorithm.code(), kind]);
-    data.extend(key.to_le_bytes());
-    // Names of steps have at most 16 KiB.
-    data.extend(u32::try_from(name.len()).unwrap_or(u32::MAX).to_le_bytes());
-    data.extend_from_slice(name.as_bytes());
-    data.extend_from_slice(place.id.as_bytes());
-    data.extend_from_slice(place.cache.as_bytes());
-    data
+struct Data(Vec<u8>);
+
+impl Data {
+    /// The version of the data.
+    const FORMAT: u8 = 1;
+
+    /// Where the kind is.
+    const KIND: usize = 2;
+
+    fn new(algorithm: Algorithm, key: u16, kind: Kind<'_>, place: Place<'_>) -> Self {
+        let name = if let Kind::Step(name) = kind { name } else { "" };
+        let mut data = Vec::with_capacity(9 + name.len() + 32 + place.cache.len());
+        data.extend([Self::FORMAT, algorithm.code(), kind.code()]);
+        data.extend(key.to_le_bytes());
+        // Names of steps have at most 16 KiB.
+        data.extend(u32::try_from(name.len()).unwrap_or(u32::MAX).to_le_bytes());
+        data.extend_from_slice(name.as_bytes());
+        data.extend_from_slice(place.id.as_bytes());
+        data.extend_from_slice(place.cache.as_bytes());
+        Self(data)
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The data of the body of the same record.
+    fn of_body(&mut self) -> &[u8] {
+        self.0[Self::KIND] = Kind::Body.code();
+        &self.0
+    }
+}
+
+impl Kind<'_> {
+    const fn code(self) -> u8 {
+        match self {
+            Self::Head => 1,
+            Self::Body => 2,
+            Self::Step(_) => 3,
+        }
+    }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{
     Encryption, Index, KeyError,
-    index::mac,
+    nonce::Nonce,
     operation::Sealing,
     ring::{Place, Ring, is_sealed_step},
 };
@@ -93,7 +93,7 @@ impl Seals {
         }
         Ok(Some(Arc::new(Self {
             ring,
-            index: Index::new(index),
+            index: Index::new(index.as_deref()),
             index_is_new: settings.index_key_is_new,
             accepts_unsealed: settings.accept_unsealed,
         })))
@@ -124,8 +124,8 @@ impl CacheSeals {
     ) -> Result<Record, UnreadableRecord> {
         let Some(ring) = &self.seals.ring else { return Ok(record.clone()) };
         let seal = || {
-            let nonce = ring.nonce().map_err(|error| UnreadableRecord::Damaged(error.to_string().into()))?;
-            ring.seal(self.place(id), record, operation.map(Sealing::client), nonce.as_bytes())
+            let nonce = fresh_nonce(ring)?;
+            ring.seal(self.place(id), record, operation.map(Sealing::client), &nonce)
         };
         match operation {
             Some(operation) => operation.once(record, seal),
@@ -159,8 +159,8 @@ impl CacheSeals {
         operation: Option<&Sealing>,
     ) -> Result<Bytes, UnreadableRecord> {
         let Some(ring) = self.seals.ring.as_ref().filter(|_| !result.is_empty()) else { return Ok(result.clone()) };
-        let nonce = ring.nonce().map_err(|error| UnreadableRecord::Damaged(error.to_string().into()))?;
-        ring.seal_step(self.place(id), name, result, operation.map(Sealing::client), nonce.as_bytes())
+        let nonce = fresh_nonce(ring)?;
+        ring.seal_step(self.place(id), name, result, operation.map(Sealing::client), &nonce)
     }
 
     /// Opens the result of a step as a store has it.
@@ -184,11 +184,16 @@ impl CacheSeals {
         self.seals.ring.is_some()
     }
 
+    /// The bytes that sealing adds to the result of a step.
+    pub(crate) fn step_overhead(&self) -> usize {
+        self.seals.ring.as_ref().map_or(0, Ring::step_overhead)
+    }
+
     /// The values that the store of this cache keeps.
     pub(crate) fn checks(&self) -> Vec<Check> {
         let Self { seals, namespace, cache } = self;
         let index = seals.index.key().map(|key| {
-            let value = mac(key, b"check", &[&namespace.len().to_le_bytes(), namespace.as_bytes(), cache.as_bytes()]);
+            let value = key.value(b"check", [&namespace.len().to_le_bytes(), namespace.as_bytes(), cache.as_bytes()]);
             Check::value(value)
         });
         let refusal = "`encryption.index_key` is not the one under which the records of this cache are found. \
@@ -221,6 +226,10 @@ impl CacheSeals {
         digest.part(self.namespace.as_bytes()).part(self.cache.as_bytes()).part(of);
         RecordId::from_bytes(digest.finish())
     }
+}
+
+fn fresh_nonce(ring: &Ring) -> Result<Nonce, UnreadableRecord> {
+    Nonce::fresh(ring.algorithm()).map_err(|error| UnreadableRecord::Damaged(error.to_string().into()))
 }
 
 impl fmt::Debug for Seals {

@@ -16,16 +16,6 @@ impl Secret {
         &self.0
     }
 
-    /// A key that is derived from this one, by HKDF with SHA-256. `more` is added to the key material.
-    pub(crate) fn derive(&self, more: &[u8], purpose: &[u8]) -> Self {
-        let material: zeroize::Zeroizing<Vec<u8>> = [&self.0[..], more].concat().into();
-        let mut derived = Self::new([0; 32]);
-        hkdf::Hkdf::<sha2::Sha256>::new(None, &material)
-            .expand(purpose, &mut derived.0[..])
-            .expect("HKDF gives up to 8160 bytes");
-        derived
-    }
-
     /// Reads a key as hexadecimal digits (64) or as base64 (with or without padding, of either alphabet).
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let digits = text.trim().as_bytes();
@@ -52,6 +42,13 @@ impl Secret {
         }
         // 43 digits are 258 bits. The last two mean nothing and must be 0.
         (bits.trailing_zeros() >= 2).then_some(key)
+    }
+}
+
+#[cfg(feature = "encryption")]
+impl From<zeroize::Zeroizing<[u8; 32]>> for Secret {
+    fn from(bytes: zeroize::Zeroizing<[u8; 32]>) -> Self {
+        Self(bytes)
     }
 }
 

@@ -173,7 +173,7 @@ pub(super) const ROOT: &[Setting<Settings>] = settings! {
     "limits.fresh_per_principal", rate::RATE_OR_NONE, |s, v| or_none(v, |text| text.parse().ok()) => s.limits.fresh_per_principal;
     "limits.drain_timeout", DURATION, |s, v| value::duration(v.one()?) => s.limits.drain_timeout;
     "encryption.keys", "a list of NUMBER:env:NAME or NUMBER:file:PATH, or none", |s, v| sealing_keys(v) => s.encryption.keys;
-    "encryption.algorithm", "xchacha20-poly1305 or aes-256-gcm-siv", |s, v| match v.one()? {
+    "encryption.algorithm", "aes-256-gcm-siv or xchacha20-poly1305", |s, v| match v.one()? {
         "xchacha20-poly1305" => Some(SealingAlgorithm::XChaCha20Poly1305),
         "aes-256-gcm-siv" => Some(SealingAlgorithm::Aes256GcmSiv),
         _ => None,
