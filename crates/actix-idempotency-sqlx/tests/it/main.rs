@@ -14,4 +14,5 @@ mod common;
 mod databases;
 mod postgres;
 mod processes;
+mod sealed;
 mod sqlite;

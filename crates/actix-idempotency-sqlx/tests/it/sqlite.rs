@@ -24,10 +24,10 @@ use crate::common::fresh_key;
 
 /// Files that are removed with the test.
 #[derive(Default)]
-struct Files(std::sync::Mutex<Vec<PathBuf>>);
+pub(crate) struct Files(std::sync::Mutex<Vec<PathBuf>>);
 
 impl Files {
-    async fn pool(&self, mode: SqliteJournalMode) -> SqlitePool {
+    pub(crate) async fn pool(&self, mode: SqliteJournalMode) -> SqlitePool {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("ledger-{}-{}.db", fresh_key(), NEXT.fetch_add(1, SeqCst));
         let file = std::env::temp_dir().join(name);
