@@ -35,7 +35,7 @@ async fn hash(mut payload: web::Payload) -> Result<HttpResponse, Error> {
     while let Some(piece) = payload.next().await {
         hash.update(piece?);
     }
-    Ok(HttpResponse::Ok().body(format!("{:x}", hash.finalize())))
+    Ok(HttpResponse::Ok().body(STANDARD.encode(hash.finalize())))
 }
 
 /// Starts a server with one worker in a thread of its own.

@@ -1,13 +1,13 @@
 //! Pairs: what a record keeps of a JSON body, so that a later mismatch can say where the new body differs.
 
-use super::{Index, index::mac, secret::Secret};
+use super::{Index, mac::Mac};
 use crate::key::{Leaf, RecordId};
 
 /// The bytes of a pair: 4 of a keyed hash of the pointer to a leaf, and 4 of one of its value there.
 const PAIR: usize = 8;
 
 /// The key of the pairs of one record: pairs of two records can't be compared.
-struct PairKey(Secret);
+struct PairKey(Mac);
 
 impl Index {
     /// The pairs of the leaves of a body, for the record `id`. `None`: there is no index key.
@@ -32,15 +32,15 @@ impl Index {
     }
 
     fn pair_key(&self, id: &RecordId) -> Option<PairKey> {
-        self.key().map(|key| PairKey(Secret::new(mac(key, b"pairs", &[id.as_bytes()]))))
+        self.key().map(|key| PairKey(Mac::new(&key.value(b"pairs", [id.as_bytes(), &[], &[]]))))
     }
 }
 
 impl PairKey {
     /// The value is hashed with its pointer, so that equal values at two places look different.
     fn pair(&self, leaf: &Leaf) -> [u8; PAIR] {
-        let pointer = mac(&self.0, b"pointer", &[leaf.pointer.as_bytes()]);
-        let value = mac(&self.0, b"value", &[&pointer, &leaf.value]);
+        let pointer = self.0.value(b"pointer", [leaf.pointer.as_bytes(), &[], &[]]);
+        let value = self.0.value(b"value", [&pointer, &leaf.value, &[]]);
         let mut pair = [0; PAIR];
         pair[..PAIR / 2].copy_from_slice(&pointer[..PAIR / 2]);
         pair[PAIR / 2..].copy_from_slice(&value[..PAIR / 2]);
@@ -50,18 +50,16 @@ impl PairKey {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
-    use super::*;
+    use super::{super::secret::Secret, *};
     use crate::key::{MOST_LEAVES, leaves};
 
     const ID: RecordId = RecordId::from_bytes([1; 32]);
 
     fn index(byte: u8) -> Index {
-        Index::new(Some(Arc::new(Secret::new([byte; 32]))))
+        Index::new(Some(&Secret::new([byte; 32])))
     }
 
     fn differences(first: &Value, second: &Value) -> Option<Vec<String>> {

@@ -46,7 +46,8 @@ fn a_handler_has_the_beginning_of_a_body_before_its_end_is_sent() {
     connection.write(&bytes[bytes.len() - 5..]);
     let reply: Value = connection.reply().json();
     assert_eq!(reply["len"], 10);
-    assert_eq!(reply["sha256"], format!("{:x}", Sha256::digest(body)));
+    let sha256: String = Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(reply["sha256"], sha256);
 }
 
 #[test]
