@@ -180,7 +180,7 @@ async fn echo(request: HttpRequest, runs: web::Data<Runs>, mut payload: web::Pay
             length += piece.len();
             hash.update(&piece);
         }
-        let sha256: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let sha256 = hash.finalize().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
         let kind = inner.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
         Ok(HttpResponse::Ok()
             .json(serde_json::json!({ "n": n, "len": length, "sha256": sha256, "content_type": kind })))
