@@ -158,24 +158,31 @@ impl InFlightGuard {
     /// A guard for an operation that has been counted.
     fn new(in_flight: &Arc<InFlight>) -> Self {
         metrics::operation_starts();
-        Self {
-            in_flight: in_flight.clone(),
-            counted: None,
-            bytes: HeldBytes { in_flight: in_flight.clone(), bytes: 0 },
-        }
+        Self { in_flight: in_flight.clone(), counted: None, bytes: HeldBytes::none(in_flight) }
     }
 
     /// Accounts for more bytes that the operation holds. `false`: the process holds too many already.
     pub(crate) fn hold_bytes(&mut self, bytes: usize) -> bool {
-        let before = self.in_flight.buffered.fetch_add(bytes, SeqCst);
-        self.bytes.bytes += bytes;
-        before.saturating_add(bytes) <= self.in_flight.most_buffered
+        self.bytes.hold(bytes)
     }
 
     /// Ends the operation. Its bytes are still held.
     pub(crate) fn end(mut self) -> HeldBytes {
-        let none = HeldBytes { in_flight: self.in_flight.clone(), bytes: 0 };
+        let none = HeldBytes::none(&self.in_flight);
         std::mem::replace(&mut self.bytes, none)
+    }
+}
+
+impl HeldBytes {
+    pub(crate) fn none(in_flight: &Arc<InFlight>) -> Self {
+        Self { in_flight: in_flight.clone(), bytes: 0 }
+    }
+
+    /// Accounts for more bytes. `false`: the process holds too many already.
+    pub(crate) fn hold(&mut self, bytes: usize) -> bool {
+        let before = self.in_flight.buffered.fetch_add(bytes, SeqCst);
+        self.bytes += bytes;
+        before.saturating_add(bytes) <= self.in_flight.most_buffered
     }
 }
 

@@ -52,6 +52,9 @@ pub(crate) trait Lent {
 
     /// Whether the body is a stream of events, which may never end.
     fn is_endless(&self, head: &ResponseHead) -> bool;
+
+    /// Accounts for bytes of a body that are held until the COMMIT. `false`: the process holds too many already.
+    fn holds(&self, bytes: usize) -> bool;
 }
 
 impl Recorded {

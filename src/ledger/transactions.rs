@@ -176,7 +176,7 @@ impl<L: Ledger> Transactions<L> {
             return Err(TransactionError::Misused("its answer is a stream of events").into());
         }
         let (head, body) = response.into_parts();
-        let (kept, body) = match buffer(body, recorded.most).await {
+        let (kept, body) = match buffer(body, recorded.most, |bytes| recorded.lent.holds(bytes)).await {
             Buffered::Whole(bytes) => (Some(bytes.clone()), BoxBody::new(bytes)),
             Buffered::TooLarge(started) => (None, BoxBody::new(started)),
             Buffered::Failed(error) => {

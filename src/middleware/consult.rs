@@ -1,6 +1,6 @@
 //! The decision of a wrap with a ledger. Claims save runs there, and rows decide.
 
-use std::time::Duration;
+use std::{cell::RefCell, time::Duration};
 
 use actix_service::Service;
 use actix_web::{
@@ -16,7 +16,7 @@ use super::{
     service::Governed,
 };
 use crate::{
-    claim::{ClaimAnswer, ClaimRequest},
+    claim::{ClaimAnswer, ClaimRequest, HeldBytes},
     client::problem::Problem,
     handler::{IdempotencyInfo, StoreOverride},
     key::{Fingerprint, Match, PrincipalTag, RecordId},
@@ -165,7 +165,12 @@ where
     fn records(&self, question: &Question, look: Look, attempt: u32) {
         let Some(run) = &self.operation.ledger else { return };
         let storage = &self.config.settings.storage;
-        let lending = Lending { config: self.config.clone(), info: self.info.clone(), is_anonymous: self.is_anonymous };
+        let lending = Lending {
+            config: self.config.clone(),
+            info: self.info.clone(),
+            is_anonymous: self.is_anonymous,
+            held: HeldBytes::none(&self.config.in_flight).into(),
+        };
         run.records(Recorded {
             #[cfg(feature = "encryption")]
             ledger: question.ledger.clone(),
@@ -196,6 +201,7 @@ struct Lending {
     config: std::rc::Rc<WrapConfig>,
     info: IdempotencyInfo,
     is_anonymous: bool,
+    held: RefCell<HeldBytes>,
 }
 
 impl Lent for Lending {
@@ -217,5 +223,9 @@ impl Lent for Lending {
 
     fn is_endless(&self, head: &ResponseHead) -> bool {
         is_event_stream(&head.headers)
+    }
+
+    fn holds(&self, bytes: usize) -> bool {
+        self.held.borrow_mut().hold(bytes)
     }
 }

@@ -15,7 +15,7 @@ use bytes::{Bytes, BytesMut};
 pub(crate) enum Buffered<B> {
     /// All of it.
     Whole(Bytes),
-    /// It is larger than the limit.
+    /// It is larger than the limit, or there is no room for it.
     TooLarge(Started<B>),
     /// It failed, or has not the length that it promised.
     Failed(Box<dyn StdError>),
@@ -29,8 +29,13 @@ pub(crate) struct Started<B> {
     rest: Option<Pin<Box<B>>>,
 }
 
-/// Reads a body of at most `most` bytes.
-pub(crate) async fn buffer<B: MessageBody + 'static>(body: B, most: usize) -> Buffered<B> {
+/// Reads a body of at most `most` bytes. `holds` accounts for the bytes of each piece that is copied, and says whether there
+/// is room for them.
+pub(crate) async fn buffer<B: MessageBody + 'static>(
+    body: B,
+    most: usize,
+    mut holds: impl FnMut(usize) -> bool,
+) -> Buffered<B> {
     let size = body.size();
     let length = match size {
         BodySize::None | BodySize::Sized(0) => return Buffered::Whole(Bytes::new()),
@@ -48,15 +53,16 @@ pub(crate) async fn buffer<B: MessageBody + 'static>(body: B, most: usize) -> Bu
         return Buffered::TooLarge(Started { size, beginning: Bytes::new(), rest: Some(rest) });
     }
     while let Some(piece) = poll_fn(|cx| rest.as_mut().poll_next(cx)).await {
-        match piece {
-            Ok(piece) => bytes.extend_from_slice(&piece),
+        let piece = match piece {
+            Ok(piece) => piece,
             Err(error) => return Buffered::Failed(error.into()),
-        }
-        if bytes.len() > most {
-            return Buffered::TooLarge(Started { size, beginning: bytes.freeze(), rest: Some(rest) });
-        }
+        };
+        bytes.extend_from_slice(&piece);
         if length.is_some_and(|length| bytes.len() as u64 > length) {
             break;
+        }
+        if !holds(piece.len()) || bytes.len() > most {
+            return Buffered::TooLarge(Started { size, beginning: bytes.freeze(), rest: Some(rest) });
         }
     }
     if length.is_some_and(|length| bytes.len() as u64 != length) {

@@ -100,10 +100,15 @@ where
     match in_one_piece(body, length) {
         Ok(bytes) => stored.store_whole(bytes),
         Err(body) => Either::Right(Box::pin(async move {
-            let why = match buffer(body, most).await {
+            let in_flight = &mut stored.governed.operation.in_flight;
+            let holds = |bytes| in_flight.as_mut().is_none_or(|in_flight| in_flight.hold_bytes(bytes));
+            let why = match buffer(body, most, holds).await {
                 Buffered::Whole(bytes) => return stored.store_whole(bytes).await,
+                Buffered::TooLarge(started) => {
+                    let record = record_of(stored.response.head(), None, &stored.governed.config.settings);
+                    return stored.store(record, AnswerBody::boxed(BoxBody::new(started))).await;
+                }
                 Buffered::Failed(error) => error,
-                Buffered::TooLarge(_) => "it is longer than it promised".into(),
             };
             // A truncated response must never be replayed.
             tracing::error!(error = &*why, "the body of a protected response failed; the client gets a 500");
@@ -176,7 +181,9 @@ pub(in crate::middleware) async fn verdict<S: Service<ServiceRequest>, B: Messag
     let keep = governed.config.keep_of(&response.extensions());
     held.keep_for(keep);
     let (mut response, body) = response.into_parts();
-    let (kept, body) = match buffer(body, governed.config.settings.storage.max_response_body).await {
+    let in_flight = &mut governed.operation.in_flight;
+    let holds = |bytes| in_flight.as_mut().is_none_or(|in_flight| in_flight.hold_bytes(bytes));
+    let (kept, body) = match buffer(body, governed.config.settings.storage.max_response_body, holds).await {
         Buffered::Whole(bytes) => (Some(bytes.clone()), AnswerBody::whole(bytes)),
         Buffered::TooLarge(started) => (None, AnswerBody::boxed(BoxBody::new(started))),
         Buffered::Failed(error) => {

@@ -235,7 +235,7 @@ where
 {
     let ledger = run.ledger();
     let (head, body) = response.into_parts();
-    let buffered = if is_endless { Ok((None, body)) } else { whole(body, recorded.most).await };
+    let buffered = if is_endless { Ok((None, body)) } else { whole(body, recorded).await };
     let (kept, body) = match buffered {
         Ok(buffered) => buffered,
         Err(error) => {
@@ -327,9 +327,9 @@ impl Drop for Finish {
 /// A body that was read to its end, or to the limit of what is kept.
 async fn whole<B: MessageBody + 'static>(
     body: AnswerBody<B>,
-    most: usize,
+    recorded: &Recorded,
 ) -> Result<(Option<Bytes>, AnswerBody<B>), Box<dyn std::error::Error>> {
-    match buffer(body, most).await {
+    match buffer(body, recorded.most, |bytes| recorded.lent.holds(bytes)).await {
         Buffered::Whole(bytes) => Ok((Some(bytes.clone()), AnswerBody::whole(bytes))),
         Buffered::TooLarge(started) => Ok((None, AnswerBody::boxed(BoxBody::new(started)))),
         Buffered::Failed(error) => Err(error),

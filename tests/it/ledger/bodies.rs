@@ -67,8 +67,16 @@ async fn by_itself(counts: web::Data<Counts>, body: web::Query<Body>) -> HttpRes
 
 /// Sends two requests with one key. The lengths of the first answer and of its replay, and what is committed.
 fn twice(path: &'static str, lengths: [usize; 2], rows: u32) {
+    twice_with(512 << 20, path, lengths, rows);
+}
+
+/// As [`twice`], where all requests together hold at most `most` bytes.
+fn twice_with(most: usize, path: &'static str, lengths: [usize; 2], rows: u32) {
     alone(move || async move {
-        let world = World::with(|settings| settings.storage.max_response_body = 100);
+        let world = World::with(|settings| {
+            settings.storage.max_response_body = 100;
+            settings.limits.max_buffered = most;
+        });
         let app = serve!(world, world.wrap(), "/tx" => by_tx, "/closure" => by_closure, "/none" => by_itself);
         let (first, second) = (ask(&*app, path, "k").await, ask(&*app, path, "k").await);
         assert_eq!([first.status, second.status], [201, 201], "{path}: {first:?} {second:?}");
@@ -94,6 +102,16 @@ fn a_body_that_is_too_large_is_sent_whole_and_committed_without_its_body() {
     for (path, rows) in [("/tx", 1), ("/closure", 1), ("/none", 0)] {
         for kind in ["large", "large-stream", "large-sized"] {
             twice(Box::leak(format!("{path}?kind={kind}").into_boxed_str()), [200, 0], rows);
+        }
+    }
+}
+
+#[test]
+fn a_body_for_which_there_is_no_room_is_sent_whole_and_committed_without_its_body() {
+    for (path, rows) in [("/tx", 1), ("/closure", 1), ("/none", 0)] {
+        for kind in ["stream", "sized"] {
+            twice_with(40, Box::leak(format!("{path}?kind={kind}").into_boxed_str()), [50, 0], rows);
+            twice_with(50, Box::leak(format!("{path}?kind={kind}").into_boxed_str()), [50, 50], rows);
         }
     }
 }
