@@ -43,6 +43,7 @@ mod differences;
 pub mod guard;
 mod nesting;
 mod operation;
+mod plan;
 mod probe;
 mod reconcile;
 mod recorder;

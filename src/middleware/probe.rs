@@ -19,12 +19,7 @@ use actix_web::{
     dev::{ServiceRequest, ServiceResponse},
 };
 
-use super::{
-    config::{ShowFn, WrapConfig},
-    request::accept_encoding,
-    response::AnswerBody,
-    service::Governed,
-};
+use super::{config::WrapConfig, plan::ShowFn, request::accept_encoding, response::AnswerBody, service::Governed};
 use crate::{
     handler::{IdempotencyInfo, Stage},
     policy::Policy,

@@ -22,10 +22,11 @@ use tracing::Instrument as _;
 use super::differences::Explanation;
 use super::{
     accepted::Promise,
-    config::{WrapConfig, WrapPlan},
+    config::WrapConfig,
     decide::Decision,
     nesting::Inner,
     operation::Operation,
+    plan::WrapPlan,
     probe::{Confirmed, Probe},
     recorder::OutcomeRecorder,
     request::{Announced, PendingRequest, RequestBody, accept_encoding},

@@ -9,11 +9,7 @@ use actix_web::{
     http::header::{HeaderMap, HeaderValue},
 };
 
-use super::{
-    config::{WrapConfig, WrapPlan},
-    request::accept_encoding,
-    response::replay,
-};
+use super::{config::WrapConfig, plan::WrapPlan, request::accept_encoding, response::replay};
 use crate::{
     app::Idempotency,
     client::problem::ProblemStyle,

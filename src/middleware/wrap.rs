@@ -11,8 +11,9 @@ use actix_web::{
 use futures_util::future::LocalBoxFuture;
 
 use super::{
-    config::{WrapConfig, WrapPlan},
+    config::WrapConfig,
     nesting::{Born, MakingService},
+    plan::WrapPlan,
     response::AnswerBody,
     service::IdempotencyService,
 };
