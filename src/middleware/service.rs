@@ -158,18 +158,20 @@ where
                 sources.may_be_in_body(RequestHeaders::from(request.headers())),
             ),
         };
-        // Where the body may have the key, there is one until the body is read.
-        let has_key = may_be_in_body || !matches!(key, Ok(None));
+        // Where the body may have the key, there is one until the body is read. Whether it has one is not known before, so
+        // who governs is asked as for a request without a key.
+        let is_known = !matches!(key, Ok(None));
+        let has_key = may_be_in_body || is_known;
         let principal = if has_key { config.principal(&request) } else { Principal::anonymous() };
         let route = if config.observers.any() { request.match_pattern() } else { None };
         let promise = Promise::of(&request, config);
         let announced = Announced::by(request.head());
-        let asked = if has_inner { self.probe.ask(&*self.service, config, &request, policy, has_key) } else { None };
+        let asked = if has_inner { self.probe.ask(&*self.service, config, &request, policy, is_known) } else { None };
         let (pending, payload) = if let Some(policy) = asked {
             info.declare(policy);
             PendingRequest::asked(request)
         } else if has_inner {
-            let refusable = if has_key || policy.allows_keyless() { None } else { self.probe.place_of(&request) };
+            let refusable = if is_known || policy.allows_keyless() { None } else { self.probe.place_of(&request) };
             let routed = PendingRequest::route(&*self.service, request);
             self.probe.learn(refusable, &info, policy);
             routed

@@ -8,6 +8,7 @@ mod connections;
 mod contract;
 mod first_status;
 mod keeping;
+mod key_in_body;
 mod key_sources;
 mod keys;
 mod payloads;
