@@ -139,16 +139,22 @@ fn unsealed(error: UnreadableRecord) -> StoreError {
 }
 
 /// Compares a key with the value of it that the store keeps, as the fingerprint of a record that no request has. A store
-/// without the value gets it.
+/// without the value gets it, and is then looked into again: a store whose claims are not atomic may have taken the value of
+/// another process too.
 pub(crate) async fn check_key(store: &dyn Store, check: &Check) -> Result<(), StoreError> {
     const CENTURY: Duration = Duration::MAX;
+    /// A process that dies while it checks is waited for this long.
+    const LEASE: Duration = Duration::from_secs(2);
+    /// A store that forgets what it has taken at once can't be asked.
+    const MOST_WRITES: u32 = 3;
     let refused = || Err(StoreError::Keys(check.refusal.clone()));
     let Some(value) = check.value else {
         return if store.inspect(&check.id).await?.is_some() { refused() } else { Ok(()) };
     };
     let keep = at_most_a_century(CENTURY);
+    let (mut writes, mut round) = (0, 0);
     loop {
-        let request = BeginRequest::new(check.id, value, OwnerToken::random()).keep(keep);
+        let request = BeginRequest::new(check.id, value, OwnerToken::random()).lease(LEASE).keep(keep);
         match store.begin(&request).await? {
             Begin::Acquired(acquired) => {
                 if check.needs_empty_store && has_records(store).await? {
@@ -157,10 +163,17 @@ pub(crate) async fn check_key(store: &dyn Store, check: &Check) -> Result<(), St
                 }
                 let record = Record::new(actix_web::http::StatusCode::NO_CONTENT, [], None);
                 store.complete(&acquired.claim, &record, keep).await?;
-                return Ok(());
+                writes += 1;
+                if writes == MOST_WRITES {
+                    return Ok(());
+                }
             }
-            // Another process is about to write the same value.
-            Begin::Completed(_) | Begin::InFlight(_) => return Ok(()),
+            Begin::Completed(_) => return Ok(()),
+            // Another process with the same key is about to write the value, or to refuse the store.
+            Begin::InFlight(_) => {
+                store.wait_for_change(&check.id, round, LEASE / 10).await?;
+                round += 1;
+            }
             Begin::Mismatch if check.may_change => {
                 if store.forget(&check.id).await? == Forgotten::InFlight {
                     return refused();

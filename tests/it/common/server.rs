@@ -62,19 +62,32 @@ impl Server {
     }
 
     fn run(example: &str, variables: &[(&str, &str)], log: Stdio) -> Self {
+        Self::run_unless_refused(example, variables, log).expect("it prints its address")
+    }
+
+    fn run_unless_refused(example: &str, variables: &[(&str, &str)], log: Stdio) -> Option<Self> {
         let mut child =
             command(example, variables).stdout(Stdio::piped()).stderr(log).spawn().expect("the server starts");
         let stdout = child.stdout.take().expect("piped");
         let mut lines = BufReader::new(stdout).lines();
         let address = loop {
-            let line = lines.next().expect("it prints its address").expect("it prints text");
+            let Some(line) = lines.next() else {
+                child.wait().expect("a child can be waited for");
+                return None;
+            };
+            let line = line.expect("it prints text");
             if let Some(address) = line.strip_prefix("listening on ") {
                 break address.parse().expect("an address");
             }
         };
         // Read the rest of the output, so that a full pipe does not block the server.
         std::thread::spawn(move || lines.for_each(drop));
-        Self { child, address }
+        Some(Self { child, address })
+    }
+
+    /// As [`start`](Self::start), for settings with which the server may refuse to start.
+    pub(crate) fn start_unless_refused(variables: &[(&str, &str)]) -> Option<Self> {
+        Self::run_unless_refused("conformance", variables, Stdio::null())
     }
 
     /// Runs the conformance server until it exits. Only for settings with which it fails at start.
