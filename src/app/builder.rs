@@ -313,3 +313,45 @@ impl fmt::Debug for Builder {
         f.debug_struct("Builder").field("settings", &self.settings).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #[cfg(not(all(feature = "encryption", feature = "redis", feature = "sqlite")))]
+    use super::*;
+
+    /// What a build without the feature says to the setting that needs it.
+    #[cfg(not(all(feature = "encryption", feature = "redis", feature = "sqlite")))]
+    #[track_caller]
+    fn needs(feature: &str, setting: &str, change: impl FnOnce(&mut Settings)) {
+        let mut settings = Settings::default();
+        change(&mut settings);
+        let error = Builder::default().settings(settings).build().unwrap_err().to_string();
+        for what in [setting, &format!("`{feature}`")] {
+            assert!(error.contains(what), "{error}");
+        }
+    }
+
+    #[cfg(not(feature = "encryption"))]
+    #[test]
+    fn no_key_is_passed_over_without_the_feature() {
+        let keys = || vec!["1:env:NO_SUCH_KEY_HERE".parse().unwrap()];
+        needs("encryption", "encryption.keys", |s| s.encryption.keys = keys());
+        needs("encryption", "encryption.index_key", |s| s.encryption.index_key = "env:A".parse().ok());
+        needs("encryption", "encryption.keys", |s| {
+            (s.encryption.keys, s.encryption.accept_unsealed) = (keys(), true);
+        });
+    }
+
+    #[cfg(not(feature = "redis"))]
+    #[test]
+    fn a_store_and_a_lock_on_redis_need_the_feature() {
+        needs("redis", "storage.class", |s| s.storage.class = "redis".into());
+        needs("redis", "lock.class", |s| s.lock.class = "redis".into());
+    }
+
+    #[cfg(not(feature = "sqlite"))]
+    #[test]
+    fn a_store_in_a_file_needs_the_feature() {
+        needs("sqlite", "storage.class", |s| s.storage.class = "sqlite".into());
+    }
+}

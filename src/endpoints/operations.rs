@@ -183,9 +183,7 @@ impl Lookup {
         }
         let prefer = Prefer::of(request.headers().get_all(HeaderName::from_static("prefer")));
         let mut response = match self.look(caches, id, principal, key, prefer.wait.unwrap_or_default()).await {
-            Ok(Some(seen)) if key.is_none() && seen.record.as_ref().is_some_and(Record::is_sealed) => {
-                Problem::MissingKey.response(self.answers.style())
-            }
+            Err(NotSeen::NeedsKey) => Problem::MissingKey.response(self.answers.style()),
             Ok(Some(seen)) => match (seen.state, &seen.record) {
                 (RecordState::Completed, Some(record)) => {
                     match self.answers.response(record, seen.remaining, request.headers()) {
@@ -200,7 +198,7 @@ impl Lookup {
                 _ => Problem::OutcomeUnknown.response(self.answers.style()),
             },
             Ok(None) => absent(),
-            Err(error) => self.unavailable(&error),
+            Err(NotSeen::Unavailable(error)) => self.unavailable(&error),
         };
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         response
@@ -214,7 +212,7 @@ impl Lookup {
         principal: &Principal,
         key: Option<&Key>,
         wait: Duration,
-    ) -> Result<Option<Inspection>, StoreError> {
+    ) -> Result<Option<Inspection>, NotSeen> {
         let settings = self.answers.settings();
         let until = Instant::now() + wait.min(settings.lock.max_wait);
         let mut seat = None;
@@ -228,7 +226,9 @@ impl Lookup {
             }
             let left = until.saturating_duration_since(Instant::now());
             let handle = self.idempotency.cache(cache).map_err(StoreError::unavailable)?;
-            if let Some(key) = key {
+            if seen.record.as_ref().is_some_and(Record::needs_clients_key) {
+                let of_record = |key: &&Key| self.idempotency.record_id(cache, principal, key.as_str()) == id;
+                let key = key.filter(of_record).ok_or(NotSeen::NeedsKey)?;
                 handle.open(key.as_str(), principal, &mut seen);
             }
             if left.is_zero() || !is_running(&seen) {
@@ -257,6 +257,19 @@ impl Lookup {
     fn unavailable(&self, error: &StoreError) -> HttpResponse {
         tracing::error!(error = error as &dyn std::error::Error, "an operation can't be looked up");
         Problem::StoreUnavailable.response(self.answers.style())
+    }
+}
+
+/// Why a record was not looked at.
+enum NotSeen {
+    /// It opens with the key of its client only, which the look-up does not have.
+    NeedsKey,
+    Unavailable(StoreError),
+}
+
+impl From<StoreError> for NotSeen {
+    fn from(error: StoreError) -> Self {
+        Self::Unavailable(error)
     }
 }
 

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "encryption")]
 use super::UnreadableRecord;
+use super::{Record, VERSION};
 
 /// The algorithm that seals; setting `encryption.algorithm`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -12,6 +13,16 @@ pub enum SealingAlgorithm {
     /// AES-256-GCM-SIV, whose nonces may repeat.
     #[default]
     Aes256GcmSiv,
+}
+
+/// The bit in the algorithm of records that the client's key is needed for too.
+const CLIENT: u8 = 0x80;
+
+impl Record {
+    /// Whether only the client's key, together with a key of the server, opens the record.
+    pub(crate) fn needs_clients_key(&self) -> bool {
+        matches!(self.0[..], [VERSION, code, ..] if code & CLIENT != 0)
+    }
 }
 
 /// The algorithm of a sealed record.
@@ -25,24 +36,21 @@ pub(crate) struct Algorithm {
 
 #[cfg(feature = "encryption")]
 impl Algorithm {
-    /// The bit of records that need the client's key too.
-    const CLIENT: u8 = 0x80;
-
     pub(crate) const fn code(self) -> u8 {
         let cipher = match self.cipher {
             SealingAlgorithm::XChaCha20Poly1305 => 2,
             SealingAlgorithm::Aes256GcmSiv => 3,
         };
-        if self.client { cipher | Self::CLIENT } else { cipher }
+        if self.client { cipher | CLIENT } else { cipher }
     }
 
     pub(crate) const fn of(code: u8) -> Result<Self, UnreadableRecord> {
-        let cipher = match code & !Self::CLIENT {
+        let cipher = match code & !CLIENT {
             2 => SealingAlgorithm::XChaCha20Poly1305,
             3 => SealingAlgorithm::Aes256GcmSiv,
             _ => return Err(UnreadableRecord::Algorithm(code)),
         };
-        Ok(Self { cipher, client: code & Self::CLIENT != 0 })
+        Ok(Self { cipher, client: code & CLIENT != 0 })
     }
 
     /// The length of its nonces.

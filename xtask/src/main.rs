@@ -93,6 +93,8 @@ fn test() -> Step {
     ecosystem()?;
     sqlx()?;
     recipes()?;
+    // What a build without a feature says to a setting that needs it.
+    cargo("unit tests without features", &["test", "--lib"])?;
     // This test runs without the feature `metrics`, because metrics allocate too.
     cargo("allocations", &["test", "--test", "allocations"])?;
     match need_valgrind() {

@@ -7,6 +7,7 @@ mod closures;
 mod common;
 mod entries;
 mod extractors;
+mod keeping;
 mod keyless;
 mod leaving;
 mod logs;
