@@ -344,9 +344,8 @@ mod tests {
 
     #[cfg(not(feature = "redis"))]
     #[test]
-    fn a_store_and_a_lock_on_redis_need_the_feature() {
+    fn a_store_on_redis_needs_the_feature() {
         needs("redis", "storage.class", |s| s.storage.class = "redis".into());
-        needs("redis", "lock.class", |s| s.lock.class = "redis".into());
     }
 
     #[cfg(not(feature = "sqlite"))]

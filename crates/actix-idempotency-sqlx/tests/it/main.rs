@@ -12,6 +12,7 @@
 mod common;
 #[allow(dead_code, reason = "benchmarks and chaos use more of it")]
 mod databases;
+mod keeping;
 mod postgres;
 mod processes;
 mod sealed;
