@@ -151,7 +151,7 @@ fn of_two_processes_with_different_index_keys_one_starts_on_sqlite() {
 #[test]
 fn of_two_processes_with_different_index_keys_one_starts_on_redis() {
     let redis = crate::store::redis::fixture::Redis::start();
-    one_of_two_keys_starts(6, || redis.url().into());
+    one_of_two_keys_starts(6, || redis.url());
 }
 
 #[actix_web::test]

@@ -41,7 +41,7 @@ impl Secrets {
         let has = |text: &[u8]| bytes.windows(text.len()).any(|part| part.eq_ignore_ascii_case(text));
         let all = [&self.key, &self.principal, &self.header, &self.body, &self.payload];
         let found = all.into_iter().filter(|secret| {
-            let hex = secret.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
+            let hex = secret.bytes().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
             has(secret.as_bytes()) || has(hex.as_bytes()) || (0..3).any(|skip| has(&base64(&secret.as_bytes()[skip..])))
         });
         found.map(String::as_str).collect()
