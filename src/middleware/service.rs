@@ -158,11 +158,10 @@ where
                 sources.may_be_in_body(RequestHeaders::from(request.headers())),
             ),
         };
-        // Where the body may have the key, there is one until the body is read. Whether it has one is not known before, so
-        // who governs is asked as for a request without a key.
+        // Where the body may have the key, there is one until the body is read. Only who governs is asked as for a request
+        // without a key: its refusal would stay.
         let is_known = !matches!(key, Ok(None));
-        let has_key = may_be_in_body || is_known;
-        let principal = if has_key { config.principal(&request) } else { Principal::anonymous() };
+        let principal = if is_known || may_be_in_body { config.principal(&request) } else { Principal::anonymous() };
         let route = if config.observers.any() { request.match_pattern() } else { None };
         let promise = Promise::of(&request, config);
         let announced = Announced::by(request.head());
@@ -176,7 +175,7 @@ where
             self.probe.learn(refusable, &info, policy);
             routed
         } else {
-            if has_key && !settings.is_observed() {
+            if (is_known || may_be_in_body) && !settings.is_observed() {
                 accept_encoding::take(&mut request, &info);
             }
             PendingRequest::keep(request)
