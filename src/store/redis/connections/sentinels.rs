@@ -67,8 +67,8 @@ struct Shared {
 #[derive(Clone, Default)]
 struct Heard {
     primary: Option<Primary>,
-    /// The server that the primary has replaced. The sentinel that leads a fail-over names it for a moment with the new
-    /// epoch.
+    /// The server that the primary has replaced in this epoch. The sentinel that leads a fail-over names it for a moment with
+    /// the new epoch.
     replaced: Option<(String, u16)>,
     /// When they were asked last, whether they answered or not.
     asked: Option<Instant>,
@@ -164,9 +164,8 @@ impl Heard {
                 return;
             }
             tracing::warn!(host = named.host, port = named.port, "the sentinels name another primary");
-            if !named.is_at(&known.address()) {
-                self.replaced = Some(known.address());
-            }
+            // Of an earlier fail-over nothing is known any more: this one may lead back.
+            self.replaced = (!named.is_at(&known.address())).then(|| known.address());
         }
         self.primary = Some(named);
     }
@@ -301,7 +300,12 @@ mod tests {
             assert_eq!(hears(&mut heard, &names), named(2, 1));
         }
         assert_eq!(hears(&mut heard, &[named(1, 0), named(1, 0)]), named(2, 1), "of before");
-        assert_eq!(hears(&mut heard, &[named(1, 2), named(2, 1)]), named(1, 2), "back again");
-        assert_eq!(hears(&mut heard, &[named(2, 2), named(1, 2)]), named(1, 2));
+        // Back again, first as its leader knows it.
+        assert_eq!(hears(&mut heard, &[named(2, 2), named(2, 1)]), named(2, 2));
+        for names in [[named(2, 2), named(1, 2)], [named(1, 2), named(2, 2)], [named(2, 2), named(2, 2)]] {
+            assert_eq!(hears(&mut heard, &names), named(1, 2));
+        }
+        assert_eq!(hears(&mut heard, &[named(2, 3), named(1, 2)]), named(2, 3), "back again, known to all at once");
+        assert_eq!(hears(&mut heard, &[named(1, 3), named(2, 3)]), named(2, 3));
     }
 }
