@@ -276,11 +276,14 @@ impl HeldClaim {
     }
 
     fn completed(&mut self, answer: Result<Completion, StoreError>) -> Written {
-        let State::Completing(claim, _) = &self.state else { return Written::Lost };
+        let State::Completing(claim, record) = &self.state else { return Written::Lost };
         match answer {
             Ok(completion) => {
                 let written = match completion {
                     Completion::Superseded(_) if self.is_unlocked => Written::Superseded(None),
+                    Completion::Superseded(Some(winner)) if !winner.answers(record) => {
+                        Written::of(claim, Completion::Superseded(None))
+                    }
                     completion => Written::of(claim, completion),
                 };
                 self.state = State::Ended;

@@ -46,6 +46,14 @@ impl Record {
         RequestDigest::of_bytes(bytes).map(Some).ok_or_else(|| damaged("a digest of another length"))
     }
 
+    /// Whether the request of the other record had the same body, as far as both know.
+    pub(crate) fn answers(&self, other: &Self) -> bool {
+        match (self.request_digest(), other.request_digest()) {
+            (Ok(Some(own)), Ok(Some(other))) => own == other,
+            _ => true,
+        }
+    }
+
     /// The same record with the pairs that explain a mismatch, unless it has some.
     #[cfg(feature = "encryption")]
     pub(crate) fn with_pairs(&self, pairs: &[u8]) -> Self {

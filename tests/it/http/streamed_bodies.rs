@@ -289,3 +289,24 @@ fn in_every_store_a_retry_is_compared_with_the_first_body() {
         }
     }
 }
+
+/// Once, the client of an upload whose claim was taken over got the response to another body.
+#[test]
+fn an_upload_that_lost_its_key_to_another_body_keeps_its_own_response() {
+    let server = Server::start(&[("IDEMPOTENCY_KEY__LOCK__TTL", "0.3")]);
+    for is_same in [false, true] {
+        let key = fresh_key();
+        let late = upload(ECHO, &key, b"0123456789");
+        let bytes = late.bytes();
+        let mut connection = server.connect();
+        connection.write(&bytes[..bytes.len() - 5]);
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        let other = if is_same { late.clone() } else { late.clone().body("another body") };
+        let winner = server.send(other.clone());
+        assert_eq!(winner.status, 200);
+        connection.write(&bytes[bytes.len() - 5..]);
+        let own = connection.reply();
+        assert_eq!((own.json::<Value>()["len"].clone(), own.is_replay()), (10.into(), is_same), "{own:?}");
+        replays(&winner, &server.send(other));
+    }
+}
