@@ -51,7 +51,8 @@ pub struct LostRequest {
     pub uri: Uri,
     /// The headers of the request that asks.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// The body, as it was sent.
+    /// The body, as it was sent. Empty with `body = stream`, since it is not read before the run: the headers may have its
+    /// `Content-Digest`.
     pub body: Bytes,
 }
 

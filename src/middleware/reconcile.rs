@@ -87,6 +87,11 @@ where
             return Decision::Refuse(Problem::OutcomeUnknown);
         }
         self.operation.recorder.claims(held.claim());
+        self.operation.held = Some(held);
+        if let Err(problem) = Box::pin(self.settle_unread()).await {
+            return Decision::Refuse(problem);
+        }
+        let Some(held) = self.operation.held.take() else { return Decision::Refuse(Problem::OutcomeUnknown) };
         match self.operation.ledger.clone() {
             Some(run) => {
                 self.operation.held = Some(held);

@@ -86,12 +86,10 @@ where
     /// Stores what the handler answered.
     async fn end(&mut self, ended: capture::Ended<B>) -> Result<ServiceResponse<AnswerBody<B>>, Error> {
         let is_observed = self.config.settings.is_observed();
-        // The body of a streamed response is read first: it may still read that of the request.
-        if self.operation.upload.is_some() && !capture::is_streamed(&ended) {
-            let is_stored = capture::may_be_stored(&ended, &self.config.settings);
-            if let Err(problem) = Box::pin(self.settle_body(is_stored)).await {
-                return self.refuse(problem).await;
-            }
+        if self.operation.upload.is_some()
+            && let Err(problem) = Box::pin(self.settle_body(&ended)).await
+        {
+            return self.refuse(problem).await;
         }
         match ended {
             Ok(Ok(response)) => capture::response(response, self).await,

@@ -5,10 +5,13 @@ use actix_web::{
     Error,
     body::MessageBody,
     dev::{Payload, ServiceRequest, ServiceResponse},
+    http::header::CONTENT_ENCODING,
 };
 
 use super::{
+    operation::Operation,
     request::{Unsettled, Upload},
+    response::capture,
     service::Governed,
 };
 use crate::{
@@ -34,8 +37,11 @@ where
     /// to an unread body would cost the client its connection, and perhaps the response.
     pub(super) async fn compare_body(&mut self, record: &Record) -> Result<Result<(), Problem>, UnreadableRecord> {
         let first = record.request_digest()?;
+        // A layer outside may decode the body, whose length is then another one.
+        let is_encoded = self.pending.head().headers.iter().any(|(name, _)| name == CONTENT_ENCODING);
         if let (Some(first), Some(length)) = (first, self.body.announced_length())
             && first.length != length
+            && !is_encoded
         {
             return Ok(Err(Problem::KeyReused));
         }
@@ -49,11 +55,11 @@ where
 
     /// The body for the handler.
     pub(super) fn payload(&mut self) -> Payload {
-        if !self.config.streams() || self.config.settings.is_observed() || self.body.is_upgrade() {
+        if !self.config.streams() || self.config.settings.is_observed() {
             return self.body.take_payload();
         }
         let upload = self.upload(self.config.settings.max_request_body as u64);
-        let payload = upload.payload();
+        let payload = if self.body.is_upgrade() { self.body.take_payload() } else { upload.payload() };
         self.operation.upload = Some(upload);
         payload
     }
@@ -61,31 +67,66 @@ where
     /// `most`: how many bytes are read of what nobody reads.
     fn upload(&mut self, most: u64) -> Upload {
         let digest = self.content_digest.as_deref().copied();
-        Upload::new(self.body.take_payload(), digest, self.config.settings.limits.body_idle_timeout, most)
+        // What follows the head of an upgrade is no body.
+        let payload = if self.body.is_upgrade() { Payload::None } else { self.body.take_payload() };
+        Upload::new(payload, digest, self.config.settings.limits.body_idle_timeout, most)
     }
 
     /// Finds out what the body was, once the handler has answered. Where that can't be known, the response is not stored.
-    /// `is_stored`: whether it would be stored otherwise.
-    pub(super) async fn settle_body(&mut self, is_stored: bool) -> Result<(), Problem> {
-        let Some(upload) = self.operation.upload.take() else { return Ok(()) };
-        let why = match if is_stored { upload.settle().await } else { upload.so_far() } {
+    /// Whoever still has the body (mostly the body of the response) is not waited for here.
+    pub(super) async fn settle_body(&mut self, ended: &capture::Ended<B>) -> Result<(), Problem> {
+        let Some(upload) = &self.operation.upload else { return Ok(()) };
+        let is_stored = capture::may_be_stored(ended, &self.config.settings);
+        let is_refused = upload.so_far().is_err_and(|why| why.problem().is_some());
+        let is_response = matches!(ended, Ok(Ok(_)));
+        // What a handler did before it panicked is not known, whatever the body was.
+        if ended.is_err() || !is_refused && (!is_stored || is_response && !upload.is_left()) {
+            return Ok(());
+        }
+        self.operation.settle(true).await.or_else(|why| why.problem().map_or(Ok(()), Err))
+    }
+
+    /// Reads the body of a request that doesn't run, and whose record will have a response.
+    pub(super) async fn settle_unread(&mut self) -> Result<(), Problem> {
+        if !self.config.streams() {
+            return Ok(());
+        }
+        self.operation.upload = Some(self.upload(u64::MAX));
+        self.operation.settle(true).await.map_err(|why| why.problem().unwrap_or(Problem::UnreadableBody))
+    }
+}
+
+impl Operation {
+    /// Finds out what the body of the request was, for the record. Where that is not known, the claim ends. `waits`: for
+    /// whoever still has the body.
+    pub(super) async fn settle(&mut self, waits: bool) -> Result<(), Unsettled> {
+        let Some(upload) = self.upload.take() else { return Ok(()) };
+        let why = match if waits || upload.is_left() { upload.settle().await } else { upload.so_far() } {
             Ok(digest) => {
-                if let Some(held) = &mut self.operation.held {
+                if let Some(held) = &mut self.held {
                     held.of_request(digest);
                 }
                 return Ok(());
             }
             Err(why) => why,
         };
-        let problem = why.problem();
-        if problem.is_none() && !is_stored {
-            return Ok(());
+        tracing::warn!(?why, "the body of a request is not known: its response is not stored");
+        self.upload = Some(upload);
+        self.fail().await;
+        Err(why)
+    }
+
+    /// Ends the claim of an operation whose response is not stored, although its handler has ended. The key is free where
+    /// the handler knew that the body was not what it should be. Otherwise it may have done its work, which is for
+    /// `on_unknown` to judge.
+    pub(super) async fn fail(&mut self) {
+        let told = self.upload.take().filter(Upload::is_told);
+        let problem = told.as_ref().and_then(|upload| upload.so_far().err()?.problem());
+        self.recorder.outcome(problem.map_or(Outcome::NotStored, Problem::outcome));
+        match (self.held.take(), told) {
+            (Some(held), Some(_)) => held.release().await,
+            (Some(held), None) => held.fail().await,
+            (None, _) => {}
         }
-        if let Some(held) = self.operation.held.take() {
-            tracing::warn!(?why, "the body of a request is not known: its response is not stored, and its key is free");
-            held.release().await;
-        }
-        self.operation.recorder.outcome(problem.map_or(Outcome::NotStored, Problem::outcome));
-        problem.map_or(Ok(()), Err)
     }
 }

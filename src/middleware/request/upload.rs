@@ -31,8 +31,13 @@ struct Reading {
     most: u64,
     /// What the client says of the body.
     digest: Option<[u8; 32]>,
+    /// How long the handler has waited for a byte.
     idle: Idle,
+    /// How long nobody has read anything. A timer of its own, because a timer wakes one task: whoever polled it last.
+    stalled: Idle,
     end: Option<Result<RequestDigest, Unsettled>>,
+    /// Whether the handler got an error.
+    is_told: bool,
     /// Whether the handler has let the body go.
     is_left: bool,
     /// Whoever waits for the end.
@@ -73,8 +78,10 @@ impl Upload {
             left: 0,
             most,
             digest,
-            idle: Idle { most: at_most_a_century(idle), since: None, timer: None },
+            idle: Idle::new(idle),
+            stalled: Idle::new(idle),
             end: None,
+            is_told: false,
             is_left: true,
             waiting: None,
         })))
@@ -89,6 +96,16 @@ impl Upload {
     /// Waits until the handler has read the body or let it go, and reads what it has left.
     pub(in crate::middleware) async fn settle(&self) -> Result<RequestDigest, Unsettled> {
         std::future::poll_fn(|cx| self.0.borrow_mut().poll_end(cx)).await
+    }
+
+    /// Whether nobody has the body any more who could read it.
+    pub(in crate::middleware) fn is_left(&self) -> bool {
+        self.0.borrow().is_left
+    }
+
+    /// Whether the handler knows that the body is not what it should be.
+    pub(in crate::middleware) fn is_told(&self) -> bool {
+        self.0.borrow().is_told
     }
 
     /// What is known of the body now.
@@ -106,8 +123,12 @@ impl Reading {
             if !self.is_left {
                 self.waiting = Some(cx.waker().clone());
                 // Whoever has the body may never read on.
-                ready!(self.idle.poll(cx));
-                self.end = Some(Err(Unsettled::Unread));
+                ready!(self.stalled.poll(cx));
+                // Where the handler waits for the client, it finds out first.
+                match self.idle.since.map(|since| since + self.idle.most) {
+                    Some(due) if due + self.idle.most > Instant::now() => self.stalled.since = Some(due),
+                    _ => self.end = Some(Err(Unsettled::Unread)),
+                }
             } else if let Some(Ok(piece)) = ready!(self.poll_next(cx)) {
                 self.left += piece.len() as u64;
                 if self.left > self.most {
@@ -115,6 +136,16 @@ impl Reading {
                 }
             }
         }
+    }
+
+    /// The next piece for the handler. An error comes once: whoever passes over errors would not stop asking.
+    fn poll_for_handler(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, PayloadError>>> {
+        if self.is_told {
+            return Poll::Ready(None);
+        }
+        let next = ready!(self.poll_next(cx));
+        self.is_told = matches!(next, Some(Err(_)));
+        Poll::Ready(next)
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, PayloadError>>> {
@@ -131,7 +162,7 @@ impl Reading {
                 return Poll::Ready(Some(Err(self.fails(Unsettled::Slow, PayloadError::Io(error)))));
             }
         };
-        self.idle.since = None;
+        (self.idle.since, self.stalled.since) = (None, None);
         Poll::Ready(match next {
             Some(Ok(piece)) => {
                 self.hash.update(&piece);
@@ -174,7 +205,7 @@ impl Stream for UploadPayload {
     type Item = Result<Bytes, PayloadError>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.0.borrow_mut().poll_next(cx)
+        self.0.0.borrow_mut().poll_for_handler(cx)
     }
 }
 
@@ -196,6 +227,10 @@ struct Idle {
 }
 
 impl Idle {
+    fn new(most: Duration) -> Self {
+        Self { most: at_most_a_century(most), since: None, timer: None }
+    }
+
     /// Ready when nothing has come for too long.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let until = *self.since.get_or_insert_with(Instant::now) + self.most;

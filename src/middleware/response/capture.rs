@@ -24,7 +24,7 @@ use crate::{
     handler::{Stage, StoreOverride},
     key::Principal,
     ledger::OwnAnswer,
-    middleware::{run::Panic, service::Governed},
+    middleware::{request::Unsettled, run::Panic, service::Governed},
     observe::Outcome,
     record::{Buffered, Record, buffer},
     settings::Settings,
@@ -82,11 +82,13 @@ where
     if let BodySize::Sized(length) = body.size()
         && length > most as u64
         && !is_endless
+        && governed.operation.upload.is_none()
     {
         let record = record_of(response.head(), None, settings);
         return Stored { request, response, held, governed }.store(record, AnswerBody::through(body));
     }
-    let Some(length) = length_to_buffer(body.size(), is_endless) else {
+    let length = length_to_buffer(body.size(), is_endless);
+    let Some(length) = length.filter(|length| *length <= most as u64) else {
         governed.operation.held = Some(held);
         let without_body = record_of(response.head(), None, settings);
         // The TTL starts at completion, which is still to come: the record will be kept a little longer than this says.
@@ -98,39 +100,30 @@ where
     };
     let stored = Stored { request, response, held, governed };
     match in_one_piece(body, length) {
-        Ok(bytes) => stored.store_whole(bytes),
+        Ok(bytes) if stored.governed.operation.upload.is_none() => stored.store_whole(bytes),
+        Ok(bytes) => Either::Right(Box::pin(stored.store_with_upload(Some(bytes.clone()), AnswerBody::whole(bytes)))),
         Err(body) => Either::Right(Box::pin(async move {
             let in_flight = &mut stored.governed.operation.in_flight;
             let holds = |bytes| in_flight.as_mut().is_none_or(|in_flight| in_flight.hold_bytes(bytes));
             let why = match buffer(body, most, holds).await {
-                Buffered::Whole(bytes) => return stored.store_whole(bytes).await,
+                Buffered::Whole(bytes) => {
+                    return stored.store_with_upload(Some(bytes.clone()), AnswerBody::whole(bytes)).await;
+                }
                 Buffered::TooLarge(started) => {
-                    let record = record_of(stored.response.head(), None, &stored.governed.config.settings);
-                    return stored.store(record, AnswerBody::boxed(BoxBody::new(started))).await;
+                    return stored.store_with_upload(None, AnswerBody::boxed(BoxBody::new(started))).await;
                 }
                 Buffered::Failed(error) => error,
             };
-            // A truncated response must never be replayed.
-            tracing::error!(error = &*why, "the body of a protected response failed; the client gets a 500");
-            stored.governed.operation.recorder.outcome(Outcome::NotStored);
-            stored.held.fail().await;
-            let response = HttpResponse::InternalServerError().finish();
-            Ok(ServiceResponse::new(stored.request, response.map_body(|_, body| AnswerBody::boxed(body))))
+            stored.fail(&*why).await
         })),
     }
-}
-
-/// Whether a handler has answered with a body that is a stream.
-pub(in crate::middleware) fn is_streamed<B: MessageBody>(ended: &Ended<B>) -> bool {
-    let Ok(Ok(response)) = ended else { return false };
-    length_to_buffer(response.response().body().size(), is_event_stream(response.headers())).is_none()
 }
 
 /// Whether what a handler has answered may be stored.
 pub(in crate::middleware) fn may_be_stored<B>(ended: &Ended<B>, settings: &Settings) -> bool {
     match ended {
         Ok(Ok(response)) => stores(response.request(), response.response(), settings),
-        Ok(Err(_)) => true,
+        Ok(Err(error)) => settings.storage.store_on_statuses.contains(error.as_response_error().status_code()),
         Err(_) => false,
     }
 }
@@ -156,6 +149,44 @@ impl<'a, S: Service<ServiceRequest>> Stored<'a, S> {
     fn store_whole<B: MessageBody + 'static>(self, bytes: Bytes) -> Answer<'a, B> {
         let record = record_of(self.response.head(), Some(&bytes), &self.governed.config.settings);
         self.store(record, AnswerBody::whole(bytes))
+    }
+
+    /// Stores the response once it is known what the request's body was: the body of the response, which has ended, or a task
+    /// may have had it until now. `kept` is `None` for a body that goes on, and is not kept.
+    async fn store_with_upload<B: MessageBody + 'static>(
+        self,
+        kept: Option<Bytes>,
+        body: AnswerBody<B>,
+    ) -> Result<ServiceResponse<AnswerBody<B>>, Error> {
+        let Self { request, response, held, governed } = self;
+        governed.operation.held = Some(held);
+        let settled = governed.operation.settle(kept.is_some()).await;
+        let problem = settled.err().and_then(Unsettled::problem);
+        match (problem, governed.operation.held.take()) {
+            (Some(problem), _) => Ok(refusal(request, problem, governed)),
+            (None, Some(held)) => {
+                let record = record_of(response.head(), kept.as_deref(), &governed.config.settings);
+                Stored { request, response, held, governed }.store(record, body).await
+            }
+            (None, None) => Ok(ServiceResponse::new(request, response.set_body(body))),
+        }
+    }
+
+    /// A truncated response must never be replayed.
+    async fn fail<B: MessageBody + 'static>(
+        self,
+        why: &(dyn std::error::Error + 'static),
+    ) -> Result<ServiceResponse<AnswerBody<B>>, Error> {
+        let Self { request, held, governed, .. } = self;
+        tracing::error!(error = why, "the body of a protected response failed; the client gets a 500");
+        let of_request = governed.operation.upload.as_ref().and_then(|upload| upload.so_far().err()?.problem());
+        governed.operation.held = Some(held);
+        governed.operation.fail().await;
+        if let Some(problem) = of_request {
+            return Ok(refusal(request, problem, governed));
+        }
+        let response = HttpResponse::InternalServerError().finish();
+        Ok(ServiceResponse::new(request, response.map_body(|_, body| AnswerBody::boxed(body))))
     }
 
     fn store<B: MessageBody + 'static>(self, record: Record, body: AnswerBody<B>) -> Answer<'a, B> {
@@ -247,6 +278,8 @@ pub(in crate::middleware) async fn error<S: Service<ServiceRequest>>(
     let is_refused = response.extensions().get::<StoreOverride>() == Some(&StoreOverride::Never);
     let is_stored =
         !governed.info.is_late_exempt() && !is_refused && stores_status(response.status(), response.head(), settings);
+    // The error has another status than it said, and nobody has found out what the request's body was.
+    let is_stored = is_stored && governed.operation.upload.is_none();
     if settings.is_observed() {
         observe(is_stored.then(|| response.head()), held, governed);
         return error;
@@ -359,6 +392,15 @@ impl Written {
             Self::Lost => Outcome::NotStored,
         }
     }
+}
+
+fn refusal<S: Service<ServiceRequest>, B: MessageBody + 'static>(
+    request: HttpRequest,
+    problem: Problem,
+    governed: &Governed<S>,
+) -> ServiceResponse<AnswerBody<B>> {
+    let response = problem.response(&governed.config.style);
+    ServiceResponse::new(request, response.map_body(|_, body| AnswerBody::boxed(body)))
 }
 
 fn at_once<B: MessageBody + 'static>(response: ServiceResponse<AnswerBody<B>>) -> Answer<'static, B> {

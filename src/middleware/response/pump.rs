@@ -15,9 +15,7 @@ use bytes::{Bytes, BytesMut};
 use super::body::BoxError;
 use crate::{
     claim::{HeldBytes, InFlightGuard, Written},
-    client::problem::Problem,
     middleware::{detach::drop_caught, operation::Operation, request::Unsettled},
-    observe::Outcome,
     record::Record,
 };
 
@@ -246,9 +244,8 @@ impl<B: MessageBody + 'static> Pump<B> {
             Some(Err(error)) => {
                 // A truncated response must never be replayed.
                 self.drop_body();
-                if let Some(held) = self.operation.held.take() {
-                    self.operation.recorder.outcome(Outcome::NotStored);
-                    held.fail().await;
+                if self.operation.held.is_some() {
+                    self.operation.fail().await;
                 }
                 self.copy.borrow_mut().end(EndOfCopy::Failed(Some(error.into())));
             }
@@ -281,20 +278,14 @@ impl<B: MessageBody + 'static> Pump<B> {
     /// Stores the record. From here on it is stored even if the pump is dropped. Fails if the client must not take the
     /// response for one that is stored.
     async fn store(&mut self, body: Option<&[u8]>) -> Result<(), Unsettled> {
-        let Some(mut held) = self.operation.held.take() else { return Ok(()) };
-        if let Some(upload) = self.operation.upload.take() {
-            // What reads the request's body here may be the response's body, of which more is to come.
-            let settled = if body.is_some() { upload.settle().await } else { upload.so_far() };
-            match settled {
-                Ok(digest) => held.of_request(digest),
-                Err(why) => {
-                    let problem = why.problem();
-                    self.operation.recorder.outcome(problem.map_or(Outcome::NotStored, Problem::outcome));
-                    held.release().await;
-                    return if problem.is_some() { Err(why) } else { Ok(()) };
-                }
-            }
+        if self.operation.held.is_none() {
+            return Ok(());
         }
+        // What reads the request's body here may be the response's body, of which more is to come.
+        if let Err(why) = self.operation.settle(body.is_some()).await {
+            return if why.problem().is_some() { Err(why) } else { Ok(()) };
+        }
+        let Some(held) = self.operation.held.take() else { return Ok(()) };
         let record = body.map_or_else(|| self.without_body.clone(), |body| self.without_body.with_body(body));
         self.operation.recorder.writes(&record);
         let written: Written = held.complete(record).await;

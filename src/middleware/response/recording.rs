@@ -180,8 +180,14 @@ fn complete_detached(mut operation: Operation, record: Record, span: &Span) {
     match operation.upload.as_ref().map(Upload::so_far) {
         None => {}
         Some(Ok(digest)) => held.of_request(digest),
-        // The claim ends as it is dropped.
-        Some(Err(_)) => return operation.recorder.outcome(Outcome::NotStored),
+        Some(Err(_)) => {
+            operation.recorder.outcome(Outcome::NotStored);
+            // Otherwise the claim ends as it is dropped.
+            if operation.upload.as_ref().is_some_and(Upload::is_told) {
+                held.free();
+            }
+            return;
+        }
     }
     operation.recorder.writes(&record);
     let mut completing = held.complete(record);

@@ -16,6 +16,7 @@ mod rates;
 mod real_clients;
 mod replays;
 mod streamed_bodies;
+mod streamed_handlers;
 mod streams;
 mod uploads;
 mod wire;
