@@ -18,6 +18,7 @@ use super::{
     plan::{CarryFn, WrapPlan, fixed_setting},
     reconcile::ReconcileFn,
     request::{BodyLimits, HeadRef, SyntheticRequests},
+    streamed::StreamedHead,
 };
 use crate::{
     app::{Idempotency, PrincipalFn, warn_of_given_up_promises},
@@ -40,8 +41,8 @@ use crate::{
 pub(super) enum ComparedBody<'a> {
     /// It was read.
     Read(&'a [Bytes]),
-    /// Its handler reads it. With the SHA-256 that its client sent.
-    Streamed(Option<&'a [u8; 32]>),
+    /// Its handler reads it.
+    Streamed(&'a StreamedHead),
 }
 
 /// The settings and parts of one instance, ready for use: the settings of the process, changed by the wrap's plan.
@@ -264,12 +265,18 @@ impl WrapConfig {
         let authority = head.uri.authority().map(Authority::as_str);
         let (scheme, digest) = match body {
             ComparedBody::Read(_) => (self.scheme, self.encoder.fingerprint(&request)),
-            ComparedBody::Streamed(digest) => {
+            ComparedBody::Streamed(StreamedHead { digest, .. }) => {
                 let [by_head, by_digest] = self.streamed.unwrap_or_default();
                 let scheme = if digest.is_some() { by_digest } else { by_head };
-                (scheme, streamed_fingerprint(&request, digest))
+                (scheme, streamed_fingerprint(&request, digest.as_ref()))
             }
         };
+        let stored = self.stored_ids.of(id);
+        if let ComparedBody::Streamed(StreamedHead { fingerprint, .. }) = body {
+            let [by_head, _] = self.streamed.unwrap_or_default();
+            let digest = self.comparison.with_headers(streamed_fingerprint(&request, None), &request, authority);
+            fingerprint.set(self.stored_ids.index.fingerprint(&stored, Fingerprint::new(by_head, target, digest)));
+        }
         let digest = self.comparison.with_headers(digest, &request, authority);
         let fingerprint = Fingerprint::new(scheme, target, digest);
         #[cfg(feature = "encryption")]
@@ -278,7 +285,6 @@ impl WrapConfig {
         let ledger = self.ledger.clone().filter(|_| !self.settings.is_observed());
         #[cfg(feature = "encryption")]
         let ledger = ledger.map(|ledger| ledger.of_operation(sealing.clone()));
-        let stored = self.stored_ids.of(id);
         let claim_request = ClaimRequest {
             id: stored,
             fingerprint: self.stored_ids.index.fingerprint(&stored, fingerprint),

@@ -249,10 +249,9 @@ where
             self.counted = principal.share();
         }
         let if_completed = if self.policy.is_manual() { IfCompleted::Rerun } else { IfCompleted::Replay };
-        let body = if self.config.streams() {
-            ComparedBody::Streamed(self.content_digest.as_deref())
-        } else {
-            ComparedBody::Read(self.body.pieces())
+        let body = match &self.streamed {
+            Some(head) => ComparedBody::Streamed(head),
+            None => ComparedBody::Read(self.body.pieces()),
         };
         let (id, request) = self.config.claim_request(&self.pending.head(), &key, principal, body, if_completed);
         #[cfg(feature = "encryption")]

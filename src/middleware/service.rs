@@ -32,6 +32,7 @@ use super::{
     request::{Announced, PendingRequest, RequestBody, accept_encoding},
     response::{AnswerBody, end_ordinary},
     run::CallFuture,
+    streamed::StreamedHead,
 };
 use crate::{
     app::Idempotency,
@@ -205,7 +206,7 @@ where
             may_be_in_body,
             is_anonymous: principal.is_anonymous(),
             principal,
-            content_digest: None,
+            streamed: None,
             counted: None,
             #[cfg(feature = "encryption")]
             explanation: None,
@@ -237,8 +238,8 @@ pub(super) struct Governed<S: Service<ServiceRequest>> {
     pub(super) is_anonymous: bool,
     /// Whether the client was promised an answer. `None`: it does not prefer one at once, or can't have it.
     pub(super) promise: Option<Arc<AtomicBool>>,
-    /// The SHA-256 of the body, as the client says (`body = stream`).
-    pub(super) content_digest: Option<Box<[u8; 32]>>,
+    /// With `body = stream`, once the key is known.
+    pub(super) streamed: Option<Box<StreamedHead>>,
     /// `None`: mismatches are not explained.
     #[cfg(feature = "encryption")]
     pub(super) explanation: Option<Box<Explanation>>,

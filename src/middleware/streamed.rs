@@ -1,5 +1,7 @@
 //! Requests whose bodies are not read before their keys are claimed (`body = stream`).
 
+use std::cell::Cell;
+
 use actix_service::Service;
 use actix_web::{
     Error,
@@ -16,10 +18,18 @@ use super::{
 };
 use crate::{
     client::problem::Problem,
-    key::content_digest,
+    key::{Fingerprint, content_digest},
     observe::Outcome,
     record::{Record, UnreadableRecord},
 };
+
+/// What is known of a request before its body is read.
+pub(super) struct StreamedHead {
+    /// The SHA-256 of the body, as the client says.
+    pub(super) digest: Option<[u8; 32]>,
+    /// The fingerprint without that. Known when a claim is asked for.
+    pub(super) fingerprint: Cell<Fingerprint>,
+}
 
 impl<S, B> Governed<S>
 where
@@ -29,7 +39,8 @@ where
     /// Notes what the client says of its body.
     pub(super) fn read_digest(&mut self) -> Result<(), Problem> {
         let digest = content_digest(self.pending.head().headers).map_err(|_| Problem::InvalidDigest)?;
-        self.content_digest = digest.map(Box::new);
+        let fingerprint = Cell::new(Fingerprint::from_bytes([0; Fingerprint::LENGTH]));
+        self.streamed = Some(Box::new(StreamedHead { digest, fingerprint }));
         Ok(())
     }
 
@@ -39,15 +50,16 @@ where
         let first = record.request_digest()?;
         // A layer outside may decode the body, whose length is then another one.
         let is_encoded = self.pending.head().headers.iter().any(|(name, _)| name == CONTENT_ENCODING);
-        if let (Some(first), Some(length)) = (first, self.body.announced_length())
-            && first.length != length
-            && !is_encoded
-        {
-            return Ok(Err(Problem::KeyReused));
+        if let Some(first) = first {
+            let has_length = |length| length == first.length || is_encoded;
+            let is_same = self.streamed.as_ref().is_none_or(|own| first.head.compare(&own.fingerprint.get()).is_same());
+            if !is_same || !self.body.announced_length().is_none_or(has_length) {
+                return Ok(Err(Problem::KeyReused));
+            }
         }
         let read = self.upload(first.map_or(u64::MAX, |first| first.length)).settle().await;
         Ok(match read {
-            Ok(read) if first.is_none_or(|first| first == read) => Ok(()),
+            Ok(read) if first.is_none_or(|first| first.is_same(&read)) => Ok(()),
             Ok(_) | Err(Unsettled::Unread) => Err(Problem::KeyReused),
             Err(why) => Err(why.problem().unwrap_or(Problem::UnreadableBody)),
         })
@@ -66,10 +78,13 @@ where
 
     /// `most`: how many bytes are read of what nobody reads.
     fn upload(&mut self, most: u64) -> Upload {
-        let digest = self.content_digest.as_deref().copied();
+        let (digest, head) = match &self.streamed {
+            Some(head) => (head.digest, head.fingerprint.get()),
+            None => (None, Fingerprint::from_bytes([0; Fingerprint::LENGTH])),
+        };
         // What follows the head of an upgrade is no body.
         let payload = if self.body.is_upgrade() { Payload::None } else { self.body.take_payload() };
-        Upload::new(payload, digest, self.config.settings.limits.body_idle_timeout, most)
+        Upload::new(payload, head, digest, self.config.settings.limits.body_idle_timeout, most)
     }
 
     /// Finds out what the body was, once the handler has answered. Where that can't be known, the response is not stored.

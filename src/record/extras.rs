@@ -1,6 +1,7 @@
 //! What a record keeps beside the response: parts of the head, each with a tag.
 
 use super::{Opened, Record, UnreadableRecord, damaged};
+use crate::key::Fingerprint;
 
 /// The tag of a [`RequestDigest`].
 const REQUEST: u8 = 1;
@@ -12,24 +13,38 @@ const PAIRS: u8 = 2;
 /// Tag and length.
 const BEFORE: usize = 3;
 
-/// The length and the SHA-256 of a request's body, which was not known when its key was claimed (`body = stream`).
+/// What was not known of a request when its key was claimed (`body = stream`): the length and the SHA-256 of its body. And
+/// the fingerprint that it has without a digest of its body, so that requests with and without one can be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RequestDigest {
+    pub(crate) head: Fingerprint,
     pub(crate) length: u64,
     pub(crate) sha256: [u8; 32],
 }
 
+/// The length of a [`RequestDigest`].
+const LENGTH: usize = Fingerprint::LENGTH + 40;
+
 impl RequestDigest {
-    fn to_bytes(self) -> [u8; 40] {
-        let mut bytes = [0; 40];
-        bytes[..8].copy_from_slice(&self.length.to_le_bytes());
-        bytes[8..].copy_from_slice(&self.sha256);
+    /// Whether it may be the same request.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.length == other.length && self.sha256 == other.sha256 && self.head.compare(&other.head).is_same()
+    }
+
+    fn to_bytes(self) -> [u8; LENGTH] {
+        let mut bytes = [0; LENGTH];
+        let (head, body) = bytes.split_at_mut(Fingerprint::LENGTH);
+        head.copy_from_slice(self.head.as_bytes());
+        body[..8].copy_from_slice(&self.length.to_le_bytes());
+        body[8..].copy_from_slice(&self.sha256);
         bytes
     }
 
     fn of_bytes(bytes: &[u8]) -> Option<Self> {
-        let (length, sha256) = bytes.split_first_chunk()?;
-        Some(Self { length: u64::from_le_bytes(*length), sha256: sha256.try_into().ok()? })
+        let (head, rest) = bytes.split_first_chunk()?;
+        let (length, sha256) = rest.split_first_chunk()?;
+        let (head, length) = (Fingerprint::from_bytes(*head), u64::from_le_bytes(*length));
+        Some(Self { head, length, sha256: sha256.try_into().ok()? })
     }
 }
 
@@ -46,10 +61,10 @@ impl Record {
         RequestDigest::of_bytes(bytes).map(Some).ok_or_else(|| damaged("a digest of another length"))
     }
 
-    /// Whether the request of the other record had the same body, as far as both know.
+    /// Whether the request of the other record was the same, as far as both know.
     pub(crate) fn answers(&self, other: &Self) -> bool {
         match (self.request_digest(), other.request_digest()) {
-            (Ok(Some(own)), Ok(Some(other))) => own == other,
+            (Ok(Some(own)), Ok(Some(other))) => own.is_same(&other),
             _ => true,
         }
     }
@@ -111,7 +126,8 @@ mod tests {
     use actix_web::http::StatusCode;
     use bytes::Bytes;
 
-    const DIGEST: RequestDigest = RequestDigest { length: 1 << 40, sha256: [7; 32] };
+    const DIGEST: RequestDigest =
+        RequestDigest { head: Fingerprint::from_bytes([9; Fingerprint::LENGTH]), length: 1 << 40, sha256: [7; 32] };
 
     fn record() -> Record {
         Record::new(StatusCode::CREATED, [], Some(b"body"))
@@ -126,7 +142,7 @@ mod tests {
             assert_eq!(back.request_digest().unwrap(), Some(DIGEST));
         }
         assert_eq!(kept.response().unwrap(), record().response().unwrap());
-        assert_eq!(kept.len(), record().len() + 43);
+        assert_eq!(kept.len(), record().len() + 3 + LENGTH);
     }
 
     #[cfg(feature = "encryption")]

@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::body::stream_of;
-use crate::{claim::at_most_a_century, client::problem::Problem, record::RequestDigest};
+use crate::{claim::at_most_a_century, client::problem::Problem, key::Fingerprint, record::RequestDigest};
 
 /// The body of a request, while its handler reads it and until it was read to its end.
 #[derive(Clone)]
@@ -24,6 +24,8 @@ pub(in crate::middleware) struct Upload(Rc<RefCell<Reading>>);
 
 struct Reading {
     payload: Payload,
+    /// The fingerprint of the request without a digest of its body.
+    head: Fingerprint,
     hash: Sha256,
     length: u64,
     /// How many bytes were read on behalf of the handler.
@@ -70,9 +72,16 @@ impl Unsettled {
 
 impl Upload {
     /// `idle`: how long may pass without a byte. `most`: how many bytes are read of what the handler has left.
-    pub(in crate::middleware) fn new(payload: Payload, digest: Option<[u8; 32]>, idle: Duration, most: u64) -> Self {
+    pub(in crate::middleware) fn new(
+        payload: Payload,
+        head: Fingerprint,
+        digest: Option<[u8; 32]>,
+        idle: Duration,
+        most: u64,
+    ) -> Self {
         Self(Rc::new(RefCell::new(Reading {
             payload,
+            head,
             hash: Sha256::new(),
             length: 0,
             left: 0,
@@ -177,7 +186,7 @@ impl Reading {
                         io::Error::new(io::ErrorKind::InvalidData, "the body is not that of its Content-Digest");
                     Some(Err(self.fails(Unsettled::Wrong, PayloadError::Io(error))))
                 } else {
-                    self.ends(Ok(RequestDigest { length: self.length, sha256 }));
+                    self.ends(Ok(RequestDigest { head: self.head, length: self.length, sha256 }));
                     None
                 }
             }
