@@ -203,15 +203,15 @@ fn a_stream_of_events_is_stored_where_its_handler_has_left_the_body() {
 fn a_body_that_is_sent_back_with_its_length_is_stored_without_a_pause() {
     let server = Uploads::start();
     let started = Instant::now();
-    let request = upload("/sized", &fresh_key(), &[7; LENGTH]);
+    let request = upload("/sized", &fresh_key(), &vec![7; LENGTH]);
     let first = server.send(&request);
-    assert_eq!(first.body, [7; LENGTH]);
+    assert_eq!(first.body, vec![7; LENGTH]);
     let again = server.send(&request);
     assert!(again.is_replay() && again.body == first.body, "{again:?}");
-    server.send(&request.body([8; LENGTH])).is_problem(422, "key-reused");
+    server.send(&request.body(vec![8; LENGTH])).is_problem(422, "key-reused");
     server.send(&wrong("/sized", &fresh_key())).is_problem(400, "wrong-digest");
     // Too large to keep, and known only when it has been sent.
-    let large = server.send(&upload("/sized", &fresh_key(), &[7; 20 * LENGTH]));
+    let large = server.send(&upload("/sized", &fresh_key(), &vec![7; 20 * LENGTH]));
     assert_eq!(large.body.len(), 20 * LENGTH);
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
 }
