@@ -2,7 +2,7 @@
 //!
 //! A fail-over by hand, or of a primary that was only stalled, leaves the old primary taking writes for some ten seconds,
 //! and a connection to it works. So the sentinels are asked all the time, and a connection is used only while they have
-//! named its server within the last second.
+//! named its server within the last second and none of them replaces it.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -70,6 +70,8 @@ struct Heard {
     /// The server that the primary has replaced in this epoch. The sentinel that leads a fail-over names it for a moment with
     /// the new epoch.
     replaced: Option<(String, u16)>,
+    /// Whether one of them says that it is down, or replaces it. What is written to it then is lost.
+    is_failing: bool,
     /// When they were asked last, whether they answered or not.
     asked: Option<Instant>,
     /// Why none of them named a primary, if so.
@@ -122,6 +124,9 @@ impl Sentinels {
             let _ = timeout(CONNECTING + PATIENCE, heard.wait_for(is_fresh)).await;
         }
         let heard = heard.borrow().clone();
+        if heard.is_failing {
+            return Err((ErrorKind::Io, "the sentinels replace the primary", self.0.name.clone()).into());
+        }
         heard.primary.ok_or_else(|| {
             let why = heard.error.unwrap_or_else(|| "they did not answer".into());
             let detail = format!("`{}`: {why}", self.0.name);
@@ -172,11 +177,11 @@ impl Heard {
 }
 
 impl Primary {
-    fn address(&self) -> (String, u16) {
+    pub(super) fn address(&self) -> (String, u16) {
         (self.host.clone(), self.port)
     }
 
-    fn is_at(&self, address: &(String, u16)) -> bool {
+    pub(super) fn is_at(&self, address: &(String, u16)) -> bool {
         (&self.host, self.port) == (&address.0, address.1)
     }
 }
@@ -186,21 +191,19 @@ impl Shared {
     async fn ask(&self, questions: &mut Questions) {
         let asked = Instant::now();
         questions.ask(&self.sentinels, &self.name);
-        let (mut named, mut answers, mut error) = (Vec::new(), 0, None);
+        let (mut answers, mut error) = (0, None);
         let mut until = asked + CONNECTING;
         while let Ok(Some(answer)) = timeout_at(until, questions.under_way.next()).await {
             questions.waiting.remove(&answer.sentinel);
             match answer.said {
-                Ok((connection, primary)) => {
+                Ok((connection, primary, is_failing)) => {
                     questions.connections.insert(answer.sentinel, connection);
                     // One to an earlier question may be of before, and may have waited for this process to go on.
                     if answer.asked >= asked {
                         answers += 1;
                         until = until.min(Instant::now() + AFTER_THE_FIRST);
                     }
-                    if answer.asked.elapsed() < COUNTS {
-                        named.push(primary);
-                    }
+                    questions.latest.insert(answer.sentinel, (answer.asked, primary, is_failing));
                 }
                 Err(failed) => error = Some(failed.to_string()),
             }
@@ -208,10 +211,16 @@ impl Shared {
                 break;
             }
         }
+        // Also of those that were slower now: the one that leads a fail-over knows of it first.
+        questions.latest.retain(|_, (asked, ..)| asked.elapsed() < COUNTS);
+        let latest = || questions.latest.values();
         self.heard.send_modify(|heard| {
             heard.asked = Some(asked);
-            if let Some(named) = named.into_iter().max_by_key(|primary| heard.rank(primary)) {
-                heard.hears(named);
+            if let Some(named) = latest().map(|(_, primary, _)| primary).max_by_key(|primary| heard.rank(primary)) {
+                heard.hears(named.clone());
+                let known = heard.primary.as_ref().map(Primary::address);
+                heard.is_failing =
+                    latest().any(|(_, primary, is_failing)| *is_failing && Some(primary.address()) == known);
                 heard.error = None;
                 return;
             }
@@ -219,6 +228,7 @@ impl Shared {
                 tracing::warn!(error, "no sentinel can be reached: the last primary that they named is used");
             }
             heard.error = error.or_else(|| heard.error.take());
+            heard.is_failing = false;
         });
     }
 }
@@ -229,13 +239,16 @@ struct Questions {
     /// By the index of the sentinel.
     connections: HashMap<usize, MultiplexedConnection>,
     waiting: HashSet<usize>,
+    /// What each sentinel said last, and when it was asked.
+    latest: HashMap<usize, (Instant, Primary, bool)>,
     under_way: FuturesUnordered<BoxFuture<'static, Answer>>,
 }
 
 struct Answer {
     sentinel: usize,
     asked: Instant,
-    said: RedisResult<(MultiplexedConnection, Primary)>,
+    /// The primary, and whether it is down or being replaced.
+    said: RedisResult<(MultiplexedConnection, Primary, bool)>,
 }
 
 impl Questions {
@@ -256,12 +269,12 @@ impl Questions {
     }
 }
 
-/// Asks one sentinel, over its last connection if there is one.
+/// Asks one sentinel, over its last connection if there is one, for the primary, and whether that is failing.
 async fn ask(
     client: &Client,
     connection: Option<MultiplexedConnection>,
     name: &str,
-) -> RedisResult<(MultiplexedConnection, Primary)> {
+) -> RedisResult<(MultiplexedConnection, Primary, bool)> {
     let config =
         AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECTING)).set_response_timeout(Some(PATIENCE));
     let mut connection = match connection {
@@ -274,7 +287,9 @@ async fn ask(
     let (Ok(port), Ok(epoch)) = (field("port").parse(), field("config-epoch").parse()) else {
         return Err((ErrorKind::UnexpectedReturnType, "a sentinel answers in another way").into());
     };
-    Ok((connection, Primary { host: field("ip").to_owned(), port, epoch }))
+    // One sentinel alone may be cut off from a primary that works (`s_down`), so that is not enough.
+    let is_failing = field("flags").split(',').any(|flag| matches!(flag, "o_down" | "failover_in_progress"));
+    Ok((connection, Primary { host: field("ip").to_owned(), port, epoch }, is_failing))
 }
 
 #[cfg(test)]

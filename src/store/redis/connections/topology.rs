@@ -129,21 +129,28 @@ impl Topology {
             }
             Self::Cluster(client) => Ok(Link::Cluster(client.get_async_connection().await?)),
             Self::Sentinel(sentinels) => {
-                // The sentinels name a new primary a moment late, and the pool does not try again by itself.
+                // The sentinels name a new primary a moment late, and the pool does not try again by itself. A server that
+                // failed is not tried again meanwhile: once awake, it would take writes that are lost.
                 let until = Instant::now() + timeout * 3 / 4;
-                let mut named = sentinels.primary().await?;
+                let (mut named, mut failed) = (sentinels.primary().await, None::<((String, u16), RedisError)>);
                 loop {
-                    let error = match connect_to_primary(sentinels, &named, &config).await {
-                        Ok(link) => return Ok(link),
-                        Err(error) => error,
+                    let unnamed = match named {
+                        Ok(primary) if failed.as_ref().is_none_or(|(address, _)| !primary.is_at(address)) => {
+                            match connect_to_primary(sentinels, &primary, &config).await {
+                                Ok(link) => return Ok(link),
+                                Err(error) => failed = Some((primary.address(), error)),
+                            }
+                            None
+                        }
+                        Ok(_) => None,
+                        Err(error) => Some(error),
                     };
-                    match sentinels.primary_now().await {
-                        Ok(now) if now != named => named = now,
-                        _ => sleep(sentinels::EVERY).await,
-                    }
                     if Instant::now() >= until {
-                        return Err(error);
+                        let error = unnamed.or(failed.map(|(_, error)| error));
+                        return Err(error.unwrap_or_else(|| (ErrorKind::Io, "no primary in time").into()));
                     }
+                    sleep(sentinels::EVERY).await;
+                    named = sentinels.primary_now().await;
                 }
             }
         }
