@@ -10,11 +10,10 @@ use bb8_redis::redis::{
     cluster_async::ClusterConnection,
     cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo, SingleNodeRoutingInfo},
 };
-use tokio::time::{Instant, sleep};
 
 use super::{
     address::{Address, Servers, tcp_settings},
-    sentinels::{self, Primary, Sentinels},
+    sentinels::{Primary, Sentinels},
     tls::Tls,
 };
 use crate::store::{Location, LocationError};
@@ -129,28 +128,13 @@ impl Topology {
             }
             Self::Cluster(client) => Ok(Link::Cluster(client.get_async_connection().await?)),
             Self::Sentinel(sentinels) => {
-                // The sentinels name a new primary a moment late, and the pool does not try again by itself. A server that
-                // failed is not tried again meanwhile: once awake, it would take writes that are lost.
-                let until = Instant::now() + timeout * 3 / 4;
-                let (mut named, mut failed) = (sentinels.primary().await, None::<((String, u16), RedisError)>);
-                loop {
-                    let unnamed = match named {
-                        Ok(primary) if failed.as_ref().is_none_or(|(address, _)| !primary.is_at(address)) => {
-                            match connect_to_primary(sentinels, &primary, &config).await {
-                                Ok(link) => return Ok(link),
-                                Err(error) => failed = Some((primary.address(), error)),
-                            }
-                            None
-                        }
-                        Ok(_) => None,
-                        Err(error) => Some(error),
-                    };
-                    if Instant::now() >= until {
-                        let error = unnamed.or(failed.map(|(_, error)| error));
-                        return Err(error.unwrap_or_else(|| (ErrorKind::Io, "no primary in time").into()));
-                    }
-                    sleep(sentinels::EVERY).await;
-                    named = sentinels.primary_now().await;
+                let named = sentinels.primary().await?;
+                match connect_to_primary(sentinels, &named, &config).await {
+                    Ok(link) => Ok(link),
+                    Err(error) => match sentinels.primary_now().await {
+                        Ok(now) if now != named => connect_to_primary(sentinels, &now, &config).await,
+                        _ => Err(error),
+                    },
                 }
             }
         }
