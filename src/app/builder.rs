@@ -319,7 +319,7 @@ mod tests {
     #[cfg(not(all(feature = "encryption", feature = "redis", feature = "sqlite")))]
     use super::*;
 
-    /// What a build without the feature says to the setting that needs it.
+    /// The error of a build without the feature, for the setting that needs it.
     #[cfg(not(all(feature = "encryption", feature = "redis", feature = "sqlite")))]
     #[track_caller]
     fn needs(feature: &str, setting: &str, change: impl FnOnce(&mut Settings)) {

@@ -27,7 +27,7 @@ pub(crate) struct FirstRuns {
 /// be empty again.
 #[derive(Clone, Copy, Debug)]
 struct Gcra {
-    /// What one run adds to that time. Rounded up, so that no more runs are let through than the rate says.
+    /// The time that one run adds. Rounded up, so that no more runs are let through than the rate says.
     interval: u64,
     /// How far that time may be ahead of now.
     burst: u64,

@@ -18,7 +18,7 @@ use crate::{
     sealing::Sealing,
 };
 
-/// What a request needs to explain a mismatch, with `fingerprint.differences`.
+/// The parts of a request that explain a mismatch, with `fingerprint.differences`.
 #[derive(Default)]
 pub(super) struct Explanation {
     /// Opens the record of the first request.

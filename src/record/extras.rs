@@ -1,4 +1,4 @@
-//! What a record keeps beside the response: parts of the head, each with a tag.
+//! Parts of a record beside the response: behind the head, each with a tag.
 
 use super::{Opened, Record, UnreadableRecord, damaged};
 use crate::key::Fingerprint;

@@ -18,7 +18,7 @@ pub(crate) const MOST_LEAVES: usize = 64;
 pub(crate) struct Leaf {
     /// The pointer to it (RFC 6901).
     pub(crate) pointer: String,
-    /// Its value, written in one way only.
+    /// The value, written in one way only.
     pub(crate) value: Vec<u8>,
 }
 

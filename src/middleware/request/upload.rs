@@ -31,7 +31,7 @@ struct Reading {
     /// How many bytes were read on behalf of the handler.
     left: u64,
     most: u64,
-    /// What the client says of the body.
+    /// The SHA-256 of the body, as the client says.
     digest: Option<[u8; 32]>,
     /// How long the handler has waited for a byte.
     idle: Idle,
@@ -60,7 +60,7 @@ pub(in crate::middleware) enum Unsettled {
 }
 
 impl Unsettled {
-    /// What the client is told in place of the handler's answer.
+    /// The problem that the client gets in place of the handler's answer.
     pub(in crate::middleware) const fn problem(self) -> Option<Problem> {
         match self {
             Self::Wrong => Some(Problem::WrongDigest),
@@ -117,7 +117,7 @@ impl Upload {
         self.0.borrow().is_told
     }
 
-    /// What is known of the body now.
+    /// The end of the body, if it is known now.
     pub(in crate::middleware) fn so_far(&self) -> Result<RequestDigest, Unsettled> {
         self.0.borrow().end.unwrap_or(Err(Unsettled::Unread))
     }

@@ -21,7 +21,7 @@ use sqlx::{AssertSqlSafe, PgPool, Row as _, sqlite::SqliteJournalMode};
 
 use crate::{common::fresh_key, databases::Cluster, sqlite::Files};
 
-/// What a database must not show, different in each test: its tables may lie in one file.
+/// The secrets that a database must not show, different in each test: its tables may lie in one file.
 struct Secrets {
     key: String,
     principal: String,
