@@ -126,7 +126,7 @@ mod tests {
         assert!((0..600).all(|_| ask(0).is_ok()));
         assert_eq!((ask(0), ask(SECOND / 20)), (Err(SECOND / 10), Err(SECOND / 20)));
         assert_eq!((ask(SECOND / 10), ask(SECOND / 10)), (Ok(()), Err(SECOND / 10)));
-        // What was refused was not counted.
+        // Refused runs were not counted.
         assert!((0..600).all(|_| ask(100 * SECOND).is_ok()));
         assert!(ask(100 * SECOND).is_err());
     }

@@ -39,9 +39,9 @@ use crate::{
 /// The body of a request, as far as its claim compares it.
 #[derive(Clone, Copy)]
 pub(super) enum ComparedBody<'a> {
-    /// It was read.
+    /// The body was read.
     Read(&'a [Bytes]),
-    /// Its handler reads it.
+    /// The handler reads the body.
     Streamed(&'a StreamedHead),
 }
 

@@ -136,7 +136,8 @@ where
         }
     }
 
-    /// Reads the body, unless that was done or its handler reads it. Counted from before it is read: slow uploads hold memory too.
+    /// Reads the body, unless that was done or the handler reads it. The request counts as in flight from before its body
+    /// is read: slow uploads hold memory too.
     #[inline]
     async fn read_body(&mut self) -> Result<(), Problem> {
         let in_flight = match &mut self.operation.in_flight {

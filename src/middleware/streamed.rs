@@ -23,7 +23,7 @@ use crate::{
     record::{Record, UnreadableRecord},
 };
 
-/// What is known of a request before its body is read.
+/// The parts of a request that are known before its body is read.
 pub(super) struct StreamedHead {
     /// The SHA-256 of the body, as the client says.
     pub(super) digest: Option<[u8; 32]>,

@@ -42,20 +42,20 @@ struct Reading {
     is_told: bool,
     /// Whether the handler has let the body go.
     is_left: bool,
-    /// Whoever waits for the end.
+    /// The task that waits for the end of the body.
     waiting: Option<Waker>,
 }
 
 /// Why it is not known what a body was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::middleware) enum Unsettled {
-    /// It is not the one that `Content-Digest` names.
+    /// The body is not the one that `Content-Digest` names.
     Wrong,
     /// No byte came for `limits.body_idle_timeout`.
     Slow,
-    /// It broke off.
+    /// The body broke off.
     Failed,
-    /// Its handler left more of it than is read on its behalf.
+    /// The handler left more of the body than is read on the handler's behalf.
     Unread,
 }
 
@@ -131,7 +131,7 @@ impl Reading {
             }
             if !self.is_left {
                 self.waiting = Some(cx.waker().clone());
-                // Whoever has the body may never read on.
+                // A task that has taken the body may never read on.
                 ready!(self.stalled.poll(cx));
                 // Where the handler waits for the client, it finds out first.
                 match self.idle.since.map(|since| since + self.idle.most) {

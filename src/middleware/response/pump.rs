@@ -281,7 +281,7 @@ impl<B: MessageBody + 'static> Pump<B> {
         if self.operation.held.is_none() {
             return Ok(());
         }
-        // What reads the request's body here may be the response's body, of which more is to come.
+        // The response's body may still read the request's, as long as more of the former is to come.
         if let Err(why) = self.operation.settle(body.is_some()).await {
             return if why.problem().is_some() { Err(why) } else { Ok(()) };
         }
