@@ -154,8 +154,8 @@ impl RedisStore {
         format!("{}{id}", self.prefix)
     }
 
-    /// Waits until enough replicas have what was written. `is_there`: a field of the record, and its value.
-    async fn have_replicas(&self, id: &RecordId, is_there: (&str, &[u8])) -> Result<(), StoreError> {
+    /// Waits until enough replicas have what was written. `is_there`: fields of the record, with their values.
+    async fn have_replicas(&self, id: &RecordId, is_there: &[(&str, &[u8])]) -> Result<(), StoreError> {
         if self.replicas == 0 {
             return Ok(());
         }
@@ -164,6 +164,19 @@ impl RedisStore {
             return Ok(());
         }
         Err(StoreError::unavailable(format!("fewer than {} replicas have what was written", self.replicas)))
+    }
+
+    /// Waits until enough replicas have the response of this owner, and notes it, so that replays need not wait again.
+    async fn response_has_replicas(&self, id: &RecordId, owner: OwnerToken) -> Result<(), StoreError> {
+        if self.replicas == 0 {
+            return Ok(());
+        }
+        self.have_replicas(id, &[(STATE, b"D"), (OWNER, owner.as_bytes())]).await?;
+        let mut script = self.scripts.acknowledge.key(self.name(id));
+        script.arg(owner.as_bytes());
+        // Without the note, the next replay asks the replicas.
+        let _: Result<Reply, StoreError> = self.connections.run(script).await;
+        Ok(())
     }
 
     async fn inspected(&self, id: RecordId) -> Result<Option<Inspection>, StoreError> {
@@ -217,7 +230,7 @@ impl Store for RedisStore {
                 b"A" => {
                     let claim = Claim::new(request, reply.number(1)?, reply.number(2)?);
                     let claim = claim.taken_over(reply.number::<u8>(3)? != 0).completions(reply.number(4)?);
-                    if let Err(error) = self.have_replicas(&request.id, (OWNER, request.token.as_bytes())).await {
+                    if let Err(error) = self.have_replicas(&request.id, &[(OWNER, request.token.as_bytes())]).await {
                         // Its key would be locked for a lease, and nothing runs under it.
                         let _ = self.release(&claim, ReleaseAs::Free).await;
                         return Err(error);
@@ -232,6 +245,10 @@ impl Store for RedisStore {
                 b"R" => {
                     let record = reply.record(1)?;
                     let record = record.ok_or(StoreError::foreign("a completed record without a response"))?;
+                    // A replaced primary that does not know it yet may have a response that no other server has.
+                    if let Some(owner) = reply.array(4)? {
+                        self.response_has_replicas(&request.id, OwnerToken::from_bytes(owner)).await?;
+                    }
                     let found = Found::new(record, reply.millis(2)?);
                     Begin::Completed(found.other_scheme(reply.number::<u8>(3)? != 0))
                 }
@@ -300,7 +317,7 @@ impl Store for RedisStore {
             };
             Ok(match reply.code()? {
                 b"K" => {
-                    self.have_replicas(&claim.id, (OWNER, claim.token.as_bytes())).await?;
+                    self.have_replicas(&claim.id, &[(OWNER, claim.token.as_bytes())]).await?;
                     Saved::Saved
                 }
                 b"S" => Saved::Lost,
@@ -327,7 +344,7 @@ impl Store for RedisStore {
             let reply = reply.await?;
             Ok(match reply.code()? {
                 b"K" => {
-                    self.have_replicas(&claim.id, (STATE, b"D")).await?;
+                    self.response_has_replicas(&claim.id, claim.token).await?;
                     Completion::Stored
                 }
                 b"S" => Completion::Superseded(reply.record(1)?),

@@ -256,7 +256,8 @@ fn large_uploads_and_their_retries_take_no_memory() {
     replays(&first, &server.send(with_digest(ECHO, &key, &body)));
     replays(&first, &server.send(upload(ECHO, &key, &body)));
     let after = peak(&server);
-    assert!(after - before <= 8 << 10, "{before} KiB before, {after} KiB after");
+    // The kernel counts in batches, so a later peak may seem to be lower.
+    assert!(after <= before + (8 << 10), "{before} KiB before, {after} KiB after");
 }
 
 /// A record keeps what its request was, in every store, and sealed.

@@ -132,7 +132,7 @@ fn storm(
     for worker in workers {
         keys.extend(worker.join().map_err(|_| "a worker thread panicked")??);
     }
-    verdict::of(&keys, servers, &losses(), &memory)
+    verdict::of(keys, servers, &losses(), &memory)
 }
 
 /// A key, and the answers that its clients got.

@@ -17,8 +17,14 @@ pub(crate) struct Run {
     pub(crate) end: Option<u128>,
 }
 
+/// How long after a run its response may still be on its way to Redis, in milliseconds: an answer waits for the store for
+/// half a second, and a fail-over takes a few.
+const UNSAVED: u128 = 20_000;
+
 /// `losses`: when Redis may have lost claims.
-pub(crate) fn of(keys: &[Key], servers: &Servers, losses: &[Span], memory: &[usize]) -> Result<(), String> {
+pub(crate) fn of(mut keys: Vec<Key>, servers: &Servers, losses: &[Span], memory: &[usize]) -> Result<(), String> {
+    ask_once_more(&mut keys, servers, losses)?;
+    let keys = &keys;
     let log = fs::read_to_string(&servers.log).map_err(|error| error.to_string())?;
     let runs = runs(&log)?;
     let (worked, repeated) = steps::of(keys, &runs, &log, losses)?;
@@ -39,29 +45,18 @@ pub(crate) fn of(keys: &[Key], servers: &Servers, losses: &[Span], memory: &[usi
         }
         window += usize::from(key.answers.len() > 1);
         for (first, second) in of_key.iter().zip(of_key.iter().skip(1)) {
-            // A second run is only allowed if Redis forgot the key since, or if the process of the first one was killed,
-            // and only after that. A run whose step could not be saved has ended with a refusal: the next one resumes.
+            // A second run is only allowed if Redis forgot the key since, or if the process of the first one was killed
+            // before its response was stored, and only after that. A run whose step could not be saved has ended with a
+            // refusal: the next one resumes.
+            let excuses = |killed| killed <= second.start && first.end.is_none_or(|end| killed <= end + UNSAVED);
             let is_resumed = key.path.starts_with("/steps") && first.end.is_some_and(|end| end <= second.start);
             if losses.iter().any(|(from, to)| *from <= second.start && first.start <= *to) {
                 forgotten += 1;
             } else if is_resumed && key.answers.len() == 1 {
                 resumed += 1;
-            } else if servers.killed(first.pid).is_none_or(|killed| second.start < killed) {
-                return Err(format!("{} ran twice while its owner lived: {of_key:?}", key.name));
-            }
-        }
-    }
-    let last_loss = losses.iter().map(|(_, to)| *to).max().unwrap_or(0);
-    let was_kept = |key: &&Key| {
-        let runs = runs.get(&key.name).map(Vec::as_slice).unwrap_or_default();
-        runs.iter().all(|run| run.start > last_loss)
-    };
-    // The latest keys still replay their answer at every server: no key is locked, and no record is lost.
-    for key in keys.iter().rev().filter(was_kept).take(200) {
-        for server in 0..servers.count() {
-            let body = client::until_answered_by(servers.address(server), &key.path, &key.name)?;
-            if !key.answers.contains(&body) {
-                return Err(format!("{} gives another answer at the end", key.name));
+            } else if !servers.killed(first.pid).is_some_and(excuses) {
+                let killed: Vec<_> = of_key.iter().map(|run| servers.killed(run.pid)).collect();
+                return Err(format!("{} ran twice while its owner lived: {of_key:?}, killed: {killed:?}", key.name));
             }
         }
     }
@@ -77,6 +72,27 @@ pub(crate) fn of(keys: &[Key], servers: &Servers, losses: &[Span], memory: &[usi
          saved; a server used at most {late} MiB",
         keys.len()
     );
+    Ok(())
+}
+
+/// The latest keys still replay their answers at every server: no key is locked, and no record is lost. A key that runs
+/// again instead is a second run like any other.
+fn ask_once_more(keys: &mut [Key], servers: &Servers, losses: &[Span]) -> Result<(), String> {
+    let log = fs::read_to_string(&servers.log).map_err(|error| error.to_string())?;
+    let runs = runs(&log)?;
+    let last_loss = losses.iter().map(|(_, to)| *to).max().unwrap_or(0);
+    let was_kept = |key: &&mut Key| {
+        let runs = runs.get(&key.name).map(Vec::as_slice).unwrap_or_default();
+        runs.iter().all(|run| run.start > last_loss)
+    };
+    for key in keys.iter_mut().rev().filter(was_kept).take(200) {
+        for server in 0..servers.count() {
+            let body = client::until_answered_by(servers.address(server), &key.path, &key.name)?;
+            if !key.answers.contains(&body) {
+                key.answers.push(body);
+            }
+        }
+    }
     Ok(())
 }
 

@@ -44,8 +44,10 @@ const RECONSIDERED: Duration = Duration::from_secs(1);
 
 /// Writes a field with the value that it has. `0`: it has another one.
 const WRITE_AGAIN: &str = "
-if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+for n = 1, #ARGV, 2 do
+  if redis.call('HGET', KEYS[1], ARGV[n]) ~= ARGV[n + 1] then return 0 end
+end
+redis.call('HSET', KEYS[1], unpack(ARGV))
 return 1";
 
 /// A Redis, by its address.
@@ -168,23 +170,23 @@ impl Connections {
         self.manager.topology.is_cluster()
     }
 
-    /// Waits until `replicas` replicas have what was written to this name before, `within` this time. `is_there`: a field of
-    /// the name, and its value, without which the server does not have it itself.
+    /// Waits until `replicas` replicas have what was written to this name before, `within` this time. `is_there`: fields of
+    /// the name with their values, without which the server does not have it itself.
     ///
     /// WAIT blocks its connection, so these connections are not those of other calls. Since Redis 7.2 it waits for what its
-    /// own connection wrote, so the field is written again, and only where it has the value already: another server would
-    /// have its own idea of "before".
+    /// own connection wrote, so the fields are written again, and only where they have these values already: another server
+    /// would have its own idea of "before".
     pub(crate) fn have_replicas(
         &self,
         name: &str,
-        is_there: (&str, &[u8]),
+        is_there: &[(&str, &[u8])],
         replicas: usize,
         within: Duration,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send + use<> {
         let pool = self.pool(self.waiting_id, WAITING);
         let mut pipeline = Pipeline::with_capacity(2);
         let millis = u64::try_from(within.as_millis()).unwrap_or(u64::MAX).max(1);
-        pipeline.cmd("EVAL").arg(WRITE_AGAIN).arg(1).arg(name).arg(is_there.0).arg(is_there.1);
+        pipeline.cmd("EVAL").arg(WRITE_AGAIN).arg(1).arg(name).arg(is_there);
         pipeline.cmd("WAIT").arg(replicas).arg(millis);
         async move {
             let (is_there, have): (bool, usize) = pool.ask_alone(&Call::Pipeline(pipeline)).await.map_err(of_redis)?;

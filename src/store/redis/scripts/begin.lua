@@ -5,7 +5,8 @@
 -- Replies {'A', attempt, fence, lost owner, completions, other scheme, previous response, steps…}
 --                                                acquired: the claim is this request's
 --         {'P', ms, 0 | 1}                       in flight: another request runs, or its owner is waited for (1)
---         {'R', response, ms left, other scheme} completed: replay it
+--         {'R', response, ms left, other scheme, owner}
+--                                                completed: replay it. No owner: enough replicas have had the response
 --         {'M'}                                  mismatch: the key was used for another operation
 --         {'X'}                                  an owner was lost, and ARGV[8] is reject
 --         {'C'}                                  a record of another version, or a foreign value
@@ -71,7 +72,8 @@ if r.state == 'D' and replays then
   -- Only operators see these two, so an answer must not fail for them.
   redis.pcall('HSET', KEY, 'u', text(now))
   redis.pcall('HINCRBY', KEY, 'k', 1)
-  return {'R', redis.call('HGET', KEY, 'r'), redis.call('PTTL', KEY), other}
+  return {'R', redis.call('HGET', KEY, 'r'), redis.call('PTTL', KEY), other,
+    r.acknowledged ~= r.owner and r.owner}
 end
 if r.lost and rejects then return {'X'} end
 if r.state == 'D' then

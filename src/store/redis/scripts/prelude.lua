@@ -21,11 +21,12 @@ local function write_at_maxmemory() redis.call('HDEL', KEY, '_') end
 
 -- The record, or nil. A second value `true` means that the key holds something else.
 local function read()
-  local f = redis.call('HMGET', KEY, 'v', 's', 'o', 'f', 'a', 'n', 'l', 'g', 'q', 'x', 'm', 'e', 'j')
+  local f = redis.call('HMGET', KEY, 'v', 's', 'o', 'f', 'a', 'n', 'l', 'g', 'q', 'x', 'm', 'e', 'j', 'b')
   if not f[1] then return nil, redis.call('EXISTS', KEY) == 1 end
   local r = {version = f[1], state = f[2], owner = f[3], fingerprint = f[4], attempt = tonumber(f[5]),
     fence = tonumber(f[6]), ends = tonumber(f[7]), grace = tonumber(f[8] or 0), keep = tonumber(f[9] or 0),
-    lost = f[10] == '1', completions = tonumber(f[11] or 0), previous = tonumber(f[12]), steps = tonumber(f[13] or 0)}
+    lost = f[10] == '1', completions = tonumber(f[11] or 0), previous = tonumber(f[12]), steps = tonumber(f[13] or 0),
+    acknowledged = f[14]}
   local known = r.version == WRITES or r.version == READS
   local whole = r.state and r.owner and r.fingerprint and r.attempt and r.fence
   if not (known and whole) or ((r.state == 'I' or r.state == 'L') and not r.ends) then return nil, true end
@@ -65,7 +66,8 @@ end
 
 -- The completed record comes out from beneath the claim. Attempt, lost owner and steps stay.
 local function uncover(r, lost)
-  redis.call('HSET', KEY, 's', 'D', 'o', redis.call('HGET', KEY, 'p'), 'x', lost and '1' or '0')
+  r.owner = redis.call('HGET', KEY, 'p')
+  redis.call('HSET', KEY, 's', 'D', 'o', r.owner, 'x', lost and '1' or '0')
   redis.call('HDEL', KEY, 'l', 'g', 'q', 'e', 'p', 'w')
   redis.call('PEXPIREAT', KEY, text(r.previous))
 end

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{LIMIT, are_replayed, completed, is_replay_or_wait};
 use crate::{
-    common::{Request, RunLog, Server, at_once, eventually, fresh_key},
+    common::{Reply, Request, RunLog, Server, at_once, eventually, fresh_key},
     store::redis::{cluster::Cluster, fixture::Redis, sentinel::Sentinels},
 };
 
@@ -164,11 +164,35 @@ fn a_run_that_loses_the_replica_is_answered_and_replayed_later() {
     pair.replica.freeze();
     let first = running.reply();
     assert_eq!((first.status, first.is_replay()), (200, false), "{first:?}");
+    // Nobody else gets a response that would be lost with the primary.
+    other.send(request.clone()).is_problem(503, "store-unavailable");
     pair.replica.thaw();
     eventually("a replay", || {
         let again = other.send(request.clone());
         is_replay_or_wait(&again, &first)
     });
+    assert_eq!(log.count("start"), 1);
+}
+
+#[test]
+fn a_response_that_no_replica_has_is_not_replayed_after_the_death_of_its_owner() {
+    let (mut pair, log) = (Pair::start(), RunLog::new());
+    let [mut owner, other] = [0, 1].map(|_| pair.server(&log, &REPLICAS));
+    let request = Request::post("/slow?ms=700").key(&fresh_key());
+    let mut running = owner.begin(&request);
+    log.wait_for("start", 1);
+    pair.replica.kill();
+    let first = running.reply();
+    assert_eq!((first.status, first.is_replay()), (200, false), "{first:?}");
+    owner.kill();
+    other.send(request.clone()).is_problem(503, "store-unavailable");
+    // A replica makes it count, also without the owner, and from then on it is replayed without asking for replicas.
+    pair.replica.run_again();
+    pair.is_linked();
+    let is_replayed = |again: &Reply| assert!(again.is_replay() && again.body == first.body, "{again:?}");
+    is_replayed(&other.send(request.clone()));
+    pair.replica.kill();
+    is_replayed(&other.send(request.clone()));
     assert_eq!(log.count("start"), 1);
 }
 
