@@ -179,7 +179,8 @@ impl RedisStore {
         Ok(())
     }
 
-    async fn inspected(&self, id: RecordId) -> Result<Option<Inspection>, StoreError> {
+    /// A record, and whether enough replicas have had its response.
+    async fn inspected(&self, id: RecordId) -> Result<Option<(Inspection, bool)>, StoreError> {
         let reply: Reply = self.connections.run(self.scripts.inspect.key(self.name(&id))).await?;
         let state = match reply.code()? {
             b"N" => return Ok(None),
@@ -201,13 +202,13 @@ impl RedisStore {
         inspection.lost_owner = Some(reply.number::<u8>(9)? != 0);
         inspection.not_stored = reply.text(10)?.and_then(|status| status.parse().ok());
         inspection.principal = reply.array(11)?.map(PrincipalTag::from_bytes);
-        for at in (12..reply.len()).step_by(3) {
+        for at in (13..reply.len()).step_by(3) {
             let name = reply.text(at)?.unwrap_or_default();
             let mut step = SeenStep::new(name, usize::try_from(reply.number::<i64>(at + 1)?).ok());
             step.at = reply.time(at + 2)?;
             inspection.steps.push(step);
         }
-        Ok(Some(inspection))
+        Ok(Some((inspection, reply.number::<u8>(12)? != 0)))
     }
 }
 
@@ -377,7 +378,14 @@ impl Store for RedisStore {
     }
 
     fn inspect<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<Inspection>> {
-        StoreFuture::boxed(self.inspected(*id))
+        StoreFuture::boxed(async move {
+            let Some((inspection, is_acknowledged)) = self.inspected(*id).await? else { return Ok(None) };
+            // A client may be answered with this response, as by a replay.
+            if let Some(owner) = inspection.owner.filter(|_| inspection.record.is_some() && !is_acknowledged) {
+                self.response_has_replicas(id, owner).await?;
+            }
+            Ok(Some(inspection))
+        })
     }
 
     fn steps<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Vec<Step>> {
@@ -410,7 +418,7 @@ impl Store for RedisStore {
             loop {
                 let ids = self.names.after(after, limit, &self.connections, &self.prefix).await?;
                 let page = try_join_all(ids.iter().map(|id| self.inspected(*id))).await?;
-                let page: Vec<Inspection> = page.into_iter().flatten().collect();
+                let page: Vec<Inspection> = page.into_iter().flatten().map(|(inspection, _)| inspection).collect();
                 // Every record of a page can have expired since the scan.
                 if ids.is_empty() || !page.is_empty() {
                     return Ok(page);

@@ -18,7 +18,7 @@ const KEPT: Duration = Duration::from_secs(30);
 #[derive(Default)]
 pub(super) struct Names(Mutex<Option<Seen>>);
 
-/// What one look has found.
+/// The ids that one scan has found.
 struct Seen {
     at: Instant,
     /// In ascending order.

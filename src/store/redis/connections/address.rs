@@ -24,14 +24,14 @@ pub(super) enum Servers {
     /// A primary that sentinels name.
     Sentinel {
         sentinels: Vec<ConnectionInfo>,
-        /// What the sentinels call the primary.
+        /// The name of the primary at the sentinels.
         name: String,
         /// The primary, but for its host and port.
         primary: ConnectionInfo,
     },
 }
 
-/// What a scheme says.
+/// The topology that a scheme names.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Single,
@@ -164,7 +164,7 @@ impl Query {
         Some(percent_encoding::percent_decode_str(&value).decode_utf8_lossy().into_owned())
     }
 
-    /// What nobody took, as it was.
+    /// The parameters that were not taken, as they were.
     fn rest(&self) -> String {
         let pairs: Vec<String> = self.0.iter().map(|(name, value)| format!("{name}={value}")).collect();
         if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) }

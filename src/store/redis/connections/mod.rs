@@ -238,7 +238,7 @@ impl Pool {
             let made = connection.state.made;
             let error = match connection.ask(call).await {
                 Ok(answer) => return Ok(answer),
-                // It has asked other nodes already, and mends its connections itself.
+                // The client of a cluster has asked other nodes already, and mends its connections itself.
                 Err(error) if matches!(connection.link, Link::Cluster(_)) => return Err(error),
                 Err(error) => error,
             };

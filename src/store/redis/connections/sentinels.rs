@@ -63,7 +63,7 @@ struct Shared {
     is_asking: std::sync::Once,
 }
 
-/// What the sentinels said last.
+/// The last answer of the sentinels.
 #[derive(Clone, Default)]
 struct Heard {
     primary: Option<Primary>,

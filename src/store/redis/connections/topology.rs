@@ -63,7 +63,7 @@ pub(crate) enum Server {
     Node { host: String, port: u16 },
 }
 
-/// What an error means for the connection on which it arrived.
+/// The state of a connection after an error on it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// The connection is broken.

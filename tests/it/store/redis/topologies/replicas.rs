@@ -174,25 +174,37 @@ fn a_run_that_loses_the_replica_is_answered_and_replayed_later() {
     assert_eq!(log.count("start"), 1);
 }
 
+/// By a replay, by a service without locks, or by a look-up.
 #[test]
-fn a_response_that_no_replica_has_is_not_replayed_after_the_death_of_its_owner() {
+fn a_response_that_no_replica_has_is_not_given_after_the_death_of_its_owner() {
     let (mut pair, log) = (Pair::start(), RunLog::new());
     let [mut owner, other] = [0, 1].map(|_| pair.server(&log, &REPLICAS));
-    let request = Request::post("/slow?ms=700").key(&fresh_key());
+    let unlocked = pair.server(&log, &[REPLICAS[0], REPLICAS[1], ("IDEMPOTENCY_KEY__LOCK__ENABLE", "false")]);
+    let (key, alice) = (fresh_key(), ("Authorization", "Bearer alice-1"));
+    let request = Request::post("/slow?ms=700").key(&key).header(alice.0, alice.1);
+    let look = Request::get("/operations").key(&key).header(alice.0, alice.1);
+    let ways = [(&other, &request), (&unlocked, &request), (&other, &look)];
     let mut running = owner.begin(&request);
     log.wait_for("start", 1);
     pair.replica.kill();
     let first = running.reply();
     assert_eq!((first.status, first.is_replay()), (200, false), "{first:?}");
     owner.kill();
-    other.send(request.clone()).is_problem(503, "store-unavailable");
-    // A replica makes it count, also without the owner, and from then on it is replayed without asking for replicas.
+    for (server, request) in ways {
+        server.send(request.clone()).is_problem(503, "store-unavailable");
+    }
+    let all_give_it = || {
+        for (server, request) in ways {
+            let again = server.send(request.clone());
+            assert!(again.is_replay() && again.body == first.body, "{again:?}");
+        }
+    };
+    // A replica makes the response count, also without the owner. From then on, replicas are not asked for it.
     pair.replica.run_again();
     pair.is_linked();
-    let is_replayed = |again: &Reply| assert!(again.is_replay() && again.body == first.body, "{again:?}");
-    is_replayed(&other.send(request.clone()));
+    all_give_it();
     pair.replica.kill();
-    is_replayed(&other.send(request.clone()));
+    all_give_it();
     assert_eq!(log.count("start"), 1);
 }
 
