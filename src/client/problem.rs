@@ -124,7 +124,7 @@ pub struct Refusal<'a> {
     pub status: StatusCode,
     /// A short text that is the same for each problem of this name.
     pub title: &'static str,
-    /// What happened here. It has nothing of the request in it.
+    /// A text about this occurrence. Nothing of the request is in it.
     pub detail: &'a str,
     /// How long the client should wait before it sends the request again. `None`: it would be refused again.
     pub retry_after: Option<Duration>,

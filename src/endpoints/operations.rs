@@ -262,7 +262,7 @@ impl Lookup {
 
 /// Why a record was not looked at.
 enum NotSeen {
-    /// It opens with the key of its client only, which the look-up does not have.
+    /// The record opens with the key of its client only, which the look-up does not have.
     NeedsKey,
     Unavailable(StoreError),
 }

@@ -59,9 +59,10 @@ pub struct LostRequest {
 /// The end of a lost run, as the service has found it out.
 #[derive(Debug)]
 pub enum Verdict {
-    /// It was done. The response is stored whatever its status, and replayed from now on.
+    /// The lost run was done. This response is stored whatever its status, and replayed from now on.
     Done(HttpResponse),
-    /// It had no effect, or effects that a run takes up: the handler runs, and the record forgets the lost owner.
+    /// The lost run had no effect, or effects that a run takes up: the handler runs, and the record forgets the lost
+    /// owner.
     NotDone,
     /// The service can't tell. The request gets 409 `outcome-unknown`, and the hook is asked again at the next one.
     Unknown,

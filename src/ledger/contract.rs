@@ -54,9 +54,9 @@ pub trait Ledger: Clone + Send + Sync + 'static {
         max_run: Duration,
     ) -> impl Future<Output = Result<Self::Tx, LedgerError>> + Send;
 
-    /// Inserts the row. It waits for another transaction that has inserted a row of this id, up to `row.patience`.
+    /// Inserts the row. The call waits for another transaction that has inserted a row of this id, up to `row.patience`.
     ///
-    /// It replaces an expired row if its token is `row.over`, and no other row. It writes nothing for a run that is older
+    /// Only an expired row whose token is `row.over` is replaced. Nothing is written for a run that is older
     /// than `row.max_run` since `row.looked_at`, by the database's clock.
     fn write(&self, tx: &mut Self::Tx, row: &NewRow) -> impl Future<Output = Result<Write, LedgerError>> + Send;
 
@@ -156,7 +156,7 @@ impl From<LedgerError> for StoreError {
     }
 }
 
-/// What a ledger says of an operation.
+/// The answer of a ledger to a look at an operation.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Look {
@@ -169,7 +169,7 @@ pub struct Look {
 }
 
 impl Look {
-    /// What a ledger has read.
+    /// An answer with these contents.
     #[must_use]
     pub const fn new(row: Option<Row>, over: Option<OwnerToken>, looked_at: Moment) -> Self {
         Self { row, over, looked_at }
@@ -225,11 +225,11 @@ impl NewRow {
     }
 }
 
-/// What became of a [`NewRow`].
+/// The result of writing a [`NewRow`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Write {
-    /// It is in the transaction.
+    /// The row is in the transaction.
     Written,
     /// A row that has not expired is there.
     Taken(Box<Row>),

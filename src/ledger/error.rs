@@ -48,7 +48,7 @@ impl TransactionError {
     pub(crate) const fn problem(&self) -> Problem {
         match self {
             Self::Unavailable(_) | Self::Superseded => Problem::StoreUnavailable,
-            // Its status says it all.
+            // The problem says nothing but its status.
             Self::Unknown(_) => Problem::Panicked,
             Self::Failed(_) => Problem::TransactionFailed,
             Self::Misused(_) => Problem::TransactionMisused,

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{key::RecordId, observe::metrics, store::OwnerToken};
 
-/// What became of a transaction that was to be committed with its row.
+/// The end of a transaction that was to be committed with its row.
 #[derive(Debug)]
 pub(crate) enum Verdict {
     /// Changes and row are committed together.
@@ -103,7 +103,7 @@ async fn after_conflict(ledger: &AnyLedger, row: &NewRow, cause: Cause) -> Verdi
     }
 }
 
-/// What is committed under an id after a COMMIT whose answer was lost.
+/// The row that is committed under an id after a COMMIT whose answer was lost.
 pub(crate) enum Settled {
     /// The row of that COMMIT, unless it has expired since.
     Ours(Option<Box<Row>>),

@@ -46,31 +46,31 @@ pub(crate) struct LedgerRun {
     has_returned: Cell<bool>,
 }
 
-/// What the transaction of a request is for.
+/// The purpose of a request's transaction.
 enum Purpose {
     /// Nothing was decided yet, or no key protects the request: there is no transaction.
     Nothing,
     /// An ordinary transaction that is committed with a success, without a row.
     Ordinary,
-    /// Its rows and its answer are committed together.
+    /// The rows of a transaction and the answer are committed together.
     Recorded(Rc<Recorded>),
 }
 
-/// How far the transaction is.
+/// The state of a request's transaction.
 pub(crate) enum State {
-    /// There is none.
+    /// No transaction was begun.
     Idle,
-    /// It is being begun. Whoever asked for it may have been dropped.
+    /// The transaction is being begun. The extractor that asked for it may have been dropped.
     Beginning(Task<Result<AnyTx, LedgerError>>),
     /// The handler has it.
     Lent,
     /// The handler has dropped it.
     Returned(AnyTx),
-    /// It is being rolled back, or committed without a row.
+    /// The transaction is being rolled back, or committed without a row.
     Ending(Task<()>),
-    /// It is being committed by [`Transactions`](super::Transactions), with this response.
+    /// The transaction is being committed by [`Transactions`](super::Transactions), with this response.
     Committing(Task<Verdict>, Box<Answered>),
-    /// It was committed by [`Transactions`](super::Transactions), with this response.
+    /// The transaction was committed by [`Transactions`](super::Transactions), with this response.
     Committed(Box<Answered>),
     /// Another run was committed first.
     Superseded(Box<Row>),
@@ -349,7 +349,7 @@ impl LedgerRun {
         }
     }
 
-    /// What the handler has left. A transaction stays here until it is [taken](Self::take_tx).
+    /// The transaction that the handler has left, if any. A transaction stays here until it is [taken](Self::take_tx).
     pub(crate) fn left(&self) -> Left {
         let mut state = self.state.borrow_mut();
         match mem::replace(&mut *state, State::Idle) {
@@ -416,7 +416,7 @@ impl LedgerRun {
     }
 }
 
-/// What a handler has left when it returned.
+/// The transaction that a handler has left when it returned.
 pub(crate) enum Left {
     /// No transaction: it opened none, or ended it.
     Nothing,

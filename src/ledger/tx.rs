@@ -16,10 +16,10 @@ use crate::observe::metrics::OpenTransaction;
 /// The transaction of a handler, which the middleware commits together with the answer: an extractor in handlers under a
 /// wrap with [`ledger`](crate::IdempotencyKey::ledger).
 ///
-/// It is begun here, and ends when the handler has answered: a success is committed with its record as the last row; an
-/// `Err`, a 4xx, a 5xx and a panic roll back. A handler that keeps it (in a task, in the body of its answer) gets a 500
-/// `transaction-misused`. It holds a connection meanwhile: call other services before, or use
-/// [`Transactions`](super::Transactions).
+/// The extractor begins the transaction, which ends when the handler has answered: a success is committed with its record
+/// as the last row; an `Err`, a 4xx, a 5xx and a panic roll back. A handler that keeps the transaction (in a task, in the
+/// body of its answer) gets a 500 `transaction-misused`. The transaction holds a connection meanwhile: call other services
+/// before, or use [`Transactions`](super::Transactions).
 ///
 /// ```
 /// use actix_idempotency::ledger::{MemoryLedger, Tx};

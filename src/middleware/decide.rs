@@ -33,17 +33,18 @@ use crate::{
 
 /// The fate of a request.
 pub(super) enum Decision<B: MessageBody + 'static> {
-    /// It runs under this claim. `previous`: the stored response that a manual handler finds.
+    /// The request runs under this claim. `previous`: the stored response that a manual handler finds.
     Run { held: Box<HeldClaim>, previous: Option<StoredResponse> },
-    /// It runs without a claim, and its response is not stored: the store can't answer, and `storage.on_error = run`.
+    /// The request runs without a claim, and its response is not stored: the store can't answer, and
+    /// `storage.on_error = run`.
     RunUnprotected,
-    /// It gets the stored response.
+    /// The request gets the stored response.
     Replay(HttpResponse<AnswerBody<B>>),
-    /// It gets the response of a lost run that was done.
+    /// The request gets the response of a lost run that was done.
     Answer(HttpResponse<AnswerBody<B>>),
-    /// It gets a problem.
+    /// The request gets a problem.
     Refuse(Problem),
-    /// It goes to the handler as if this instance were not there, with this outcome.
+    /// The request goes to the handler as if this instance were not there, with this outcome.
     Pass(Outcome),
 }
 

@@ -28,7 +28,7 @@ use crate::{
 /// How many places are remembered. Methods are free text, so there may be more.
 const MOST_PLACES: usize = 1024;
 
-/// What an instance that may have others inside has learnt about copies.
+/// What an instance with others inside has learnt: whether copies of requests tell which instance governs.
 pub(super) struct Probe {
     show: Option<ShowFn>,
     /// Copies don't find what requests find, so requests are routed before anything is decided.
@@ -38,7 +38,7 @@ pub(super) struct Probe {
     hasher: RandomState,
 }
 
-/// What a request says, of which a copy said that this instance governs.
+/// The answer of the request itself, after its copy has said that this instance governs.
 pub(super) enum Confirmed {
     /// This instance governs.
     Ours,
@@ -146,7 +146,7 @@ where
         self.probe.misled("a guard or a layer inside looks at more than the head and the path of a request");
         match said {
             None | Some(Policy::Exempt) => Confirmed::Theirs,
-            // It was claimed for a handler that may run again.
+            // The request was claimed for a handler that may run again.
             Some(policy) if info.exists() && !policy.is_manual() => Confirmed::Unclear,
             Some(_) => Confirmed::Ours,
         }

@@ -237,7 +237,7 @@ struct DetachableFuture<B: MessageBody + 'static> {
     promise: Option<Box<Promise>>,
 }
 
-/// What a future takes along when it goes on as a task.
+/// The context that a future takes along when it goes on as a task.
 struct Begun {
     at: Instant,
     span: Span,

@@ -82,19 +82,19 @@ where
             Some(head) => (head.digest, head.fingerprint.get()),
             None => (None, Fingerprint::from_bytes([0; Fingerprint::LENGTH])),
         };
-        // What follows the head of an upgrade is no body.
+        // The bytes after the head of an upgrade are no body.
         let payload = if self.body.is_upgrade() { Payload::None } else { self.body.take_payload() };
         Upload::new(payload, head, digest, self.config.settings.limits.body_idle_timeout, most)
     }
 
     /// Finds out what the body was, once the handler has answered. Where that can't be known, the response is not stored.
-    /// Whoever still has the body (mostly the body of the response) is not waited for here.
+    /// A body that is still in use (mostly by the body of the response) is not waited for here.
     pub(super) async fn settle_body(&mut self, ended: &capture::Ended<B>) -> Result<(), Problem> {
         let Some(upload) = &self.operation.upload else { return Ok(()) };
         let is_stored = capture::may_be_stored(ended, &self.config.settings);
         let is_refused = upload.so_far().is_err_and(|why| why.problem().is_some());
         let is_response = matches!(ended, Ok(Ok(_)));
-        // What a handler did before it panicked is not known, whatever the body was.
+        // The effects of a handler that panicked are not known, whatever the body was.
         if ended.is_err() || !is_refused && (!is_stored || is_response && !upload.is_left()) {
             return Ok(());
         }

@@ -9,7 +9,8 @@ pub(crate) use self::facade::*;
 #[cfg(not(feature = "metrics"))]
 pub(crate) use self::nothing::*;
 
-/// What a full memory store gave up: the body of a completed record, all of it, or a record without a response.
+/// The part of a record that a full memory store gave up: the body of a completed record, all of it, or a record without
+/// a response.
 #[derive(Clone, Copy)]
 pub(crate) enum Evicted {
     Body,

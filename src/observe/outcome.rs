@@ -4,26 +4,27 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// It ran, and its response is stored.
+    /// The request ran, and its response is stored.
     Stored,
-    /// It ran; its response is not one that is stored, and the key is free.
+    /// The request ran; its response is not one that is stored, and the key is free.
     NotStored,
-    /// It ran; the store could not take the response in time, and the write-behind goes on.
+    /// The request ran; the store could not take the response in time, and the write-behind goes on.
     WrittenBehind,
-    /// It ran too long, or without a lock, and another owner's response stands.
+    /// The request ran too long, or without a lock, and another owner's response stands.
     Superseded,
-    /// It ran; its transaction was rolled back: it failed, was misused, or had a success that must not be recorded.
+    /// The request ran; its transaction was rolled back: it failed, was misused, or had a success that must not be
+    /// recorded.
     RolledBack,
     /// The handler panicked.
     Panicked,
     /// The client left before the handler ran, or while it ran with `on_disconnect = cancel`; or the operation went on without
     /// its client and outran `limits.max_run`.
     Abandoned,
-    /// It ran unprotected: the store could not answer, and `storage.on_error = run`.
+    /// The request ran unprotected: the store could not answer, and `storage.on_error = run`.
     Unprotected,
-    /// It ran unprotected: it had no key, and the policy allows that.
+    /// The request ran unprotected: it had no key, and the policy allows that.
     Keyless,
-    /// It got the stored response.
+    /// The request got the stored response.
     Replayed,
     /// Refused: `in-flight`.
     InFlight,

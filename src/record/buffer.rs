@@ -13,11 +13,11 @@ use bytes::{Bytes, BytesMut};
 
 /// A body that was read to its end, or to a limit.
 pub(crate) enum Buffered<B> {
-    /// All of it.
+    /// All bytes of the body.
     Whole(Bytes),
-    /// It is larger than the limit, or there is no room for it.
+    /// The body is larger than the limit, or there is no room for it.
     TooLarge(Started<B>),
-    /// It failed, or has not the length that it promised.
+    /// The body failed, or has not the length that it promised.
     Failed(Box<dyn StdError>),
 }
 

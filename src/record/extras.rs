@@ -13,8 +13,8 @@ const PAIRS: u8 = 2;
 /// Tag and length.
 const BEFORE: usize = 3;
 
-/// What was not known of a request when its key was claimed (`body = stream`): the length and the SHA-256 of its body. And
-/// the fingerprint that it has without a digest of its body, so that requests with and without one can be compared.
+/// The length and the SHA-256 of a body that was read after its key was claimed (`body = stream`), and the fingerprint of
+/// the request without a digest of its body, so that requests with and without one can be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RequestDigest {
     pub(crate) head: Fingerprint,

@@ -281,7 +281,7 @@ pub(crate) struct Opened<'a> {
     checksums: [u32; 2],
     head_bytes: &'a [u8],
     head: Head<'a>,
-    /// What was kept beside the response.
+    /// Other facts that are kept with the response: see [`extras`].
     extras: &'a [u8],
     body_bytes: &'a [u8],
 }

@@ -30,7 +30,7 @@ thread_local! {
 impl Nonce {
     /// A fresh nonce.
     ///
-    /// Those of AES-256-GCM-SIV come in batches, because a call of the system costs as much as sealing a short part. A
+    /// Nonces for AES-256-GCM-SIV come in batches, because a call of the system costs as much as sealing a short part. A
     /// forked process, and a machine that is restored from a snapshot, may use the rest of a batch a second time: this
     /// algorithm allows it. XChaCha20-Poly1305 does not, so each of its nonces comes from the system.
     pub(super) fn fresh(algorithm: SealingAlgorithm) -> Result<Self, getrandom::Error> {

@@ -1,4 +1,4 @@
-//! What sealing needs to know of one operation.
+//! The facts that sealing needs of one operation.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use crate::{
     record::Record,
 };
 
-/// What sealing needs to know of one operation: the client's part of the key, and the sealed record, so that a
+/// The facts that sealing needs of one operation: the client's part of the key, and the sealed record, so that a
 /// completion that is repeated sends the same bytes.
 pub(crate) struct Sealing {
     client: Secret,

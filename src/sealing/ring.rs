@@ -31,7 +31,7 @@ struct RingKey {
     server: [Cipher; 2],
 }
 
-/// What a sealed part is. A part that is put in the place of another one does not open.
+/// The kind of a sealed part. A part that is put in the place of another one does not open.
 #[derive(Clone, Copy)]
 enum Kind<'a> {
     Head,
@@ -224,8 +224,9 @@ impl RingKey {
 /// The cipher of a record.
 #[expect(clippy::large_enum_variant, reason = "lives on the stack for one call")]
 enum Ready<'a> {
-    /// It is that of every record of this key.
+    /// The cipher of every record that this key seals (`mode = server`).
     Servers(&'a Cipher),
+    /// The cipher of this record alone (`mode = client`).
     Clients(Cipher),
 }
 

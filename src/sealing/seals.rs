@@ -41,7 +41,7 @@ pub(crate) struct Check {
     pub(crate) may_change: bool,
     /// Whether a store with records and without a value is refused.
     pub(crate) needs_empty_store: bool,
-    /// What is said when the value is another one.
+    /// The error when the store has another value.
     pub(crate) refusal: String,
 }
 
@@ -105,7 +105,7 @@ impl CacheSeals {
         Self { seals: seals.clone(), namespace: namespace.into(), cache: cache.into() }
     }
 
-    /// What sealing needs to know of an operation. `None`: nothing is sealed.
+    /// The facts that sealing needs of an operation. `None`: nothing is sealed.
     pub(crate) fn operation(&self, key: &Key, principal: &Principal) -> Option<Arc<Sealing>> {
         self.seals.ring.as_ref()?;
         Some(Arc::new(Sealing::new(key.as_str(), principal)))

@@ -1,4 +1,4 @@
-//! What a cache changes of the settings `storage.*`.
+//! The settings `storage.*` that a cache overrides.
 
 use std::{fmt, sync::Arc};
 
@@ -6,7 +6,7 @@ use super::{Settings, StorageSettings};
 
 /// The settings that a cache does not share with `storage.*`.
 ///
-/// They are applied when an `Idempotency` is built, so a change of `settings.storage` reaches every cache that does not
+/// Overrides are applied when an `Idempotency` is built, so a change of `settings.storage` reaches every cache that does not
 /// override it, whichever came first.
 ///
 /// ```

@@ -31,10 +31,11 @@ impl Profile {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BodyMode {
-    /// It is read before the key is claimed, up to `max_request_body`, and compared with everything else of the request.
+    /// The body is read before the key is claimed, up to `max_request_body`, and compared with everything else of the
+    /// request.
     #[default]
     Buffer,
-    /// The handler reads it as it arrives, and it is hashed on the way. For large uploads.
+    /// The handler reads the body as it arrives, and it is hashed on the way. For large uploads.
     Stream,
 }
 

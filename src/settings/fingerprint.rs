@@ -117,7 +117,7 @@ impl Settings {
         ))
     }
 
-    /// What arrives after the claim can neither name its key nor be taken apart.
+    /// A body that arrives after the claim can neither hold the key nor be compared by its parts.
     pub(super) fn check_streamed(&self) -> Result<(), ConfigError> {
         if self.body == BodyMode::Buffer {
             return Ok(());

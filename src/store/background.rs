@@ -17,7 +17,7 @@ pub(crate) struct Background(OnceLock<Option<Running>>);
 
 struct Running {
     handle: Handle,
-    /// Its drop ends the thread.
+    /// The thread ends when this is dropped.
     _end: oneshot::Sender<()>,
 }
 

@@ -29,7 +29,7 @@ pub(in crate::middleware) struct RequestBody {
     announced: Announced,
 }
 
-/// What the head of a request says of its body.
+/// The body of a request as its head announces it.
 #[derive(Clone, Copy)]
 pub(in crate::middleware) struct Announced {
     /// `Content-Length`, or 0.

@@ -71,7 +71,7 @@ impl SyntheticRequests {
     fn make(&self, request: Request, config: impl FnOnce() -> AppConfig) -> Option<ServiceRequest> {
         let app = self.app.get_or_init(|| {
             let made = self.made.clone();
-            // It never answers: it only keeps what the App has made.
+            // This service never answers: it only keeps the request that the App has made.
             let keep = move |request: ServiceRequest| {
                 *made.borrow_mut() = Some(request);
                 pending::<Result<ServiceResponse, Error>>()

@@ -33,7 +33,7 @@ pub(super) struct SharedCopy<B> {
     read: usize,
     end: Option<EndOfCopy<B>>,
     client: ClientState,
-    /// Whoever waits for the other side.
+    /// The task that sends the body to the client, and the task that reads the handler's body, while they wait.
     client_waker: Option<Waker>,
     pump_waker: Option<Waker>,
     /// The bytes of the copy, once the operation has ended.
@@ -50,7 +50,7 @@ pub(super) enum EndOfCopy<B> {
     TooLarge(Option<Pin<Box<B>>>),
 }
 
-/// What a client that has left means.
+/// Whether the client is there, and what follows if it has left.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum ClientState {
     Reads,
@@ -251,7 +251,7 @@ impl<B: MessageBody + 'static> Pump<B> {
             }
             None => {
                 let whole = self.copy.borrow_mut().whole();
-                // It may still have the request's body.
+                // The response's body may hold the request's body.
                 self.drop_body();
                 let stored = self.store(Some(&whole)).await;
                 self.end(match stored {

@@ -100,7 +100,7 @@ pub(in crate::middleware) fn abandon(
     }));
 }
 
-/// What became of the transaction of an operation that was dropped.
+/// The end of the transaction of an operation that was dropped.
 enum End {
     /// With the record, and how long its row is kept.
     Committed(Record, Duration),
@@ -108,7 +108,7 @@ enum End {
     Unsettled,
 }
 
-/// What is open when an operation is dropped.
+/// The transaction that is open when an operation is dropped.
 enum Open {
     Beginning(Task<Result<AnyTx, LedgerError>>),
     Tx(AnyTx),

@@ -40,7 +40,7 @@ pub struct BeginRequest {
     pub if_completed: IfCompleted,
     /// The reaction to a previous owner that was lost. Default: [`OnUnknown::Rerun`].
     pub on_unknown: OnUnknown,
-    /// What is needed to seal its response.
+    /// The facts that are needed to seal the response.
     #[cfg(feature = "encryption")]
     pub(crate) sealing: Option<std::sync::Arc<crate::sealing::Sealing>>,
 }

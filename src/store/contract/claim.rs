@@ -32,7 +32,7 @@ pub struct Claim {
     pub keep: Duration,
     /// Whose record it is.
     pub principal: PrincipalTag,
-    /// What is needed to seal its response.
+    /// The facts that are needed to seal the response.
     #[cfg(feature = "encryption")]
     pub(crate) sealing: Option<std::sync::Arc<crate::sealing::Sealing>>,
 }

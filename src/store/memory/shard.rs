@@ -268,7 +268,7 @@ impl Shard {
     #[inline]
     fn hold(&mut self, id: RecordId, entry: Entry) {
         self.account(entry.share, entry.bytes());
-        // What was there has expired.
+        // An entry in this place has expired.
         if let Some(expired) = self.claimed.insert(id, entry) {
             self.discount(expired.share, expired.bytes());
         } else if !self.traces.is_empty()
@@ -369,7 +369,7 @@ impl Place for Seat<'_> {
     #[inline]
     fn claim(&mut self, claimed: Unfinished) -> Result<(), StoreError> {
         if self.shard.is_full_for(self.share) {
-            // What lay here has expired, and gives its own room first.
+            // An entry in this place has expired, and gives its own room first.
             self.vacate();
             self.shard.make_room(self.share, self.now)?;
         }

@@ -147,7 +147,7 @@ impl<'a> Batch<'a> {
         let more = i64::try_from(record.len()).unwrap_or(i64::MAX);
         // The answer of an operation that has run is kept in any case, if need be without its body.
         let has_room = self.make_room(cache, bounds, i64::from(is_new), more).is_ok();
-        // Its own record may have gone for the room.
+        // The operation's own record may have been removed to make room.
         let mut kept = self.kept(cache, &claim.id)?;
         let mut slot = kept.as_mut().map(|kept| std::mem::take(&mut kept.slot)).unwrap_or_default();
         let bare;

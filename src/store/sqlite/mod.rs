@@ -160,7 +160,7 @@ impl SqliteStore {
         let counted = Counted(self.counting.clone());
         drop(self.change(id, move |slot, now, _| {
             slot.count_replay(now);
-            // It is dropped when the change is committed.
+            // This value is dropped when the change is committed.
             counted
         }));
     }

@@ -53,7 +53,7 @@ pub(super) fn read(shared: &Shared, looks: &Receiver<Look>) {
             && !shared.waiters.is_empty()
         {
             looked = Instant::now();
-            // It changes when another connection has committed.
+            // `data_version` changes when another connection has committed.
             if let Ok(now) = pragma::<i64>(connection, "data_version")
                 && now != version
             {

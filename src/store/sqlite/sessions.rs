@@ -39,9 +39,9 @@ pub(super) struct Session {
 /// Whether the process of a session lives.
 pub(super) enum Life {
     Alive,
-    /// It has died. Its lock is held here meanwhile, so that nobody else buries it too.
+    /// The process has died. The lock of its session is held here meanwhile, so that no other process clears it too.
     Dead(Session),
-    /// Its file is gone: somebody has removed it, or the database was copied. [`Missing`] decides.
+    /// The file of the session is gone: somebody has removed it, or the database was copied. [`Missing`] decides.
     Missing,
 }
 

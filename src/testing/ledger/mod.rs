@@ -151,7 +151,7 @@ async fn ends<T>(rule: &str, call: impl Future<Output = T>) -> T {
     answer
 }
 
-/// What became of a run that has tried to commit its row.
+/// The end of a run that has tried to commit its row.
 #[derive(Debug)]
 enum Try {
     Committed,

@@ -53,7 +53,7 @@ impl<L: Ledger> Subject<L> {
         let forget = ends(rule, self.ledger.forget(&at));
         let (forgotten, committed) = futures_util::future::join(forget, commit).await;
         match (forgotten, committed) {
-            // It waited, and found the row; or the COMMIT failed.
+            // `forget` waited, and found the row; or the COMMIT failed.
             (Ok(_), Ok(()) | Err(LedgerError::Conflict(_) | LedgerError::Refused(_))) => {
                 self.has_none(rule, 1).await;
                 match self.unhindered(rule, &row(1, 2, &before)).await {
@@ -61,7 +61,7 @@ impl<L: Ledger> Subject<L> {
                     other => panic!("{rule}: expected Stale afterwards, got {other:?}"),
                 }
             }
-            // It did not wait so long, and says so.
+            // `forget` did not wait so long, and says so.
             (Err(LedgerError::Conflict(_) | LedgerError::Unavailable(_)), Ok(())) => self.has(rule, &new).await,
             other => panic!("{rule}: {other:?}"),
         }

@@ -126,7 +126,7 @@ pub struct Granted {
     pub steps: Vec<(u8, Option<u8>)>,
 }
 
-/// What operators see of a record.
+/// A record as operators see it.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs, reason = "the fields are those of the inspection")]
 pub struct Seen {

@@ -21,7 +21,7 @@ pub struct Subject<'a> {
     fences: BTreeMap<u8, u64>,
     /// By claim: the moment at which its record was gone.
     gone: BTreeMap<usize, Moment>,
-    /// What a moment becomes when time passes, where the clock of the store can't be moved.
+    /// Moves a moment as time passes, where the clock of the store can't be moved.
     shift: fn(Moment, Duration) -> Moment,
 }
 
