@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{LIMIT, are_replayed, completed, is_replay_or_wait};
 use crate::{
-    common::{Reply, Request, RunLog, Server, at_once, eventually, fresh_key},
+    common::{Request, RunLog, Server, at_once, eventually, fresh_key},
     store::redis::{cluster::Cluster, fixture::Redis, sentinel::Sentinels},
 };
 
