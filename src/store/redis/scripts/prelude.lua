@@ -19,6 +19,8 @@ local function text(number) return string.format('%.0f', number) end
 -- too: an operation that has run must not lose its response.
 local function write_at_maxmemory() redis.call('HDEL', KEY, '_') end
 
+local STATES = {I = true, L = true, D = true, X = true, F = true}
+
 -- The record, or nil. A second value `true` means that the key holds something else.
 local function read()
   local f = redis.call('HMGET', KEY, 'v', 's', 'o', 'f', 'a', 'n', 'l', 'g', 'q', 'x', 'm', 'e', 'j', 'b')
@@ -28,7 +30,7 @@ local function read()
     lost = f[10] == '1', completions = tonumber(f[11] or 0), previous = tonumber(f[12]), steps = tonumber(f[13] or 0),
     acknowledged = f[14]}
   local known = r.version == WRITES or r.version == READS
-  local whole = r.state and r.owner and r.fingerprint and r.attempt and r.fence
+  local whole = STATES[r.state or ''] and #(r.owner or '') == 16 and #(r.fingerprint or '') == 42 and r.attempt and r.fence
   if not (known and whole) or ((r.state == 'I' or r.state == 'L') and not r.ends) then return nil, true end
   return r
 end

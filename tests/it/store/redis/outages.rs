@@ -205,6 +205,36 @@ fn garbage_under_a_records_name_is_an_error_and_never_a_run() {
 }
 
 #[test]
+fn a_record_with_a_damaged_field_is_an_error_and_never_a_run() {
+    let (redis, log) = (Redis::start(), RunLog::new());
+    let server = redis.server(&log, &[]);
+    let (key, mut connection) = (fresh_key(), redis.connect());
+    let first = server.post("/items", &key);
+    let name = redis.names().pop().unwrap();
+    let mut set = |field: &str, value: &[u8]| {
+        redis::cmd("HSET").arg(&name).arg(field).arg(value).exec(&mut connection).unwrap();
+    };
+    // State, fingerprint, owner, attempt and fence.
+    for (field, damaged) in [
+        ("s", &["", "?", "d", "7", "DD"][..]),
+        ("f", &["", "short", "\0"]),
+        ("o", &["", "short"]),
+        ("a", &["", "x"]),
+        ("n", &["", "x"]),
+    ] {
+        let good: Vec<u8> = redis::cmd("HGET").arg(&name).arg(field).query(&mut redis.connect()).unwrap();
+        for value in damaged {
+            set(field, value.as_bytes());
+            server.post("/items", &key).is_problem(503, "store-unavailable");
+        }
+        set(field, &good);
+        let again = server.post("/items", &key);
+        assert!(again.is_replay() && again.body == first.body, "{field}: {again:?}");
+    }
+    assert_eq!(log.count("start"), 1);
+}
+
+#[test]
 fn a_redis_that_became_a_replica_or_wants_a_password_is_an_outage() {
     let (redis, log) = (Redis::start(), RunLog::new());
     let server = redis.server(&log, &[]);
