@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, collections::HashSet, fmt, ops::Range};
 
-use actix_web::http::header::{self, HeaderValue};
+use actix_web::http::header;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -34,8 +34,8 @@ impl KeyEncoder for CanonicalJsonEncoder {
             is_json(request.headers).then(|| canonical(&whole(request), &request.comparison.ignored)).flatten();
         match canonical {
             Some(value) => {
-                let kind = request.headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-                head_digest(b"json request", request).part(kind).rest([&value[..]]).finish()
+                let kind = request.headers.joined(&header::CONTENT_TYPE);
+                head_digest(b"json request", request).part(&kind).rest([&value[..]]).finish()
             }
             None => raw_fingerprint(request),
         }

@@ -117,13 +117,27 @@ impl<'a> RequestHeaders<'a> {
         }
     }
 
+    /// The lines of a header as one, joined by `, `. Empty without any.
+    pub(crate) fn joined(self, name: &HeaderName) -> Cow<'a, [u8]> {
+        let (map, list) = self.sources();
+        let of_list = list.iter().filter(|(each, _)| each == name).map(|(_, value)| value);
+        let mut lines = map.into_iter().flat_map(|map| map.get_all(name)).chain(of_list).map(HeaderValue::as_bytes);
+        let first = lines.next().unwrap_or_default();
+        let rest: Vec<&[u8]> = lines.collect();
+        if rest.is_empty() { Cow::Borrowed(first) } else { Cow::Owned([&[first], &rest[..]].concat().join(&b", "[..])) }
+    }
+
     /// Every line of every header. Lines of one name keep their order.
     pub fn iter(self) -> impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)> {
-        let (map, list) = match self.0 {
-            Lines::Map(map) => (Some(map), &[][..]),
-            Lines::List(list) => (None, list),
-        };
+        let (map, list) = self.sources();
         map.into_iter().flat_map(HeaderMap::iter).chain(list.iter().map(|(name, value)| (name, value)))
+    }
+
+    const fn sources(self) -> (Option<&'a HeaderMap>, &'a [(HeaderName, HeaderValue)]) {
+        match self.0 {
+            Lines::Map(map) => (Some(map), &[]),
+            Lines::List(list) => (None, list),
+        }
     }
 }
 
@@ -171,32 +185,30 @@ pub trait KeyEncoder: Send + Sync + 'static {
 
 /// The default fingerprint.
 fn raw_fingerprint(request: &KeyRequest<'_>) -> [u8; 32] {
-    let content_type = request.headers.get(header::CONTENT_TYPE);
+    let content_type = request.headers.joined(&header::CONTENT_TYPE);
     let mut digest = head_digest(b"request", request);
-    if !request.comparison.has_boundary && multipart::add_parts(&mut digest, content_type, request.body) {
+    if !request.comparison.has_boundary && multipart::add_parts(&mut digest, &content_type, request.body) {
         return digest.finish();
     }
-    digest.part(content_type.map_or(&b""[..], HeaderValue::as_bytes));
+    digest.part(&content_type);
     digest.rest(request.body.iter().map(|piece| &piece[..])).finish()
 }
 
 /// The fingerprint of a request whose body is not read yet. `digest`: the SHA-256 that its client sent.
 pub(crate) fn streamed_fingerprint(request: &KeyRequest<'_>, digest: Option<&[u8; 32]>) -> [u8; 32] {
-    let content_type = request.headers.get(header::CONTENT_TYPE);
     let mut hash = head_digest(b"streamed request", request);
-    hash.part(content_type.map_or(&b""[..], HeaderValue::as_bytes)).part(digest.map_or(&[][..], |digest| &digest[..]));
+    hash.part(&request.headers.joined(&header::CONTENT_TYPE)).part(digest.map_or(&[][..], |digest| &digest[..]));
     hash.finish()
 }
 
 /// The parts of a fingerprint that depend neither on the body nor on its type.
 fn head_digest(domain: &[u8], request: &KeyRequest<'_>) -> Digest {
-    let coding = request.headers.get(header::CONTENT_ENCODING).map_or(&b""[..], HeaderValue::as_bytes);
     let mut digest = Digest::new(domain);
     digest
         .part(request.method.as_str().as_bytes())
         .part(request.path.as_bytes())
         .part(request.query.as_bytes())
-        .part(coding);
+        .part(&request.headers.joined(&header::CONTENT_ENCODING));
     digest
 }
 

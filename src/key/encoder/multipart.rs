@@ -3,7 +3,6 @@
 
 use std::borrow::Cow;
 
-use actix_web::http::header::HeaderValue;
 use bytes::Bytes;
 use memchr::memmem;
 
@@ -11,8 +10,8 @@ use crate::key::digest::Digest;
 
 /// Adds content type and body to a fingerprint. `false`, and nothing is added, when this is no well-formed multipart body:
 /// then its bytes are compared.
-pub(super) fn add_parts(digest: &mut Digest, content_type: Option<&HeaderValue>, body: &[Bytes]) -> bool {
-    let Some(boundary) = content_type.and_then(|value| boundary(value.as_bytes())) else { return false };
+pub(super) fn add_parts(digest: &mut Digest, content_type: &[u8], body: &[Bytes]) -> bool {
+    let Some(boundary) = boundary(content_type) else { return false };
     let whole: Cow<'_, [u8]> = match body {
         [one] => Cow::Borrowed(one),
         pieces => Cow::Owned(pieces.concat()),
@@ -83,8 +82,7 @@ mod tests {
 
     fn hash(content_type: &str, body: &[u8]) -> Option<[u8; 32]> {
         let mut digest = Digest::new(b"t");
-        let value = HeaderValue::from_str(content_type).unwrap();
-        add_parts(&mut digest, Some(&value), &[Bytes::copy_from_slice(body)]).then(|| digest.finish())
+        add_parts(&mut digest, content_type.as_bytes(), &[Bytes::copy_from_slice(body)]).then(|| digest.finish())
     }
 
     fn form(boundary: &str, parts: &[&str]) -> (String, Vec<u8>) {
@@ -135,9 +133,7 @@ mod tests {
             "multipart/form-data; boundary=",
             "text/plain",
         ] {
-            if let Ok(value) = HeaderValue::from_str(kind) {
-                assert!(!add_parts(&mut Digest::new(b"t"), Some(&value), &[good.clone().into()]), "{kind}");
-            }
+            assert!(!add_parts(&mut Digest::new(b"t"), kind.as_bytes(), &[good.clone().into()]), "{kind}");
         }
         assert!(hash("Multipart/Form-Data;boundary=\"b\"", &good).is_some());
     }

@@ -83,3 +83,24 @@ fn a_multipart_form_with_another_boundary_is_the_same_payload() {
     let more = form(b, "100") + "more";
     second(&server, [&kind(a), &kind(b)], [&form(a, "100"), &more]).is_problem(422, "key-reused");
 }
+
+/// A header may have several lines, which mean the same as one line with commas.
+#[test]
+fn every_line_of_a_header_of_the_fingerprint_counts() {
+    for body in ["buffer", "stream"] {
+        let server = Server::start(&[("IDEMPOTENCY_KEY__BODY", body)]);
+        for name in ["Content-Encoding", "Content-Type"] {
+            let key = fresh_key();
+            let send = |lines: &[&str]| {
+                let request = Request::post("/items").key(&key).body("a");
+                server.send(lines.iter().fold(request, |request, line| request.header(name, line)))
+            };
+            assert_eq!(send(&["x-one", "x-two"]).status, 201);
+            send(&["x-one"]).is_problem(422, "key-reused");
+            send(&["x-two", "x-one"]).is_problem(422, "key-reused");
+            send(&["x-one", "x-two", "x-two"]).is_problem(422, "key-reused");
+            assert!(send(&["x-one", "x-two"]).is_replay(), "{name}");
+            assert!(send(&["x-one, x-two"]).is_replay(), "{name}");
+        }
+    }
+}
