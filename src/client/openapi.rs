@@ -281,7 +281,7 @@ fn refusals(settings: &Settings, policy: Policy) -> BTreeMap<u16, Vec<Problem>> 
         Problem::InvalidKey(crate::key::InvalidKey::Blank),
         Problem::KeyReused,
         Problem::InFlight { grace: None },
-        Problem::BodyTimeout,
+        Problem::BodyTimeout { has_begun: settings.body == BodyMode::Stream },
         Problem::StoreUnavailable,
         Problem::ShuttingDown,
     ];

@@ -58,7 +58,10 @@ pub(crate) enum Problem {
         limit: usize,
     },
     /// The body arrived too slowly.
-    BodyTimeout,
+    BodyTimeout {
+        /// The handler was reading the body as it arrived.
+        has_begun: bool,
+    },
     /// The body could not be read to its end.
     UnreadableBody,
     /// The header `Content-Digest` is malformed.
@@ -177,7 +180,7 @@ impl Problem {
             Self::KeyReused => "key-reused",
             Self::InFlight { .. } => "in-flight",
             Self::BodyTooLarge { .. } => "body-too-large",
-            Self::BodyTimeout => "body-timeout",
+            Self::BodyTimeout { .. } => "body-timeout",
             Self::InvalidDigest => "invalid-digest",
             Self::WrongDigest => "wrong-digest",
             Self::StoreUnavailable | Self::Overloaded => "store-unavailable",
@@ -201,7 +204,7 @@ impl Problem {
             Self::KeyReused => Outcome::KeyReused,
             Self::InFlight { .. } => Outcome::InFlight,
             Self::BodyTooLarge { .. } => Outcome::BodyTooLarge,
-            Self::BodyTimeout => Outcome::BodyTimeout,
+            Self::BodyTimeout { .. } => Outcome::BodyTimeout,
             Self::UnreadableBody | Self::InvalidDigest | Self::WrongDigest => Outcome::UnreadableBody,
             Self::StoreUnavailable => Outcome::StoreUnavailable,
             Self::Overloaded => Outcome::Overloaded,
@@ -221,7 +224,7 @@ impl Problem {
             Self::KeyReused => "Idempotency key reused for another request",
             Self::InFlight { .. } => "A request with this idempotency key is still running",
             Self::BodyTooLarge { .. } => "Request body too large",
-            Self::BodyTimeout => "Request body too slow",
+            Self::BodyTimeout { .. } => "Request body too slow",
             Self::InvalidDigest => "Content-Digest malformed",
             Self::WrongDigest => "Request body is not that of its Content-Digest",
             Self::StoreUnavailable | Self::Overloaded => "Idempotency store unavailable",
@@ -248,7 +251,12 @@ impl Problem {
             }
             Self::InFlight { .. } => "Retry later with the same key.".into(),
             Self::BodyTooLarge { limit } => format!("At most {limit} bytes are accepted here."),
-            Self::BodyTimeout => "The request body took too long to arrive. The operation was not run.".into(),
+            Self::BodyTimeout { has_begun: false } => {
+                "The request body took too long to arrive. The operation was not run.".into()
+            }
+            Self::BodyTimeout { has_begun: true } => {
+                "The request body took too long to arrive. The operation had begun, and no response was stored.".into()
+            }
             Self::UnreadableBody => "The request body could not be read to its end.".into(),
             Self::InvalidDigest => "Content-Digest is not a dictionary whose sha-256 has 32 bytes (RFC 9530).".into(),
             Self::WrongDigest => {
@@ -291,7 +299,7 @@ impl Problem {
             Self::KeyReused => style.mismatch_status,
             Self::InFlight { .. } => style.in_flight_status,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::StoreUnavailable | Self::Overloaded | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
             Self::TooManyKeys { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::OutcomeUnknown | Self::NotCompleted => StatusCode::CONFLICT,
@@ -309,7 +317,7 @@ impl Problem {
         match self {
             Self::InFlight { grace: Some(wait) } | Self::TooManyKeys { wait } => Some(wait),
             Self::InFlight { grace: None }
-            | Self::BodyTimeout
+            | Self::BodyTimeout { .. }
             | Self::StoreUnavailable
             | Self::Overloaded
             | Self::NotCompleted => Some(Duration::from_secs(1)),
@@ -396,7 +404,8 @@ mod tests {
             Problem::KeyReused,
             Problem::InFlight { grace: None },
             Problem::BodyTooLarge { limit: 7 },
-            Problem::BodyTimeout,
+            Problem::BodyTimeout { has_begun: false },
+            Problem::BodyTimeout { has_begun: true },
             Problem::UnreadableBody,
             Problem::InvalidDigest,
             Problem::WrongDigest,

@@ -149,6 +149,7 @@ where
                 Err(Refused::Full) => return Err(Problem::Overloaded),
             },
         };
+        self.body.has_end()?;
         if self.config.streams() {
             return self.read_digest();
         }

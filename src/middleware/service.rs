@@ -304,7 +304,7 @@ where
     /// Answers with a problem.
     pub(super) async fn refuse(&mut self, problem: Problem) -> Result<ServiceResponse<AnswerBody<B>>, Error> {
         let is_of_body =
-            matches!(problem, Problem::BodyTooLarge { .. } | Problem::BodyTimeout | Problem::UnreadableBody);
+            matches!(problem, Problem::BodyTooLarge { .. } | Problem::BodyTimeout { .. } | Problem::UnreadableBody);
         if !is_of_body {
             self.body.discard(self.config.body_limits()).await;
         }

@@ -61,7 +61,7 @@ where
         Ok(match read {
             Ok(read) if first.is_none_or(|first| first.is_same(&read)) => Ok(()),
             Ok(_) | Err(Unsettled::Unread) => Err(Problem::KeyReused),
-            Err(why) => Err(why.problem().unwrap_or(Problem::UnreadableBody)),
+            Err(why) => Err(why.refusal()),
         })
     }
 
@@ -107,7 +107,7 @@ where
             return Ok(());
         }
         self.operation.upload = Some(self.upload(u64::MAX));
-        self.operation.settle(true).await.map_err(|why| why.problem().unwrap_or(Problem::UnreadableBody))
+        self.operation.settle(true).await.map_err(Unsettled::refusal)
     }
 }
 

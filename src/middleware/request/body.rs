@@ -5,7 +5,10 @@ use std::time::Duration;
 use actix_web::{
     dev::{Payload, RequestHead},
     error::PayloadError,
-    http::header,
+    http::{
+        Method,
+        header::{self, HeaderValue},
+    },
 };
 use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt as _, Stream, StreamExt as _, stream};
@@ -34,7 +37,7 @@ pub(in crate::middleware) struct RequestBody {
 pub(in crate::middleware) struct Announced {
     /// `Content-Length`, or 0.
     length: u64,
-    /// The connection becomes another protocol's. There is no body to wait for.
+    /// The connection becomes another protocol's. actix-web takes everything that follows for a body that does not end.
     is_upgrade: bool,
 }
 
@@ -42,8 +45,15 @@ impl Announced {
     pub(in crate::middleware) fn by(head: &RequestHead) -> Self {
         let length = head.headers.get(header::CONTENT_LENGTH);
         let length = length.and_then(|length| length.to_str().ok()?.trim().parse().ok());
-        let is_upgrade = length.is_none() && head.upgrade() && !head.headers.contains_key(header::TRANSFER_ENCODING);
-        Self { length: length.unwrap_or(0), is_upgrade }
+        let length = length.unwrap_or(0);
+        let is_chunked = head.headers.contains_key(header::TRANSFER_ENCODING);
+        let is_websocket = |value: &HeaderValue| {
+            value.to_str().is_ok_and(|protocol| protocol.trim().eq_ignore_ascii_case("websocket"))
+        };
+        let is_upgrade = !is_chunked
+            && (head.headers.get_all(header::UPGRADE).any(is_websocket)
+                || head.method == Method::CONNECT && length == 0);
+        Self { length, is_upgrade }
     }
 
     const fn exceeds(self, limits: BodyLimits) -> bool {
@@ -100,6 +110,11 @@ impl RequestBody {
         Self { pieces: Pieces::None, rest, announced }
     }
 
+    /// An upgrade with a body is refused: actix-web does not tell where that body ends.
+    pub(in crate::middleware) fn has_end(&self) -> Result<(), Problem> {
+        if self.announced.is_upgrade && self.announced.length > 0 { Err(Problem::UnreadableBody) } else { Ok(()) }
+    }
+
     /// Reads the body to its end. When it is larger than the limit, [`take_payload`](Self::take_payload) still gives the
     /// whole body: the part that was read, then the rest.
     ///
@@ -139,7 +154,7 @@ impl RequestBody {
                 }
                 Err(_) => {
                     tracing::debug!(length, "a request body took too long to arrive");
-                    read = Err(Problem::BodyTimeout);
+                    read = Err(Problem::BodyTimeout { has_begun: false });
                     break;
                 }
             };

@@ -64,8 +64,17 @@ impl Unsettled {
     pub(in crate::middleware) const fn problem(self) -> Option<Problem> {
         match self {
             Self::Wrong => Some(Problem::WrongDigest),
-            Self::Slow => Some(Problem::BodyTimeout),
+            Self::Slow => Some(Problem::BodyTimeout { has_begun: true }),
             Self::Failed | Self::Unread => None,
+        }
+    }
+
+    /// The problem of a request that does not run.
+    pub(in crate::middleware) const fn refusal(self) -> Problem {
+        match self {
+            Self::Wrong => Problem::WrongDigest,
+            Self::Slow => Problem::BodyTimeout { has_begun: false },
+            Self::Failed | Self::Unread => Problem::UnreadableBody,
         }
     }
 }

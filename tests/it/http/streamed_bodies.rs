@@ -150,7 +150,9 @@ fn a_body_may_take_long_but_not_stop() {
         let bytes = with_digest(path, &fresh_key(), body).bytes();
         let mut connection = server.connect();
         connection.write(&bytes[..bytes.len() - 1]);
-        connection.reply().is_problem(408, "body-timeout");
+        let refused = connection.reply();
+        refused.is_problem(408, "body-timeout");
+        assert!(String::from_utf8_lossy(&refused.body).contains("had begun"), "{refused:?}");
     }
     let mut connection = server.connect();
     connection.write(until_the_end(4));
@@ -163,7 +165,9 @@ fn a_body_may_take_long_but_not_stop() {
     // A retry is as patient.
     let mut connection = server.connect();
     connection.write(until_the_end(1));
-    connection.reply().is_problem(408, "body-timeout");
+    let refused = connection.reply();
+    refused.is_problem(408, "body-timeout");
+    assert!(String::from_utf8_lossy(&refused.body).contains("not run"), "{refused:?}");
     replays(&first, &server.send(with_digest(ECHO, &key, body)));
 }
 

@@ -110,4 +110,20 @@ fn a_request_that_wants_another_protocol_is_answered_without_a_wait_for_its_body
     assert_eq!(send(Request::post("/items")).status, 400);
     assert_eq!(send(Request::post("/items").key("\"open")).status, 400);
     assert_eq!(server.runs("/items"), 1);
+    for body in ["buffer", "stream"] {
+        let server = Server::start(&[("IDEMPOTENCY_KEY__BODY", body)]);
+        let send = |path: &str, more: &str| {
+            let mut connection = server.connect();
+            let head = Request::post(path).key(&fresh_key()).header("Upgrade", "websocket").head();
+            connection.write(&[&head[..], more.as_bytes()].concat());
+            connection.reply_head().unwrap()
+        };
+        // An empty body has an end, with and without the header that goes with `Upgrade`.
+        assert_eq!(send("/items", "Content-Length: 0\r\n\r\n").status, 201, "{body}");
+        assert_eq!(send("/items", "Connection: Upgrade\r\nContent-Length: 0\r\n\r\n").status, 201, "{body}");
+        // actix-web hides the end of another one.
+        assert_eq!(send("/items", "Content-Length: 3\r\n\r\nabc").status, 400, "{body}");
+        assert_eq!(send("/echo", "Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n").status, 200, "{body}");
+        assert_eq!(server.runs("/items"), 2, "{body}");
+    }
 }
