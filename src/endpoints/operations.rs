@@ -273,7 +273,7 @@ impl From<StoreError> for NotSeen {
     }
 }
 
-/// Whether an owner runs, or may come back.
+/// Whether an owner runs, or is waited for.
 fn is_running(seen: &Inspection) -> bool {
     match seen.state {
         RecordState::InFlight => true,

@@ -18,7 +18,8 @@ pub struct Inspection {
     pub state: RecordState,
     /// How often the record was claimed. 0: the store can't tell.
     pub attempt: u32,
-    /// How long until the lease or the grace ends, or the record expires.
+    /// In flight: the rest of the lease. Lapsed: the rest of the grace, which is counted from the end of the lease until a
+    /// request has noted that end; zero: the owner is taken for lost. Else: how long until the record expires.
     pub remaining: Duration,
     /// The response of a completed record.
     pub record: Option<Record>,

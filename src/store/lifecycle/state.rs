@@ -292,9 +292,12 @@ impl Unfinished {
         let (state, remaining) = match self.phase {
             Phase::Claimed { lease_ends } => match left(now, lease_ends) {
                 Some(lease) => (RecordState::InFlight, lease),
-                None => (RecordState::Lapsed, kept),
+                None => {
+                    let awaited = left(now, lease_ends.saturating_add(self.grace));
+                    (RecordState::Lapsed, awaited.unwrap_or_default())
+                }
             },
-            Phase::Lapsed { grace_ends } => (RecordState::Lapsed, left(now, grace_ends).unwrap_or(kept)),
+            Phase::Lapsed { grace_ends } => (RecordState::Lapsed, left(now, grace_ends).unwrap_or_default()),
             Phase::Lost => (RecordState::Lost, kept),
             Phase::Free { .. } => (RecordState::Free, kept),
         };

@@ -19,11 +19,10 @@ impl<S: Store, A: Fn(Duration)> Subject<S, A> {
         let rule = "a lease that is over is noted, and until the end of the grace its owner is waited for";
         let (claim, _) = self.claim(rule, &patient()).await;
         self.passes(LEASE + SLACK);
-        same(
-            "before anybody asks, operators see it",
-            self.seen(1).await.map(|seen| seen.state),
-            Some(RecordState::Lapsed),
-        );
+        let seen = self.seen(1).await.unwrap_or_else(|| panic!("{rule}"));
+        same("before anybody asks, operators see it", seen.state, RecordState::Lapsed);
+        let awaited = seen.remaining;
+        assert!(awaited <= GRACE - SLACK && awaited > GRACE - 2 * SLACK, "and the rest of the grace: {awaited:?}");
         for request in [patient(), patient().on_unknown(OnUnknown::Reject), again(1)] {
             match self.begin(&request).await {
                 Begin::InFlight(wait) => {
@@ -46,6 +45,7 @@ impl<S: Store, A: Fn(Duration)> Subject<S, A> {
         self.passes(LEASE);
         self.in_flight(rule, &patient()).await;
         self.passes(GRACE);
+        same("operators see that it is over", self.seen(1).await.map(|seen| seen.remaining), Some(Duration::ZERO));
         let (second, _) = self.claim(rule, &patient()).await;
         same(rule, (second.attempt, second.taken_over), (2, true));
         same("and the first owner has lost it", self.renew(&first).await, Renewal::Lost);

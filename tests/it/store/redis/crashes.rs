@@ -57,6 +57,26 @@ fn with_on_unknown_reject_the_key_of_a_lost_owner_is_refused() {
 }
 
 #[test]
+fn a_look_up_tells_that_the_owner_is_lost() {
+    let (redis, log) = (Redis::start(), RunLog::new());
+    let settings = [("IDEMPOTENCY_KEY__LOCK__LEASE", "0.5")];
+    let mut doomed = redis.server(&log, &settings);
+    let other = redis.server(&log, &settings);
+    let (key, alice) = (fresh_key(), ("Authorization", "Bearer alice-1"));
+    let request = Request::post("/async?ms=60000").key(&key).header(alice.0, alice.1).header("Prefer", "respond-async");
+    assert_eq!(doomed.send(request).status, 202);
+    let look = Request::get("/operations").key(&key).header(alice.0, alice.1);
+    assert_eq!(other.send(look.clone()).status, 202);
+    doomed.kill();
+    // No request with the key notes the end of the lease.
+    eventually("the end of lease and grace", || match other.send(look.clone()).status {
+        409 => Ok(()),
+        status => Err(status),
+    });
+    other.send(look).is_problem(409, "outcome-unknown");
+}
+
+#[test]
 fn a_restarted_process_finds_what_was_stored() {
     let (redis, log) = (Redis::start(), RunLog::new());
     let key = fresh_key();
