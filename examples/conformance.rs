@@ -18,6 +18,7 @@ use std::{
     fs::File,
     future::{Future, ready},
     io::{self, Write as _},
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -37,7 +38,7 @@ use actix_web::{
     middleware::{Next, from_fn},
     web::{self, Bytes},
 };
-use futures_util::{StreamExt as _, stream};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
@@ -366,9 +367,14 @@ async fn serve() -> Result<(), Box<dyn std::error::Error>> {
     .workers(workers)
     .shutdown_signal(signal)
     .bind(&address)?;
-    println!("listening on {}", server.addrs().first().map_or(address, ToString::to_string));
-    server.run().await?;
-    Ok(())
+    let address = server.addrs().first().map_or(address, ToString::to_string);
+    let mut server = pin!(server.run());
+    // The first poll starts the workers, and ends the server if a wrap is not configured as it must be.
+    if let Some(ended) = (&mut server).now_or_never() {
+        return Ok(ended?);
+    }
+    println!("listening on {address}");
+    Ok(server.await?)
 }
 
 #[actix_web::main]

@@ -22,7 +22,6 @@ use crate::{
     client::problem::{Refusal, RefusalFn},
     key::{BasicKeyEncoder, CanonicalJsonEncoder, DjangoKeyEncoder, KeyEncoder, Principal},
     observe::{Listener, Observers, metrics},
-    sealing::Index,
     settings::{CacheOverrides, ConfigError, Settings, StorageSettings},
     store::{
         ComposedStore, Lock, MemoryLimits, MemoryStore, Storage, Store, ThreadLock,
@@ -163,7 +162,7 @@ impl Builder {
                 let store = self.store_of(&name, &settings)?;
                 #[cfg(feature = "encryption")]
                 let handle = {
-                    let seals = seals.as_ref().map(|seals| CacheSeals::new(seals, &settings.namespace, &name));
+                    let seals = CacheSeals::new(&seals, &settings.namespace, &name);
                     StoreHandle::sealed(name.clone(), store, in_flight.clone(), seals)
                 };
                 #[cfg(not(feature = "encryption"))]
@@ -188,9 +187,9 @@ impl Builder {
             brought,
             ledgers,
             #[cfg(feature = "encryption")]
-            index: seals.as_ref().map_or_else(Index::default, |seals| seals.index.clone()),
+            index: seals.index.clone(),
             #[cfg(not(feature = "encryption"))]
-            index: Index::default(),
+            index: crate::sealing::Index::default(),
             #[cfg(feature = "encryption")]
             seals,
         }))
@@ -241,7 +240,9 @@ impl Builder {
                 options.replicas = settings.replicas;
                 options.on_evicting = settings.on_evicting;
                 options.on_unreachable = settings.on_unreachable;
-                let refused = |source| ConfigError::Location { setting: format!("caches.{cache}.location"), source };
+                let is_inherited = settings.location == self.settings.storage.location;
+                let setting = if is_inherited { "storage.location".into() } else { format!("caches.{cache}.location") };
+                let refused = |source| ConfigError::Location { setting, source };
                 Ok(Arc::new(RedisStore::new(options).map_err(refused)?))
             }
             #[cfg(not(feature = "redis"))]

@@ -10,11 +10,7 @@ use parking_lot::Mutex;
 
 use super::Builder;
 #[cfg(feature = "encryption")]
-use crate::{
-    claim::check_key,
-    sealing::{CacheSeals, Seals},
-    store::StoreError,
-};
+use crate::sealing::{CacheSeals, Seals};
 use crate::{
     claim::{Caught, FirstRuns, InFlight, StoreHandle, at_most_a_century},
     client::problem::RefusalFn,
@@ -74,7 +70,7 @@ pub(crate) struct Shared {
     pub(crate) index: Index,
     /// The keys of `encryption.*`.
     #[cfg(feature = "encryption")]
-    pub(crate) seals: Option<Arc<Seals>>,
+    pub(crate) seals: Arc<Seals>,
 }
 
 /// A store that a wrap brought with it.
@@ -148,26 +144,15 @@ impl Idempotency {
         for handle in self.0.stores.values() {
             let refused = |source| ConfigError::Store { cache: handle.name.clone(), source };
             handle.store.check().await.map_err(refused)?;
-            #[cfg(feature = "encryption")]
-            if handle.seals().is_none() && !handle.store.answers_at_once() {
-                // Without keys, records under an index key would not be found.
-                let seals = self.cache_seals(&Arc::new(Seals::none()), &handle.name);
-                for check in seals.checks() {
-                    // The store's own check has said what a store that can't answer leads to.
-                    if let Err(error @ StoreError::Keys(_)) = check_key(&*handle.store, &check).await {
-                        return Err(refused(error));
-                    }
-                }
-            }
         }
         Ok(())
     }
 
     /// The keys, for the records of a cache.
     #[cfg(feature = "encryption")]
-    pub(super) fn cache_seals(&self, seals: &Arc<Seals>, cache: &str) -> CacheSeals {
+    fn cache_seals(&self, cache: &str) -> CacheSeals {
         let namespace = self.0.settings.cache(cache).map_or_else(String::new, |settings| settings.namespace);
-        CacheSeals::new(seals, &namespace, cache)
+        CacheSeals::new(&self.0.seals, &namespace, cache)
     }
 
     /// The ids under which stores and ledgers have records.
@@ -192,10 +177,7 @@ impl Idempotency {
         }
         let caught = Arc::new(Caught(store.clone()));
         #[cfg(feature = "encryption")]
-        let handle = {
-            let seals = self.0.seals.as_ref().map(|seals| self.cache_seals(seals, name));
-            StoreHandle::sealed(name.to_owned(), caught, self.0.in_flight.clone(), seals)
-        };
+        let handle = { StoreHandle::sealed(name.to_owned(), caught, self.0.in_flight.clone(), self.cache_seals(name)) };
         #[cfg(not(feature = "encryption"))]
         let handle = StoreHandle::new(name.to_owned(), caught, self.0.in_flight.clone());
         brought.push((store.clone(), handle.clone()));
@@ -218,7 +200,7 @@ impl Idempotency {
         }
         drop(ledgers);
         #[cfg(feature = "encryption")]
-        let ledger = ledger.sealed(self.0.seals.as_ref().map(|seals| self.cache_seals(seals, cache)));
+        let ledger = ledger.sealed(self.cache_seals(cache));
         ledger
     }
 
@@ -228,9 +210,7 @@ impl Idempotency {
         let of_cache =
             ledgers.iter().filter(|(name, _)| name.eq_ignore_ascii_case(cache)).map(|(_, ledger)| ledger.clone());
         #[cfg(feature = "encryption")]
-        let of_cache = of_cache.map(|ledger| {
-            ledger.sealed(self.0.seals.as_ref().map(|seals| self.cache_seals(seals, &cache.to_ascii_lowercase())))
-        });
+        let of_cache = of_cache.map(|ledger| ledger.sealed(self.cache_seals(&cache.to_ascii_lowercase())));
         of_cache.collect()
     }
 }

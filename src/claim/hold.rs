@@ -82,8 +82,8 @@ enum State {
     Unlocked(BeginRequest),
     /// As `Unlocked`, and the response is to replace a completed record (policy manual).
     Replacing(BeginRequest, Record),
-    /// The key is to be free, whatever happens to this value.
-    Releasing(Claim),
+    /// The claim is to end in this way, whatever happens to this value.
+    Releasing(Claim, ReleaseAs),
     /// The response must reach the store, whatever happens to this value.
     Completing(Claim, Record),
     Ended,
@@ -150,7 +150,7 @@ impl HeldClaim {
     /// The claim, unless the operation runs without one.
     pub(crate) fn claim(&self) -> Option<&Claim> {
         match &self.state {
-            State::Claimed(claim) | State::Completing(claim, _) | State::Releasing(claim) => Some(claim),
+            State::Claimed(claim) | State::Completing(claim, _) | State::Releasing(claim, _) => Some(claim),
             State::Unlocked(_) | State::Replacing(..) | State::Ended => None,
         }
     }
@@ -208,6 +208,15 @@ impl HeldClaim {
     /// The record of the response keeps what the body of its request was.
     pub(crate) fn of_request(&mut self, digest: RequestDigest) {
         self.request = Some(Box::new(digest));
+    }
+
+    /// How the claim ends when the response is not known.
+    fn given_up_as(&self) -> ReleaseAs {
+        match self.claims.config.on_unknown {
+            OnUnknown::Rerun if self.promise.is_some() => self.release_as(),
+            OnUnknown::Rerun => ReleaseAs::Free,
+            OnUnknown::Reject | OnUnknown::Ask => ReleaseAs::Unknown,
+        }
     }
 
     fn release_as(&self) -> ReleaseAs {
@@ -308,10 +317,22 @@ impl HeldClaim {
 
     /// Frees the key, because the response is not one that is stored. Waits for the store up to `storage.timeout`, so
     /// that the key is free when the client has its response.
-    pub(crate) async fn release(mut self: Box<Self>) {
+    pub(crate) async fn release(self: Box<Self>) {
+        let release_as = self.release_as();
+        self.end_and_wait(release_as).await;
+    }
+
+    /// Ends the claim of an operation whose response is not known, as a drop does, and waits for the store as
+    /// [`release`](Self::release) does.
+    pub(crate) async fn fail(self: Box<Self>) {
+        let release_as = self.given_up_as();
+        self.end_and_wait(release_as).await;
+    }
+
+    async fn end_and_wait(mut self: Box<Self>, release_as: ReleaseAs) {
         self.warn_of_ceiling();
         let State::Claimed(claim) = mem::replace(&mut self.state, State::Ended) else { return };
-        self.state = State::Releasing(claim.clone());
+        self.state = State::Releasing(claim.clone(), release_as);
         self.count_unfinished();
         let timeout = self.claims.config.timeout;
         if let Some((Some(renewals), local)) = self.upkeep.take() {
@@ -322,7 +343,7 @@ impl HeldClaim {
             }
         }
         let handle = &self.claims.handle;
-        let call = handle.call("release", handle.store.release(&claim, self.release_as()));
+        let call = handle.call("release", handle.store.release(&claim, release_as));
         if call.within(timeout).await.is_ok() {
             self.state = State::Ended;
         }
@@ -344,13 +365,6 @@ impl HeldClaim {
         self.end(ReleaseAs::Unknown);
     }
 
-    /// Ends the claim of an operation whose response is not known, as a drop does. Waits until the key is free.
-    pub(crate) async fn fail(self: Box<Self>) {
-        if self.claims.config.on_unknown == OnUnknown::Rerun {
-            self.release().await;
-        }
-    }
-
     fn end(&mut self, release_as: ReleaseAs) {
         match mem::replace(&mut self.state, State::Ended) {
             State::Claimed(claim) => {
@@ -367,9 +381,9 @@ impl HeldClaim {
                     self.claims.release_in_background(claim, release_as, restoring);
                 }
             }
-            State::Releasing(claim) => {
+            State::Releasing(claim, release_as) => {
                 let restoring = self.stop_renewals();
-                self.claims.release_in_background(claim, self.release_as(), restoring);
+                self.claims.release_in_background(claim, release_as, restoring);
             }
             State::Completing(claim, record) => self.write_behind(claim, record),
             State::Replacing(begin, record) => self.claims.replace_in_background(begin, record, self.ttl),
@@ -396,11 +410,7 @@ impl HeldClaim {
 
 impl Drop for HeldClaim {
     fn drop(&mut self) {
-        self.end(match self.claims.config.on_unknown {
-            OnUnknown::Rerun if self.promise.is_some() => self.release_as(),
-            OnUnknown::Rerun => ReleaseAs::Free,
-            OnUnknown::Reject | OnUnknown::Ask => ReleaseAs::Unknown,
-        });
+        self.end(self.given_up_as());
     }
 }
 

@@ -25,8 +25,6 @@ mod write_behind;
 
 #[cfg(all(feature = "encryption", feature = "testing"))]
 pub(crate) use self::sealed::Sealed;
-#[cfg(feature = "encryption")]
-pub(crate) use self::sealed::check_key;
 pub(crate) use self::{
     ask::{ClaimAnswer, ClaimRequest, Claims},
     caught::Caught,

@@ -141,7 +141,7 @@ fn unsealed(error: UnreadableRecord) -> StoreError {
 /// Compares a key with the value of it that the store keeps, as the fingerprint of a record that no request has. A store
 /// without the value gets it, and is then looked into again: a store whose claims are not atomic may have taken the value of
 /// another process too.
-pub(crate) async fn check_key(store: &dyn Store, check: &Check) -> Result<(), StoreError> {
+async fn check_key(store: &dyn Store, check: &Check) -> Result<(), StoreError> {
     const CENTURY: Duration = Duration::MAX;
     /// A process that dies while it checks is waited for this long.
     const LEASE: Duration = Duration::from_secs(2);
@@ -149,7 +149,11 @@ pub(crate) async fn check_key(store: &dyn Store, check: &Check) -> Result<(), St
     const MOST_WRITES: u32 = 3;
     let refused = || Err(StoreError::Keys(check.refusal.clone()));
     let Some(value) = check.value else {
-        return if store.inspect(&check.id).await?.is_some() { refused() } else { Ok(()) };
+        return match store.inspect(&check.id).await {
+            Err(StoreError::Unsupported(_)) | Ok(None) => Ok(()),
+            Ok(Some(_)) => refused(),
+            Err(error) => Err(error),
+        };
     };
     let keep = at_most_a_century(CENTURY);
     let (mut writes, mut round) = (0, 0);
@@ -302,6 +306,13 @@ impl Store for Sealed {
     }
 
     fn inspect<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<Inspection>> {
+        if !self.is_checked.load(Relaxed) {
+            return StoreFuture::boxed(async {
+                // Under another key the record would seem not to be there.
+                self.check_keys().await?;
+                self.inspect(id).await
+            });
+        }
         match self.store.inspect(id).try_ready() {
             Ok(seen) => StoreFuture::ready(seen.map(|seen| seen.map(|seen| self.inspected(seen)))),
             Err(call) => StoreFuture::boxed(async { Ok(call.await?.map(|seen| self.inspected(seen))) }),

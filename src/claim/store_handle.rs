@@ -88,19 +88,22 @@ impl StoreHandle {
         })
     }
 
-    /// A store that has sealed records only, if there are keys.
+    /// A store that has sealed records only, if there are keys. Without keys, a store that outlives this process is asked
+    /// before the first claim whether its records have keys.
     #[cfg(feature = "encryption")]
     pub(crate) fn sealed(
         name: String,
         store: Arc<dyn Store>,
         in_flight: Arc<InFlight>,
-        seals: Option<CacheSeals>,
+        seals: CacheSeals,
     ) -> Arc<Self> {
-        let Some(seals) = seals else { return Self::new(name, store, in_flight) };
+        if !seals.are_set() && store.answers_at_once() {
+            return Self::new(name, store, in_flight);
+        }
         let store = Arc::new(Sealed::new(store, seals.clone()));
         let mut handle = Self::new(name, store, in_flight);
         if let Some(handle) = Arc::get_mut(&mut handle) {
-            handle.seals = Some(seals);
+            handle.seals = Some(seals).filter(CacheSeals::are_set);
         }
         handle
     }

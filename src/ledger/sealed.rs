@@ -30,9 +30,9 @@ pub(super) struct RowSeals {
 }
 
 impl AnyLedger {
-    /// The same ledger, whose rows are sealed.
-    pub(crate) fn sealed(mut self, seals: Option<CacheSeals>) -> Self {
-        self.1 = RowSeals { seals, ..RowSeals::default() };
+    /// The same ledger, whose rows are sealed, if there are keys.
+    pub(crate) fn sealed(mut self, seals: CacheSeals) -> Self {
+        self.1 = RowSeals { seals: Some(seals), ..RowSeals::default() };
         self
     }
 
@@ -45,8 +45,9 @@ impl AnyLedger {
     /// Checks, before the first look of a wrap, that the keys are those of the ledger's rows.
     pub(super) async fn check_keys(&self, within: Duration) -> Result<(), LedgerError> {
         let Some(seals) = self.1.seals.as_ref().filter(|_| !self.1.is_checked.load(Relaxed)) else { return Ok(()) };
-        // Without keys of its own: the rows of the checks are not sealed.
-        let plain = self.clone().sealed(None);
+        // The rows of the checks are not sealed.
+        let mut plain = self.clone();
+        plain.1 = RowSeals::default();
         for check in seals.checks() {
             plain.check_key(&check, within).await?;
         }
@@ -109,13 +110,14 @@ impl AnyLedger {
 }
 
 impl RowSeals {
-    pub(super) const fn seals(&self) -> Option<&CacheSeals> {
-        self.seals.as_ref()
+    /// The keys. `None`: there are none.
+    pub(super) fn seals(&self) -> Option<&CacheSeals> {
+        self.seals.as_ref().filter(|seals| seals.are_set())
     }
 
     /// The row as the ledger gets it.
     pub(super) fn seal<'a>(&self, row: &'a NewRow) -> Result<Cow<'a, NewRow>, LedgerError> {
-        let Some(seals) = &self.seals else { return Ok(Cow::Borrowed(row)) };
+        let Some(seals) = self.seals() else { return Ok(Cow::Borrowed(row)) };
         let sealed = seals.seal(&row.id, &row.record, self.operation.as_deref());
         let record = sealed.map_err(|error| LedgerError::Unavailable(error.into()))?;
         Ok(Cow::Owned(NewRow { record, ..row.clone() }))
@@ -123,7 +125,7 @@ impl RowSeals {
 
     /// Opens a row. One that does not open stays sealed for operators, and is an error for a request.
     pub(super) fn open(&self, mut row: Row) -> Result<Row, LedgerError> {
-        let Some(seals) = &self.seals else { return Ok(row) };
+        let Some(seals) = self.seals() else { return Ok(row) };
         match seals.open(&row.id, &row.record, self.operation.as_deref()) {
             Ok(record) => row.record = record,
             Err(_) if self.operation.is_none() => {}

@@ -116,7 +116,7 @@ where
                     let claim = held.claim().cloned();
                     let is_lost = claim.as_ref().is_some_and(|claim| claim.taken_over);
                     if is_lost && self.config.settings.on_unknown == OnUnknown::Reject {
-                        held.bar();
+                        held.fail().await;
                         return Decision::Refuse(Problem::OutcomeUnknown);
                     }
                     self.records(&question, look, claim.map_or(1, |claim| claim.attempt));

@@ -70,7 +70,7 @@ where
             }
             (Verdict::Done(response), Some(held)) => self.is_done(response, held).await,
             (Verdict::Unknown, Some(held)) => {
-                held.bar();
+                held.fail().await;
                 Decision::Refuse(Problem::OutcomeUnknown)
             }
             (_, None) => Decision::Refuse(Problem::OutcomeUnknown),
@@ -83,7 +83,7 @@ where
     async fn is_done(&mut self, response: HttpResponse, held: Box<HeldClaim>) -> Decision<B> {
         if !response::is_replayable(response.status(), response.head()) {
             tracing::error!(status = %response.status(), "the verdict of `.on_unknown` has a status that can't be replayed");
-            held.bar();
+            held.fail().await;
             return Decision::Refuse(Problem::OutcomeUnknown);
         }
         self.operation.recorder.claims(held.claim());

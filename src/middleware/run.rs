@@ -99,7 +99,7 @@ where
                 self.operation = Operation::default();
                 panic::resume_unwind(panic)
             }
-            Err(panic) => self.panicked(&*panic),
+            Err(panic) => Box::pin(self.panicked(&*panic)).await,
         }
     }
 
@@ -124,15 +124,17 @@ where
                     tracing::error!(panic = text_of(&*panic), "a handler panicked after its transaction was committed");
                     self.pending.answer(committed, &self.config.synthetic)
                 }
-                None => self.panicked(&*panic),
+                None => Box::pin(self.panicked(&*panic)).await,
             },
         }
     }
 
     /// Frees the key (or bars it, with `on_unknown = reject`) and answers 500.
-    fn panicked(&mut self, panic: &(dyn Any + Send)) -> Result<ServiceResponse<AnswerBody<B>>, Error> {
+    async fn panicked(&mut self, panic: &(dyn Any + Send)) -> Result<ServiceResponse<AnswerBody<B>>, Error> {
         self.operation.recorder.outcome(Outcome::Panicked);
-        drop(self.operation.held.take());
+        if let Some(held) = self.operation.held.take() {
+            held.fail().await;
+        }
         // A ledger tells what became of it.
         let on_unknown = if self.config.ledger.is_some() { OnUnknown::Rerun } else { self.config.settings.on_unknown };
         let key = match on_unknown {

@@ -123,11 +123,22 @@ impl FromStr for SecretSource {
     fn from_str(text: &str) -> Result<Self, ParseKeyError> {
         match text.split_once(':') {
             Some((_, "")) | None => Err(ParseKeyError),
+            // Errors name the place of a key, so a key must not be taken for one.
+            Some((_, place)) if may_be_a_key(place) => Err(ParseKeyError),
             Some(("env", name)) => Ok(Self(Place::Variable(name.to_owned()))),
             Some(("file", path)) => Ok(Self(Place::File(path.into()))),
             Some(_) => Err(ParseKeyError),
         }
     }
+}
+
+/// Whether a text may be a key by mistake: hexadecimal digits, or base64 of 32 bytes.
+fn may_be_a_key(text: &str) -> bool {
+    let is_hex = text.len() >= 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_of_base64 = |byte: u8| byte.is_ascii_alphanumeric() || b"+/-_=".contains(&byte);
+    let (lower, digit) = (|byte: u8| byte.is_ascii_lowercase(), |byte: u8| byte.is_ascii_digit());
+    let has = |what: fn(u8) -> bool| text.bytes().any(what);
+    is_hex || matches!(text.len(), 43 | 44) && text.bytes().all(is_of_base64) && has(lower) && has(digit)
 }
 
 impl fmt::Display for SealingKey {
@@ -205,6 +216,17 @@ mod tests {
         }
         assert_eq!("env:A".parse::<SecretSource>().unwrap().to_string(), "env:A");
         assert!("1:env:A".parse::<SecretSource>().is_err());
+        let (hex, base64) = ("0af1".repeat(16), "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=");
+        for key in [&hex, &hex.to_uppercase(), base64, base64.trim_end_matches('=')] {
+            for text in [format!("env:{key}"), format!("file:{key}")] {
+                assert!(text.parse::<SecretSource>().is_err(), "{text}");
+            }
+        }
+        for name in
+            ["env:PAYMENTS_IDEMPOTENCY_INDEX_KEY_OF_THE_YEAR_2027", "file:/run/secrets/idempotency/0af10af10af10af1"]
+        {
+            assert!(name.parse::<SecretSource>().is_ok(), "{name}");
+        }
     }
 
     #[test]

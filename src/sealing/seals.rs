@@ -62,16 +62,11 @@ impl Check {
 }
 
 impl Seals {
-    /// No keys, for the check that there were none before.
-    pub(crate) fn none() -> Self {
-        Self { ring: None, index: Index::default(), index_is_new: false, accepts_unsealed: true }
-    }
-
-    /// Reads the keys that the settings name. `None`: there are none.
+    /// Reads the keys that the settings name, if they name any.
     ///
     /// # Errors
     /// The first entry whose key can't be read.
-    pub(crate) fn read(settings: &Encryption) -> Result<Option<Arc<Self>>, KeyError> {
+    pub(crate) fn read(settings: &Encryption) -> Result<Arc<Self>, KeyError> {
         let ring = Ring::read(settings)?;
         let wrong = |entry: &dyn fmt::Display, why: String| KeyError {
             setting: "encryption.index_key",
@@ -88,21 +83,23 @@ impl Seals {
             }
             None => None,
         };
-        if ring.is_none() && index.is_none() {
-            return Ok(None);
-        }
-        Ok(Some(Arc::new(Self {
+        Ok(Arc::new(Self {
             ring,
             index: Index::new(index.as_deref()),
             index_is_new: settings.index_key_is_new,
             accepts_unsealed: settings.accept_unsealed,
-        })))
+        }))
     }
 }
 
 impl CacheSeals {
     pub(crate) fn new(seals: &Arc<Seals>, namespace: &str, cache: &str) -> Self {
         Self { seals: seals.clone(), namespace: namespace.into(), cache: cache.into() }
+    }
+
+    /// Whether there are keys. Without any, the check that there were none before is left.
+    pub(crate) fn are_set(&self) -> bool {
+        self.seals.ring.is_some() || self.seals.index.key().is_some()
     }
 
     /// The facts that sealing needs of an operation. `None`: nothing is sealed.

@@ -69,7 +69,7 @@ pub enum ConfigError {
         feature: &'static str,
     },
     /// A cache that no `caches.NAME` declares.
-    #[error("no cache is named `{name}`; there are: {known}")]
+    #[error("no cache is named `{name}` (`storage.cache_name`, or the cache of a wrap); there are: {known}")]
     UnknownCache {
         /// The name.
         name: String,

@@ -45,7 +45,7 @@ pub enum CompareMultipart {
 }
 
 /// Headers of a connection, or of one attempt. Accept-Encoding is taken away before the handler runs.
-const OF_ATTEMPTS: [&str; 14] = [
+const OF_ATTEMPTS: [&str; 15] = [
     "accept-encoding",
     "connection",
     "content-length",
@@ -60,6 +60,7 @@ const OF_ATTEMPTS: [&str; 14] = [
     "trailer",
     "transfer-encoding",
     "upgrade",
+    "x-request-id",
 ];
 
 impl FingerprintSettings {

@@ -291,7 +291,12 @@ impl Entry {
 
     fn invalid(&self, value: &str, accepted: &str) -> ConfigError {
         let setting = self.path.clone();
-        let value = if setting.ends_with("location") { Location::from(value).to_string() } else { value.to_owned() };
+        let value = match &*setting {
+            // A key by mistake, where the place of one belongs.
+            "encryption.keys" | "encryption.index_key" => "(not shown, since it may be a key)".to_owned(),
+            location if location.ends_with("location") => Location::from(value).to_string(),
+            _ => value.to_owned(),
+        };
         ConfigError::InvalidValue { setting, layer: self.layer.clone(), value, accepted: accepted.to_owned() }
     }
 

@@ -231,8 +231,10 @@ fn sealing_keys(given: &Given) -> Option<Vec<SealingKey>> {
     (!keys.is_empty()).then_some(keys)
 }
 
+/// A path alone: `//` would begin with the name of a host.
 fn path(text: &str) -> Option<String> {
-    (text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic())).then(|| text.to_owned())
+    let is_path = text.starts_with('/') && !text.starts_with("//") && !text.contains(['?', '#', '\\']);
+    (is_path && text.bytes().all(|byte| byte.is_ascii_graphic())).then(|| text.to_owned())
 }
 
 pub(super) const PROFILES: &str = "default, ietf, stripe or stripe-v2";

@@ -16,7 +16,9 @@ use crate::{
 /// [`ConfigError::Key`] for a key that can't be read, and [`ConfigError::Combination`] without any.
 pub fn sealed_store(store: impl Store, encryption: &Encryption) -> Result<impl Store, ConfigError> {
     encryption.check().map_err(ConfigError::Combination)?;
-    let seals = Seals::read(encryption)?;
-    let seals = seals.ok_or_else(|| ConfigError::Combination("`encryption.keys` is empty".into()))?;
-    Ok(Sealed::new(Arc::new(store), CacheSeals::new(&seals, "", "default")))
+    let seals = CacheSeals::new(&Seals::read(encryption)?, "", "default");
+    if !seals.are_set() {
+        return Err(ConfigError::Combination("`encryption.keys` is empty".into()));
+    }
+    Ok(Sealed::new(Arc::new(store), seals))
 }

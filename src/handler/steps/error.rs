@@ -122,10 +122,12 @@ impl StepError {
             Self::Unavailable { .. } => Problem::StoreUnavailable,
             Self::Full { .. } => Problem::StepsFull,
             Self::InTransaction { .. } => Problem::TransactionMisused,
-            Self::Unprotected { .. } | Self::Unsupported { .. } => Problem::Misconfigured,
-            Self::Undecodable { .. } | Self::Unencodable { .. } | Self::Repeated { .. } | Self::Late { .. } => {
-                Problem::Panicked
-            }
+            Self::Unprotected { .. }
+            | Self::Unsupported { .. }
+            | Self::Undecodable { .. }
+            | Self::Unencodable { .. }
+            | Self::Repeated { .. }
+            | Self::Late { .. } => Problem::Panicked,
         })
     }
 }

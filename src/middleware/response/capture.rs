@@ -219,7 +219,7 @@ pub(in crate::middleware) async fn verdict<S: Service<ServiceRequest>, B: Messag
         Buffered::TooLarge(started) => (None, AnswerBody::boxed(BoxBody::new(started))),
         Buffered::Failed(error) => {
             tracing::error!(error = &*error, "the body of a verdict of `.on_unknown` failed");
-            held.bar();
+            held.fail().await;
             return None;
         }
     };

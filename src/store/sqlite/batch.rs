@@ -246,7 +246,7 @@ impl<'a> Batch<'a> {
         let number = self.cache(cache)?.number;
         loop {
             let found = {
-                let sql = "SELECT slot, session FROM slots WHERE cache = ?1 AND id = ?2";
+                let sql = "SELECT slot, session, trace FROM slots WHERE cache = ?1 AND id = ?2";
                 let mut statement = self.connection.prepare_cached(sql).map_err(store_error)?;
                 kept(&mut statement, params![number, id.as_bytes()])?
             };
@@ -277,14 +277,17 @@ impl<'a> Batch<'a> {
         let session = slot.is_held().then_some(holder.0);
         let number = self.cache(cache)?.number;
         let (since, expires) = (slot.completed_since().map(u64::cast_signed), slot.expires().unwrap_or(u64::MAX));
+        let is_trace = since.is_none() && !slot.is_held();
+        let trace = is_trace.then(|| before.and_then(|kept| kept.trace).unwrap_or_else(|| self.now.cast_signed()));
         self.connection
             .prepare_cached(
-                "INSERT INTO slots (cache, id, session, since, expires, slot) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
-                 ON CONFLICT (cache, id) DO UPDATE SET session = ?3, since = ?4, expires = ?5, slot = ?6",
+                "INSERT INTO slots (cache, id, session, since, trace, expires, slot) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (cache, id) \
+                 DO UPDATE SET session = ?3, since = ?4, trace = ?5, expires = ?6, slot = ?7",
             )
             .and_then(|mut statement| {
                 let expires = i64::try_from(expires).unwrap_or(i64::MAX);
-                statement.execute(params![number, id.as_bytes(), session, since, expires, bytes])
+                statement.execute(params![number, id.as_bytes(), session, since, trace, expires, bytes])
             })
             .map_err(store_error)?;
         let length = i64::try_from(bytes.len()).unwrap_or(i64::MAX);
@@ -315,7 +318,8 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// Lets the oldest records go until there is room.
+    /// Lets the oldest completed records go until there is room, then the oldest traces: unfinished records that nobody
+    /// holds.
     fn make_room(&mut self, cache: &str, bounds: Bounds, entries: i64, bytes: i64) -> Result<(), StoreError> {
         let mut has_swept = false;
         loop {
@@ -332,25 +336,46 @@ impl<'a> Batch<'a> {
                 return Err(StoreError::Full);
             }
             let before = self.now.saturating_sub(micros(bounds.min_retention));
-            let oldest = self
-                .connection
-                .prepare_cached("SELECT id FROM slots WHERE cache = ?1 AND since <= ?2 ORDER BY since LIMIT ?3")
-                .and_then(|mut statement| {
-                    let rows = statement.query_map(params![number, before.cast_signed(), EVICTED_AT_ONCE], |row| {
-                        row.get::<_, Vec<u8>>(0)
-                    })?;
-                    rows.collect::<rusqlite::Result<Vec<_>>>()
-                })
-                .map_err(store_error)?;
-            if oldest.is_empty() {
+            let completed = "SELECT id FROM slots WHERE cache = ?1 AND since <= ?2 ORDER BY since LIMIT ?3";
+            let traces = "SELECT id FROM slots WHERE cache = ?1 AND trace <= ?2 ORDER BY trace LIMIT ?3";
+            if self.evict(cache, (number, before), completed, Evicted::Record)? == 0
+                && self.evict(cache, (number, before), traces, Evicted::Unfinished)? == 0
+            {
                 return Err(StoreError::Full);
             }
-            for id in oldest {
-                metrics::evicted(Evicted::Record);
-                let id = id.try_into().map_err(|_| damaged("an id of another length"))?;
-                self.delete(cache, &RecordId::from_bytes(id))?;
-            }
         }
+    }
+
+    /// Lets the records go that a statement finds, by the number of the cache and a time. How many there were.
+    fn evict(
+        &mut self,
+        cache: &str,
+        (number, before): (i64, Micros),
+        statement: &str,
+        what: Evicted,
+    ) -> Result<usize, StoreError> {
+        let ids = self
+            .connection
+            .prepare_cached(statement)
+            .and_then(|mut statement| {
+                let rows = statement.query_map(params![number, before.cast_signed(), EVICTED_AT_ONCE], |row| {
+                    row.get::<_, Vec<u8>>(0)
+                })?;
+                rows.collect::<rusqlite::Result<Vec<_>>>()
+            })
+            .map_err(store_error)?;
+        for id in &ids {
+            let id = RecordId::from_bytes(id[..].try_into().map_err(|_| damaged("an id of another length"))?);
+            if matches!(what, Evicted::Unfinished) {
+                tracing::warn!(
+                    record = ?id,
+                    "a full store forgot a key whose operation is not finished; its next request runs as the first"
+                );
+            }
+            metrics::evicted(what);
+            self.delete(cache, &id)?;
+        }
+        Ok(ids.len())
     }
 
     fn cache(&mut self, name: &str) -> Result<&mut Cache, StoreError> {

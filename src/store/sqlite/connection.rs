@@ -20,7 +20,7 @@ use crate::{
 const APPLICATION: i32 = 0x6169_646d;
 
 /// The version of the tables.
-const SCHEMA: i32 = 1;
+const SCHEMA: i32 = 2;
 
 const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS counters (
@@ -35,12 +35,14 @@ CREATE TABLE IF NOT EXISTS slots (
     id BLOB NOT NULL,
     session INTEGER,
     since INTEGER,
+    trace INTEGER,
     expires INTEGER NOT NULL,
     slot BLOB NOT NULL,
     PRIMARY KEY (cache, id)
 );
 CREATE INDEX IF NOT EXISTS slots_session ON slots (session) WHERE session IS NOT NULL;
 CREATE INDEX IF NOT EXISTS slots_since ON slots (cache, since) WHERE since IS NOT NULL;
+CREATE INDEX IF NOT EXISTS slots_trace ON slots (cache, trace) WHERE trace IS NOT NULL;
 CREATE INDEX IF NOT EXISTS slots_expires ON slots (expires);
 ";
 

@@ -52,6 +52,7 @@ use crate::{key::RecordId, record::Record};
 /// | `id` | record id |
 /// | `session` | the process that holds the claim |
 /// | `since` | when the record was completed, in µs |
+/// | `trace` | since when nobody holds an unfinished record, in µs |
 /// | `expires` | when it may be deleted, in µs |
 /// | `slot` | the [`Slot`]'s bytes, and their CRC-32 |
 #[derive(Clone)]

@@ -12,21 +12,25 @@ use crate::store::{StoreError, lifecycle::Slot};
 pub(super) struct Kept {
     pub(super) slot: Slot,
     pub(super) session: Option<SessionId>,
+    /// Since when nobody holds an unfinished record.
+    pub(super) trace: Option<i64>,
     pub(super) bytes: i64,
 }
 
-/// The slot that a statement finds, with its session.
+/// The slot that a statement finds. It selects the columns slot, session and trace.
 pub(super) fn kept(
     statement: &mut CachedStatement<'_>,
     params: impl rusqlite::Params,
 ) -> Result<Option<Kept>, StoreError> {
     let found = statement
-        .query_row(params, |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Option<i64>>(1)?)))
+        .query_row(params, |row| {
+            Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Option<i64>>(1)?, row.get::<_, Option<i64>>(2)?))
+        })
         .optional()
         .map_err(store_error)?;
-    let Some((bytes, session)) = found else { return Ok(None) };
+    let Some((bytes, session, trace)) = found else { return Ok(None) };
     let length = i64::try_from(bytes.len()).unwrap_or(i64::MAX);
-    Ok(Some(Kept { slot: decode(&bytes)?, session: session.map(SessionId), bytes: length }))
+    Ok(Some(Kept { slot: decode(&bytes)?, session: session.map(SessionId), trace, bytes: length }))
 }
 
 /// A slot from its bytes, whose checksum fits.

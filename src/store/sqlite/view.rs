@@ -111,7 +111,8 @@ impl View<'_> {
 
     fn kept(&self, cache: &str, id: &RecordId) -> Result<Option<Kept>, StoreError> {
         let mut statement = self.prepare(
-            "SELECT slot, session FROM slots WHERE cache = (SELECT cache FROM counters WHERE name = ?1) AND id = ?2",
+            "SELECT slot, session, trace FROM slots \
+             WHERE cache = (SELECT cache FROM counters WHERE name = ?1) AND id = ?2",
         )?;
         kept(&mut statement, params![cache, id.as_bytes()])
     }

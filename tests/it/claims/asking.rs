@@ -223,6 +223,7 @@ fn a_wrap_that_asks_has_somebody_to_ask() {
     });
     let output = Server::fails_to_start(&[("IDEMPOTENCY_KEY__ON_UNKNOWN", "ask")]);
     assert!(!output.status.success());
+    assert!(!String::from_utf8_lossy(&output.stdout).contains("listening"), "{output:?}");
 }
 
 /// A store whose next claim has lost its owner before.

@@ -32,6 +32,19 @@ fn an_error_names_the_entry_and_never_the_key() {
     }
 }
 
+#[test]
+fn a_key_in_place_of_its_name_is_not_shown() {
+    let (hex, base64) = ("0af1".repeat(16), "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=");
+    for key in [&hex, base64] {
+        for before in ["", "1:", "1:hex:", "1:env:", "1:file:", "env:", "file:"] {
+            for name in ["KEYS", "INDEX_KEY"] {
+                let error = build(&[(name, &format!("{before}{key}"))]).unwrap_err().to_string();
+                assert!(error.contains("it may be a key") && !error.contains(key), "{error}");
+            }
+        }
+    }
+}
+
 /// Sealing is the same for all wraps of a process: they share its stores.
 #[actix_web::test]
 async fn a_wrap_can_not_have_keys_of_its_own() {

@@ -113,7 +113,7 @@ pub(super) const ROOT: &[Known<Settings>] = known! {
         ("\"3 s\"", "3s") is "3s"; not "soon", "-1", "", "1y";
     "lock.max_wait": |s: &Settings| s.lock.max_wait; ("5", "5s") is "5s"; not "soon", "";
     "operations.path": |s: &Settings| s.operations.path.clone(); ("\"/operations\"", "/operations") is "Some(\"/operations\")",
-        ("\"none\"", "none") is "None"; not "operations", "", "/a b";
+        ("\"none\"", "none") is "None"; not "operations", "", "/a b", "//host", "/a?b", "/a#b";
     "lock.max_waiters": |s: &Settings| s.lock.max_waiters; ("0", "0") is "0", ("7", "7") is "7"; not "few", "", "-1";
     "limits.max_run": |s: &Settings| s.limits.max_run; ("\"1h\"", "60m") is "3600s"; not "0", "";
     "limits.max_in_flight": |s: &Settings| s.limits.max_in_flight; ("5", "5") is "5"; not "0", "", "1k";

@@ -16,7 +16,7 @@
 mod database;
 mod runs;
 
-use std::{env, io, time::Duration};
+use std::{env, io, pin::pin, time::Duration};
 
 use actix_idempotency::{
     Idempotency, IdempotencyKey, Principal, Settings,
@@ -33,7 +33,7 @@ use actix_web::{
     rt::time::{sleep, timeout},
     web::{self, Bytes},
 };
-use futures_util::stream;
+use futures_util::{FutureExt as _, stream};
 use serde::Deserialize;
 
 use self::{
@@ -189,9 +189,14 @@ async fn serve<D: Database>(url: &str) -> Result<(), Box<dyn std::error::Error>>
     .workers(number("WORKERS", 2)? as usize)
     .shutdown_signal(signal)
     .bind(&address)?;
-    println!("listening on {}", server.addrs().first().map_or(address, ToString::to_string));
-    server.run().await?;
-    Ok(())
+    let address = server.addrs().first().map_or(address, ToString::to_string);
+    let mut server = pin!(server.run());
+    // The first poll starts the workers, and ends the server if a wrap is not configured as it must be.
+    if let Some(ended) = (&mut server).now_or_never() {
+        return Ok(ended?);
+    }
+    println!("listening on {address}");
+    Ok(server.await?)
 }
 
 #[actix_web::main]

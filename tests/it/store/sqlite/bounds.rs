@@ -5,7 +5,9 @@ use std::{path::Path, time::Duration};
 use actix_idempotency::{
     record::Record,
     settings::OnFull,
-    store::{Begin, Clock, Completion, SqliteOptions, SqliteStore, Store as _, StoreError},
+    store::{
+        Begin, Clock, Completion, OnUnknown, ReleaseAs, Saved, SqliteOptions, SqliteStore, Step, Store as _, StoreError,
+    },
 };
 
 use super::fixture::{Folder, ask, claim, done, open, options, record};
@@ -101,6 +103,36 @@ async fn claims_are_never_evicted_and_a_store_full_of_them_is_full() {
         claim(&store, &ask(n)).await;
     }
     assert!(is_full(&store, 200).await);
+}
+
+#[actix_web::test]
+async fn unfinished_records_that_nobody_holds_go_last_and_only_past_their_retention() {
+    let folder = Folder::new();
+    let (store, clock) = store(&folder, |options| options.max_entries = 4);
+    // A run with a step whose response is not stored, and a lost owner.
+    let held = claim(&store, &ask(0)).await;
+    assert_eq!(store.save_step(&held, &Step::done("a", "1")).await.unwrap(), Saved::Saved);
+    assert!(store.release(&held, ReleaseAs::Free).await.unwrap());
+    let held = claim(&store, &ask(1)).await;
+    assert!(store.release(&held, ReleaseAs::Unknown).await.unwrap());
+    clock.advance(MINUTE / 2);
+    for n in 2..4 {
+        done(&store, n, b"x", TTL).await;
+    }
+    // A refused request does not make the record younger.
+    let refused = store.begin(&ask(1).on_unknown(OnUnknown::Reject)).await.unwrap();
+    assert!(matches!(refused, Begin::OwnerLost));
+    clock.advance(MINUTE / 2 - Duration::from_micros(1));
+    assert!(is_full(&store, 4).await, "all records are younger than a minute");
+    clock.advance(Duration::from_micros(1));
+    claim(&store, &ask(4)).await;
+    assert_eq!([has(&store, 0).await, has(&store, 1).await], [false; 2], "completed records are younger");
+    let held = claim(&store, &ask(5)).await;
+    assert!(store.release(&held, ReleaseAs::Unknown).await.unwrap());
+    clock.advance(MINUTE);
+    claim(&store, &ask(6)).await;
+    let left = [has(&store, 2).await, has(&store, 3).await, has(&store, 5).await];
+    assert_eq!(left, [false, false, true], "completed records go first");
 }
 
 #[actix_web::test]

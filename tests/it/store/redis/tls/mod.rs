@@ -165,7 +165,7 @@ fn locations_whose_files_can_not_be_used_are_errors_that_name_the_parameter() {
     ] {
         let error = |scheme: &str, query: String| {
             let text = start_error(&format!("{scheme}://{rest}?{query}"));
-            says(&text, &["setting `caches.a.location`"]);
+            says(&text, &["setting `storage.location`"]);
             text
         };
         says(&error(tls, format!("ca_file={ca}&certificate_file={certificate}")), &["key_file"]);
