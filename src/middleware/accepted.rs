@@ -63,12 +63,15 @@ impl Promise {
         self.timer.is_elapsed() || matches!(self.timer.as_mut().poll(cx), Poll::Ready(()))
     }
 
-    /// Makes the promise. `None`: there is no record yet.
+    /// Makes the promise. `None`: there is no record yet, or the request has given the promise up.
     pub(super) fn make<B: MessageBody + 'static>(
         &mut self,
         info: &IdempotencyInfo,
         config: &WrapConfig,
     ) -> Option<ServiceResponse<AnswerBody<B>>> {
+        if Arc::strong_count(&self.is_made) == 1 {
+            return None;
+        }
         let response = accepted(config, &info.record()?)?;
         let request = config.synthetic.stand_in(std::mem::take(&mut self.head))?;
         self.is_made.store(true, SeqCst);

@@ -197,7 +197,7 @@ where
         wait_of(lines, self.promise.is_some(), self.config.settings.lock.max_wait)
     }
 
-    /// Tells a duplicate that prefers an answer at once where the answer will be.
+    /// Tells a duplicate that prefers an answer at once where the answer will be, and a claim that an answer may be promised.
     pub(super) fn accept(&mut self, decision: &mut Decision<B>) {
         match decision {
             Decision::Run { held, .. } => {
@@ -213,6 +213,8 @@ where
                     *decision = Decision::Answer(accepted);
                 }
             }
+            // Its answer will not be stored, so nothing is promised.
+            Decision::RunUnprotected => self.promise = None,
             _ => {}
         }
     }

@@ -107,7 +107,7 @@ async fn another_index_key_is_refused_unless_it_is_meant() {
     let (ledger, seen) = (MemoryLedger::default(), Seen::default());
     let (_, app) = service(&ledger, with_index(keys(&[(1, 1)]), 8), &seen).await;
     assert_eq!(ask(&app, "/pay", KEY).await.0, 201);
-    for other in [with_index(keys(&[(1, 1)]), 9), keys(&[(1, 1)])] {
+    for other in [with_index(keys(&[(1, 1)]), 9), keys(&[(1, 1)]), Encryption::default()] {
         let (_, app) = service(&ledger, other, &seen).await;
         assert_eq!(ask(&app, "/pay", KEY).await.0, 503);
     }

@@ -51,6 +51,41 @@ fn a_frozen_redis_costs_no_more_than_the_time_out() {
     recovers(&server);
 }
 
+/// Its response is not stored, so a client that was told to look for it would look in vain.
+#[test]
+fn an_unprotected_run_is_answered_directly() {
+    let (redis, log) = (Redis::start(), RunLog::new());
+    let server = redis.server(&log, &[("IDEMPOTENCY_KEY__STORAGE__ON_ERROR", "run")]);
+    let request = |key: &str| {
+        let request = Request::post("/async?ms=300").key(key).header("Authorization", "Bearer alice-1");
+        server.send(request.header("Prefer", "respond-async"))
+    };
+    assert_eq!(request(&fresh_key()).status, 202);
+    redis.freeze();
+    assert_eq!(request(&fresh_key()).status, 200);
+    redis.thaw();
+}
+
+#[cfg(feature = "encryption")]
+#[test]
+fn a_process_that_starts_without_the_index_key_while_redis_is_away_runs_nothing() {
+    let (redis, log) = (Redis::start(), RunLog::new());
+    let index_key = "07".repeat(32);
+    let keyed = [("IDEMPOTENCY_KEY__ENCRYPTION__INDEX_KEY", "env:INDEX"), ("INDEX", &*index_key)];
+    let key = fresh_key();
+    assert_eq!(redis.server(&log, &keyed).post("/items", &key).status, 201);
+    redis.freeze();
+    let server = redis.server(&log, &[("IDEMPOTENCY_KEY__STORAGE__ON_UNREACHABLE", "warn")]);
+    redis.thaw();
+    // Also after the first look has failed.
+    for _ in 0..3 {
+        server.post("/items", &key).is_problem(503, "store-unavailable");
+    }
+    let look = Request::get("/operations").key(&key).header("Authorization", "Bearer alice-1");
+    server.send(look).is_problem(503, "store-unavailable");
+    assert_eq!(log.count("start"), 1);
+}
+
 /// In another project, a claim call that timed out had been applied all the same, and its owner locked itself out.
 #[test]
 fn a_begin_that_timed_out_leaves_no_claim() {

@@ -220,3 +220,17 @@ async fn one_process_uses_a_file_with_one_durability() {
     claim(&store, &ask(1)).await;
     assert!(matches!(twin.begin(&ask(1)).await.unwrap(), Begin::InFlight(_)));
 }
+
+/// The client of a panic may come back at once.
+#[test]
+fn a_panic_is_answered_after_its_key_is_free_or_barred() {
+    let (folder, log) = (Folder::new(), RunLog::new());
+    for (on_unknown, status) in [("rerun", 500), ("reject", 409)] {
+        let at_once = [("IDEMPOTENCY_KEY__ON_UNKNOWN", on_unknown), ("IDEMPOTENCY_KEY__LOCK__TIMEOUT", "0")];
+        let server = server(&folder.new_file(), &log, &at_once);
+        for _ in 0..40 {
+            let key = fresh_key();
+            assert_eq!([(); 2].map(|()| server.post("/panic", &key).status), [500, status], "{on_unknown}");
+        }
+    }
+}
