@@ -290,13 +290,11 @@ impl Unfinished {
     pub(in crate::store) fn inspect(&self, id: RecordId, now: Micros) -> Option<Inspection> {
         let kept = left(now, self.expires)?;
         let (state, remaining) = match self.phase {
-            Phase::Claimed { lease_ends } => match left(now, lease_ends) {
-                Some(lease) => (RecordState::InFlight, lease),
-                None => {
-                    let awaited = left(now, lease_ends.saturating_add(self.grace));
-                    (RecordState::Lapsed, awaited.unwrap_or_default())
-                }
-            },
+            Phase::Claimed { lease_ends } => {
+                let awaited = || left(now, lease_ends.saturating_add(self.grace)).unwrap_or_default();
+                left(now, lease_ends)
+                    .map_or_else(|| (RecordState::Lapsed, awaited()), |lease| (RecordState::InFlight, lease))
+            }
             Phase::Lapsed { grace_ends } => (RecordState::Lapsed, left(now, grace_ends).unwrap_or_default()),
             Phase::Lost => (RecordState::Lost, kept),
             Phase::Free { .. } => (RecordState::Free, kept),
