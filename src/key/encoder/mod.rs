@@ -119,26 +119,31 @@ impl<'a> RequestHeaders<'a> {
 
     /// The lines of a header as one, joined by `, `. Empty without any.
     pub(crate) fn joined(self, name: &HeaderName) -> Cow<'a, [u8]> {
-        let (map, list) = self.sources();
-        let of_list = list.iter().filter(|(each, _)| each == name).map(|(_, value)| value);
-        let mut lines = map.into_iter().flat_map(|map| map.get_all(name)).chain(of_list).map(HeaderValue::as_bytes);
-        let first = lines.next().unwrap_or_default();
-        let rest: Vec<&[u8]> = lines.collect();
-        if rest.is_empty() { Cow::Borrowed(first) } else { Cow::Owned([&[first], &rest[..]].concat().join(&b", "[..])) }
+        match self.0 {
+            Lines::Map(map) => join(map.get_all(name)),
+            Lines::List(list) => join(list.iter().filter(|(each, _)| each == name).map(|(_, value)| value)),
+        }
     }
 
     /// Every line of every header. Lines of one name keep their order.
     pub fn iter(self) -> impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)> {
-        let (map, list) = self.sources();
+        let (map, list) = match self.0 {
+            Lines::Map(map) => (Some(map), &[][..]),
+            Lines::List(list) => (None, list),
+        };
         map.into_iter().flat_map(HeaderMap::iter).chain(list.iter().map(|(name, value)| (name, value)))
     }
+}
 
-    const fn sources(self) -> (Option<&'a HeaderMap>, &'a [(HeaderName, HeaderValue)]) {
-        match self.0 {
-            Lines::Map(map) => (Some(map), &[]),
-            Lines::List(list) => (None, list),
-        }
+/// Most headers have one line, which is not copied.
+fn join<'a>(mut lines: impl Iterator<Item = &'a HeaderValue>) -> Cow<'a, [u8]> {
+    let Some(first) = lines.next() else { return Cow::Borrowed(&[]) };
+    let mut all = Cow::Borrowed(first.as_bytes());
+    for line in lines {
+        all.to_mut().extend_from_slice(b", ");
+        all.to_mut().extend_from_slice(line.as_bytes());
     }
+    all
 }
 
 impl<'a> From<&'a HeaderMap> for RequestHeaders<'a> {

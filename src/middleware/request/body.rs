@@ -46,13 +46,12 @@ impl Announced {
         let length = head.headers.get(header::CONTENT_LENGTH);
         let length = length.and_then(|length| length.to_str().ok()?.trim().parse().ok());
         let length = length.unwrap_or(0);
-        let is_chunked = head.headers.contains_key(header::TRANSFER_ENCODING);
         let is_websocket = |value: &HeaderValue| {
             value.to_str().is_ok_and(|protocol| protocol.trim().eq_ignore_ascii_case("websocket"))
         };
-        let is_upgrade = !is_chunked
-            && (head.headers.get_all(header::UPGRADE).any(is_websocket)
-                || head.method == Method::CONNECT && length == 0);
+        let takes_over =
+            head.headers.get_all(header::UPGRADE).any(is_websocket) || head.method == Method::CONNECT && length == 0;
+        let is_upgrade = takes_over && !head.headers.contains_key(header::TRANSFER_ENCODING);
         Self { length, is_upgrade }
     }
 
