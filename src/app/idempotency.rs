@@ -177,7 +177,7 @@ impl Idempotency {
         }
         let caught = Arc::new(Caught(store.clone()));
         #[cfg(feature = "encryption")]
-        let handle = { StoreHandle::sealed(name.to_owned(), caught, self.0.in_flight.clone(), self.cache_seals(name)) };
+        let handle = StoreHandle::sealed(name.to_owned(), caught, self.0.in_flight.clone(), self.cache_seals(name));
         #[cfg(not(feature = "encryption"))]
         let handle = StoreHandle::new(name.to_owned(), caught, self.0.in_flight.clone());
         brought.push((store.clone(), handle.clone()));

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     observe::metrics,
     record::{Record, RequestDigest},
-    store::{BeginRequest, Claim, Completion, IfCompleted, OnUnknown, ReleaseAs, Step, StoreError},
+    store::{BeginRequest, Claim, Completion, IfCompleted, OnUnknown, RecordState, ReleaseAs, Step, StoreError},
 };
 
 /// The claim of a running operation. Dropping it frees the key, or marks the record as *owner lost* with
@@ -231,6 +231,15 @@ impl HeldClaim {
         let handle = &self.claims.handle;
         let seen = handle.call("inspect", handle.store.inspect(&self.claim()?.id)).within(self.claims.config.timeout);
         seen.await.ok()??.first_seen
+    }
+
+    /// The record of another owner that has completed the operation, as the store tells it.
+    pub(crate) async fn winner(&self) -> Option<Record> {
+        let (claim, handle) = (self.claim()?, &self.claims.handle);
+        let seen = handle.call("inspect", handle.store.inspect(&claim.id)).within(self.claims.config.timeout);
+        let seen = seen.await.ok()??;
+        let is_same = seen.fingerprint?.compare(&claim.fingerprint).is_same();
+        seen.record.filter(|_| seen.state == RecordState::Completed && is_same && seen.owner != Some(claim.token))
     }
 
     /// Stores the response: at once in a store that answers at once, else within `storage.timeout`. A store that can't

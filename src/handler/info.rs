@@ -181,6 +181,13 @@ impl IdempotencyInfo {
         view.and_then(|view| view.journal.as_ref()).is_some_and(Journal::end)
     }
 
+    /// Whether a step has found that another owner has taken over.
+    #[inline]
+    pub(crate) fn is_superseded(&self) -> bool {
+        let view = self.0.as_ref().and_then(|shared| shared.view.get());
+        view.and_then(|view| view.journal.as_ref()).is_some_and(Journal::is_superseded)
+    }
+
     fn view(&self) -> Option<&HandlerView> {
         // An instance that stepped aside after its decision has nothing to show.
         if matches!(self.stage(), Stage::Passed | Stage::GovernedByInner) {

@@ -15,7 +15,7 @@ use std::{
 
 use actix_service::Service;
 use actix_web::{
-    Error,
+    Error, HttpResponse,
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse},
 };
@@ -28,7 +28,7 @@ use super::{
     config::WrapConfig,
     detach::{self, drop_caught},
     operation::Operation,
-    response::{AnswerBody, capture, commit, end_ordinary},
+    response::{AnswerBody, capture, commit, end_ordinary, replay},
     service::Governed,
 };
 use crate::{
@@ -77,10 +77,24 @@ where
         {
             held.keep_steps();
         }
+        if self.info.is_superseded()
+            && let Some(response) = Box::pin(self.winners_response()).await
+        {
+            return self.pending.answer(response, &self.config.synthetic);
+        }
         if let Some(run) = self.operation.ledger.clone() {
             return Box::pin(self.end_with_ledger(ended, run)).await;
         }
         self.end(ended).await
+    }
+
+    /// The response of the owner that took over, for the client of the late one. `None`: that owner has not answered yet, or
+    /// a ledger tells who was first.
+    async fn winners_response(&mut self) -> Option<HttpResponse<AnswerBody<B>>> {
+        let held = self.operation.held.as_ref().filter(|_| self.operation.ledger.is_none())?;
+        let response = replay(&held.winner().await?, None, &self.config, |_| true).ok()?;
+        self.operation.recorder.outcome(Outcome::Superseded);
+        Some(response)
     }
 
     /// Stores what the handler answered.

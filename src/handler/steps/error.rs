@@ -19,7 +19,7 @@ use crate::{
 /// |---|---|
 /// | [`Failed`](Self::Failed) | that of the closure's error, which is stored if its status says so |
 /// | [`Unknown`](Self::Unknown) | 409 `outcome-unknown` |
-/// | [`Superseded`](Self::Superseded) | `in-flight` |
+/// | [`Superseded`](Self::Superseded) | the response of the owner that took over, or `in-flight` until there is one |
 /// | [`Unavailable`](Self::Unavailable) | 503 `store-unavailable` |
 /// | [`Full`](Self::Full) | 500 `steps-full` |
 /// | [`InTransaction`](Self::InTransaction) | 500 `transaction-misused` |

@@ -29,6 +29,8 @@ pub(crate) struct Journal {
     used: RefCell<Vec<Box<str>>>,
     /// The handler has returned.
     has_ended: Cell<bool>,
+    /// A step has found that another owner has taken over.
+    is_superseded: Cell<bool>,
 }
 
 /// A step, as the store knows it.
@@ -46,14 +48,19 @@ pub(super) struct Turn<'a> {
 }
 
 impl Journal {
-    pub(crate) const fn new(store: Rc<dyn SaveSteps>, saved: Vec<Step>) -> Self {
-        Self { store, saved: RefCell::new(saved), used: RefCell::new(Vec::new()), has_ended: Cell::new(false) }
+    pub(crate) fn new(store: Rc<dyn SaveSteps>, saved: Vec<Step>) -> Self {
+        let (saved, used) = (RefCell::new(saved), RefCell::default());
+        Self { store, saved, used, has_ended: Cell::new(false), is_superseded: Cell::new(false) }
     }
 
     /// The handler has returned. Whether steps are saved.
     pub(in crate::handler) fn end(&self) -> bool {
         self.has_ended.set(true);
         !self.saved.borrow().is_empty()
+    }
+
+    pub(in crate::handler) const fn is_superseded(&self) -> bool {
+        self.is_superseded.get()
     }
 
     /// Uses a name, and tells what is known of the step.
@@ -105,7 +112,10 @@ impl Turn<'_> {
                 }
                 Ok(())
             }
-            Ok(Saved::Lost) => Err(StepError::Superseded { step: name() }),
+            Ok(Saved::Lost) => {
+                self.journal.is_superseded.set(true);
+                Err(StepError::Superseded { step: name() })
+            }
             Ok(Saved::Full) if self.journal.saved.borrow().len() >= Step::MOST => Err(StepError::Full { step: name() }),
             Ok(Saved::Full) => Err(StepError::Unavailable { step: name(), source: StoreError::Full }),
             Ok(Saved::Gone) => {

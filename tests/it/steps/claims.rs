@@ -12,7 +12,7 @@ use actix_idempotency::{
     store::{Begin, BeginRequest, Claim, Completion, MemoryStore, OwnerToken, ReleaseAs, Store, StoreFuture},
     testing::{Call, Fault, FaultyStore},
 };
-use actix_web::{HttpResponse, rt};
+use actix_web::{HttpResponse, http::StatusCode, rt};
 
 use super::{Log, app_of, ask, later, refusal};
 use crate::common::in_process::{Runs, alone};
@@ -85,12 +85,16 @@ impl Losing {
         assert!(self.0.release(&Claim::new(&begin, 1, 1), ReleaseAs::Ended).await.unwrap());
     }
 
-    /// Another process holds the claim.
-    async fn take_over(&self) {
+    /// Another process holds the claim, and has perhaps answered.
+    async fn take_over(&self, answers: bool) {
         self.lose().await;
         let begin = self.1.lock().unwrap().clone().unwrap();
         let other = BeginRequest::new(begin.id, begin.fingerprint, OwnerToken::random());
-        assert!(matches!(self.0.begin(&other).await.unwrap(), Begin::Acquired(_)));
+        let Begin::Acquired(acquired) = self.0.begin(&other).await.unwrap() else { panic!("nobody holds it") };
+        if answers {
+            let record = Record::new(StatusCode::ACCEPTED, [], Some(b"the other's"));
+            self.0.complete(&acquired.claim, &record, Duration::from_secs(60)).await.unwrap();
+        }
     }
 }
 
@@ -141,24 +145,30 @@ fn a_step_restores_the_claim_that_its_store_has_lost_with_all_steps_before() {
 #[test]
 fn an_owner_that_was_superseded_learns_so_at_its_next_step() {
     alone(|| async {
-        let (store, log) = (Losing::new(), Log::default());
-        let (seen, losing) = (log.clone(), store.clone());
-        let app = app_of(over(store), IdempotencyKey::default(), async move |info| {
-            for name in ["a", "b"] {
-                let work = async |_| {
-                    log.add(name);
-                    losing.take_over().await;
-                    Ok::<_, StepError>(())
-                };
-                let saved = info.step(name, work).await;
-                assert!(matches!(saved, Err(StepError::Superseded { .. })), "{saved:?}");
-                saved?;
+        for answers in [false, true] {
+            let (store, log) = (Losing::new(), Log::default());
+            let (seen, losing) = (log.clone(), store.clone());
+            let app = app_of(over(store), IdempotencyKey::default(), async move |info| {
+                for name in ["a", "b"] {
+                    let work = async |_| {
+                        log.add(name);
+                        losing.take_over(answers).await;
+                        Ok::<_, StepError>(())
+                    };
+                    let saved = info.step(name, work).await;
+                    assert!(matches!(saved, Err(StepError::Superseded { .. })), "{saved:?}");
+                    saved?;
+                }
+                unreachable!("the first step is not saved")
+            })
+            .await;
+            if answers {
+                assert_eq!(ask(&app, "k").await, (409, "the other's".into()), "as a replay");
+            } else {
+                assert_eq!(refusal(&app, "k").await, (423, "in-flight".into()));
             }
-            unreachable!("the first step is not saved")
-        })
-        .await;
-        assert_eq!(refusal(&app, "k").await, (423, "in-flight".into()));
-        assert_eq!(seen.take(), ["a"]);
+            assert_eq!(seen.take(), ["a"]);
+        }
     });
 }
 
