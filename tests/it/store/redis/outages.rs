@@ -57,7 +57,7 @@ fn an_unprotected_run_is_answered_directly() {
     let (redis, log) = (Redis::start(), RunLog::new());
     let server = redis.server(&log, &[("IDEMPOTENCY_KEY__STORAGE__ON_ERROR", "run")]);
     let request = |key: &str| {
-        let request = Request::post("/async?ms=300").key(key).header("Authorization", "Bearer alice-1");
+        let request = Request::post("/async?ms=1500").key(key).header("Authorization", "Bearer alice-1");
         server.send(request.header("Prefer", "respond-async"))
     };
     assert_eq!(request(&fresh_key()).status, 202);
