@@ -14,7 +14,8 @@ use actix_idempotency::{
     store::{Moment, OwnerToken},
 };
 use sqlx::{
-    AssertSqlSafe, Row as _, Sqlite, SqliteConnection, SqlitePool, Transaction,
+    AssertSqlSafe, Connection as _, Row as _, Sqlite, SqliteConnection, SqlitePool, Transaction,
+    error::DatabaseError,
     sqlite::{SqlitePoolOptions, SqliteRow},
 };
 
@@ -132,7 +133,7 @@ impl Ledger for SqlxSqlite {
     }
 
     async fn begin(&self, _: Option<()>, (): &(), _: Duration) -> Result<SqliteTx, LedgerError> {
-        self.0.pool.begin_with("BEGIN IMMEDIATE").await.map(SqliteTx).map_err(ledger_error)
+        begin_on(&self.0.pool).await.map_err(ledger_error)
     }
 
     async fn write(&self, tx: &mut SqliteTx, new: &NewRow) -> Result<Write, LedgerError> {
@@ -177,21 +178,21 @@ impl Ledger for SqlxSqlite {
     }
 
     async fn rollback(&self, tx: SqliteTx) {
-        if let Err(error) = tx.0.rollback().await {
+        if let Err(error) = roll_back(tx).await {
             tracing::debug!(%error, "a transaction could not be rolled back");
         }
     }
 
     async fn settle(&self, id: &RecordId, _: Duration) -> Result<Look, LedgerError> {
         // Waits for the one writer that there may be, as long as the pool's `busy_timeout`.
-        let mut tx = self.own().begin_with("BEGIN IMMEDIATE").await.map_err(ledger_error)?;
+        let mut tx = begin_on(self.own()).await.map_err(ledger_error)?;
         let look = self.look_by(id, &mut tx).await;
-        tx.rollback().await.map_err(ledger_error)?;
+        roll_back(tx).await.map_err(ledger_error)?;
         look
     }
 
     async fn forget(&self, id: &RecordId) -> Result<bool, LedgerError> {
-        let mut tx = self.own().begin_with("BEGIN IMMEDIATE").await.map_err(ledger_error)?;
+        let mut tx = begin_on(self.own()).await.map_err(ledger_error)?;
         let look = self.look_by(id, &mut tx).await;
         let sql = format!(
             "INSERT OR REPLACE INTO {} (id, fingerprint, token, attempt, principal_tag, expires, record) \
@@ -201,7 +202,7 @@ impl Ledger for SqlxSqlite {
             Hex(OwnerToken::random().as_bytes())
         );
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *tx).await.map_err(ledger_error)?;
-        tx.commit().await.map_err(ledger_error)?;
+        tx.0.commit().await.map_err(ledger_error)?;
         // A row that could not be read is forgotten as well.
         Ok(look.is_ok_and(|look| look.row.is_some()))
     }
@@ -233,7 +234,7 @@ impl Ledger for SqlxSqlite {
             }
             error => error,
         };
-        let mut tx = self.0.pool.begin_with("BEGIN IMMEDIATE").await.map_err(refused)?;
+        let mut tx = begin_on(&self.0.pool).await.map_err(refused)?;
         let (table, id) = (&self.0.quoted, OwnerToken::random());
         let sql = format!(
             "INSERT INTO {table} (id, fingerprint, token, attempt, principal_tag, expires, record) \
@@ -242,7 +243,7 @@ impl Ledger for SqlxSqlite {
             Hex(id.as_bytes())
         );
         let tried = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *tx).await;
-        let rolled_back = tx.rollback().await;
+        let rolled_back = roll_back(tx).await;
         tried.map_err(refused)?;
         rolled_back.map_err(refused)
     }
@@ -252,11 +253,47 @@ impl Ledger for SqlxSqlite {
     }
 }
 
+/// Begins a transaction.
+///
+/// SQLite rolls some transactions back itself, for example when the disk is full. sqlx counts such a transaction as open if
+/// its ROLLBACK fails, and its connection can begin none any more: connections in this state are closed.
+async fn begin_on(pool: &SqlitePool) -> Result<SqliteTx, sqlx::Error> {
+    loop {
+        match pool.begin_with("BEGIN IMMEDIATE").await {
+            Err(sqlx::Error::InvalidSavePointStatement) => {}
+            begun => return begun.map(SqliteTx),
+        }
+        let mut idle = vec![pool.acquire().await?];
+        while let Some(connection) = pool.try_acquire() {
+            idle.push(connection);
+        }
+        for connection in idle.iter_mut().filter(|connection| connection.is_in_transaction()) {
+            connection.close_on_drop();
+        }
+    }
+}
+
+/// Rolls back, also where SQLite has done so itself.
+async fn roll_back(mut tx: SqliteTx) -> Result<(), sqlx::Error> {
+    // Where no transaction is open, this one begins one, so that ROLLBACK does not fail.
+    match sqlx::raw_sql("BEGIN").execute(&mut *tx).await {
+        Ok(_) => tracing::debug!("SQLite has rolled a transaction back itself"),
+        Err(sqlx::Error::Database(error)) if is_within_another(&*error) => {}
+        Err(error) => return Err(error),
+    }
+    tx.0.rollback().await
+}
+
+/// SQLite's answer to BEGIN in a transaction.
+fn is_within_another(error: &dyn DatabaseError) -> bool {
+    error.message().contains("within a transaction")
+}
+
 /// Whether the transaction is still open: only then SQLite refuses another BEGIN.
 async fn is_in_transaction(tx: &mut SqliteTx) -> Result<bool, LedgerError> {
     let connection: &mut SqliteConnection = tx;
     match sqlx::raw_sql("BEGIN").execute(&mut *connection).await {
-        Err(sqlx::Error::Database(error)) if error.message().contains("within a transaction") => Ok(true),
+        Err(sqlx::Error::Database(error)) if is_within_another(&*error) => Ok(true),
         Err(error) => Err(ledger_error(error)),
         Ok(_) => Ok(false),
     }

@@ -48,8 +48,8 @@ const UPKEEP: i64 = 160;
 /// How many expired records are deleted in one transaction.
 const SWEPT_AT_ONCE: u16 = 500;
 
-/// How many records go at once when there is no room.
-const EVICTED_AT_ONCE: i64 = 32;
+/// How many records are found at once when there is no room. Those that need not go stay.
+const FOUND_AT_ONCE: i64 = 4;
 
 /// Changes to the file, in one transaction.
 pub(super) struct Batch<'a> {
@@ -323,11 +323,9 @@ impl<'a> Batch<'a> {
     fn make_room(&mut self, cache: &str, bounds: Bounds, entries: i64, bytes: i64) -> Result<(), StoreError> {
         let mut has_swept = false;
         loop {
-            let held = self.cache(cache)?;
-            if held.entries + entries <= bounds.entries && held.bytes + bytes <= bounds.bytes {
+            if self.has_room(cache, bounds, entries, bytes)? {
                 return Ok(());
             }
-            let number = held.number;
             if !has_swept {
                 has_swept = !self.sweep()?;
                 continue;
@@ -335,32 +333,39 @@ impl<'a> Batch<'a> {
             if bounds.on_full == OnFull::Reject {
                 return Err(StoreError::Full);
             }
-            let before = self.now.saturating_sub(micros(bounds.min_retention));
+            let has_room = |this: &mut Self| this.has_room(cache, bounds, entries, bytes);
             let completed = "SELECT id FROM slots WHERE cache = ?1 AND since <= ?2 ORDER BY since LIMIT ?3";
             let traces = "SELECT id FROM slots WHERE cache = ?1 AND trace <= ?2 ORDER BY trace LIMIT ?3";
-            if self.evict(cache, (number, before), completed, Evicted::Record)? == 0
-                && self.evict(cache, (number, before), traces, Evicted::Unfinished)? == 0
+            if !self.evict(cache, bounds, completed, Evicted::Record, has_room)?
+                && !self.evict(cache, bounds, traces, Evicted::Unfinished, has_room)?
             {
                 return Err(StoreError::Full);
             }
         }
     }
 
-    /// Lets the records go that a statement finds, by the number of the cache and a time. How many there were.
+    fn has_room(&mut self, cache: &str, bounds: Bounds, entries: i64, bytes: i64) -> Result<bool, StoreError> {
+        let held = self.cache(cache)?;
+        Ok(held.entries + entries <= bounds.entries && held.bytes + bytes <= bounds.bytes)
+    }
+
+    /// Lets records go that a statement finds, until there is room. Whether it has found any.
     fn evict(
         &mut self,
         cache: &str,
-        (number, before): (i64, Micros),
+        bounds: Bounds,
         statement: &str,
         what: Evicted,
-    ) -> Result<usize, StoreError> {
+        has_room: impl Fn(&mut Self) -> Result<bool, StoreError>,
+    ) -> Result<bool, StoreError> {
+        let number = self.cache(cache)?.number;
+        let before = self.now.saturating_sub(micros(bounds.min_retention));
         let ids = self
             .connection
             .prepare_cached(statement)
             .and_then(|mut statement| {
-                let rows = statement.query_map(params![number, before.cast_signed(), EVICTED_AT_ONCE], |row| {
-                    row.get::<_, Vec<u8>>(0)
-                })?;
+                let rows = statement
+                    .query_map(params![number, before.cast_signed(), FOUND_AT_ONCE], |row| row.get::<_, Vec<u8>>(0))?;
                 rows.collect::<rusqlite::Result<Vec<_>>>()
             })
             .map_err(store_error)?;
@@ -374,8 +379,11 @@ impl<'a> Batch<'a> {
             }
             metrics::evicted(what);
             self.delete(cache, &id)?;
+            if has_room(self)? {
+                break;
+            }
         }
-        Ok(ids.len())
+        Ok(!ids.is_empty())
     }
 
     fn cache(&mut self, name: &str) -> Result<&mut Cache, StoreError> {

@@ -253,6 +253,11 @@ impl Store for SqliteStore {
     fn check(&self) -> StoreFuture<'_, ()> {
         StoreFuture::boxed(async move {
             match self.engine.write(|_| Ok(())).await {
+                // Stored responses can be replayed.
+                Err(StoreError::Full) => {
+                    tracing::warn!("the disk of the file is full: new keys are answered 503 until there is room");
+                    Ok(())
+                }
                 Err(error) if self.on_unreachable == StartupCheck::Warn => {
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(error, "the file can't be used: protected requests are answered 503 until it can");

@@ -64,6 +64,37 @@ async fn it_passes_the_acceptance_suite_in_both_journal_modes() {
     }
 }
 
+/// SQLite rolls a transaction back itself when the disk is full, for example. The next one must not suffer from it.
+#[actix_web::test]
+async fn a_transaction_that_sqlite_ends_does_no_harm_to_its_connection() {
+    let files = Files::default();
+    let pool = files.pool(SqliteJournalMode::Wal).await;
+    let ledger = SqlxSqlite::new(pool.clone());
+    ledger.create_table().await.unwrap();
+    let tables = "CREATE TABLE t (a); CREATE TRIGGER no BEFORE INSERT ON t BEGIN SELECT raise(ROLLBACK, 'no'); END";
+    sqlx::raw_sql(tables).execute(&pool).await.unwrap();
+    let id = RecordId::from_bytes([1; 32]);
+    for dropped in [false, true] {
+        for _ in 0..6 {
+            let mut tx = ledger.begin(None, &(), Duration::from_secs(60)).await.unwrap();
+            assert!(sqlx::raw_sql("INSERT INTO t VALUES (1)").execute(&mut *tx).await.is_err());
+            if dropped {
+                drop(tx);
+            } else {
+                ledger.rollback(tx).await;
+            }
+        }
+        assert!(ledger.settle(&id, Duration::from_secs(1)).await.unwrap().row.is_none());
+        let look = ledger.look(&id).await.unwrap();
+        let record = Record::new(StatusCode::CREATED, [], Some(b"a"));
+        let row = NewRow::new(id, Fingerprint::from_bytes([1; 42]), OwnerToken::random(), record, &look);
+        let mut tx = ledger.begin(None, &(), Duration::from_secs(60)).await.unwrap();
+        assert!(matches!(ledger.write(&mut tx, &row).await, Ok(Write::Written)));
+        ledger.commit(tx).await.unwrap();
+        assert!(ledger.forget(&id).await.unwrap());
+    }
+}
+
 #[actix_web::test]
 async fn a_handler_that_commits_itself_is_noticed() {
     let files = Files::default();
