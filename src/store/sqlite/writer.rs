@@ -177,9 +177,16 @@ impl Opened {
         let session = Session::begin(&shared.file).map_err(StoreError::unavailable)?;
         shared.session.store(session.id.0, Relaxed);
         let mut opened = Self { connection, session };
-        if let Err(error) = opened.bury_the_dead(shared) {
-            opened.session.remove();
-            return Err(error);
+        match opened.bury_the_dead(shared) {
+            Ok(()) => {}
+            // Reads work, and each request finds out by itself whether the owner of its key lives.
+            Err(error) if matches!(Failure::of(&error), Failure::Full) => {
+                tracing::warn!("the disk is full: the claims of dead processes are noted when there is room");
+            }
+            Err(error) => {
+                opened.session.remove();
+                return Err(error);
+            }
         }
         shared.is_open.store(true, Relaxed);
         Ok(opened)

@@ -28,7 +28,7 @@ use actix_web::{
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse},
     error::ErrorInternalServerError,
-    http::{StatusCode, header},
+    http::{Method, StatusCode, header},
     middleware::{Next, from_fn},
     rt::time::{sleep, timeout},
     web::{self, Bytes},
@@ -124,14 +124,23 @@ async fn twice<D: Database>(request: HttpRequest, runs: web::Data<Runs>, _: Tx<D
 async fn item(request: HttpRequest, runs: web::Data<Runs>) -> HttpResponse {
     let run = Run::start(&runs, &request);
     run.end();
-    HttpResponse::Created().json(serde_json::json!({ "n": run.n }))
+    let status = if request.method() == Method::POST { StatusCode::CREATED } else { StatusCode::OK };
+    HttpResponse::build(status)
+        .insert_header((header::LOCATION, format!("/items/{}", run.n)))
+        .insert_header((header::ETAG, format!("\"v{}\"", run.n)))
+        .json(report(&request, &run))
+}
+
+/// As the conformance server reports a run.
+fn report(request: &HttpRequest, run: &Run) -> serde_json::Value {
+    serde_json::json!({ "n": run.n, "method": request.method().as_str(), "path": request.path() })
 }
 
 async fn slow(request: HttpRequest, runs: web::Data<Runs>, wanted: web::Query<Wanted>) -> HttpResponse {
     let run = Run::start(&runs, &request);
     sleep(Duration::from_millis(wanted.ms)).await;
     run.end();
-    HttpResponse::Ok().json(serde_json::json!({ "n": run.n }))
+    HttpResponse::Ok().json(report(&request, &run))
 }
 
 async fn effects<D: Database>(pool: web::Data<D::Pool>) -> Result<HttpResponse, Error> {
@@ -157,7 +166,9 @@ async fn authenticate(
 }
 
 fn number(name: &str, default: u32) -> Result<u32, String> {
-    env::var(name).map_or(Ok(default), |text| text.parse().map_err(|_| format!("{name} is not a number")))
+    let wrong = |text: &str| format!("{name} can't be `{text}`; accepted: a number of at least 1");
+    let parse = |text: String| text.parse().ok().filter(|number| *number > 0).ok_or_else(|| wrong(&text));
+    env::var(name).map_or(Ok(default), parse)
 }
 
 async fn serve<D: Database>(url: &str) -> Result<(), Box<dyn std::error::Error>> {
@@ -177,7 +188,7 @@ async fn serve<D: Database>(url: &str) -> Result<(), Box<dyn std::error::Error>>
             .route("/tx", web::post().to(tx::<D>))
             .route("/transactions", web::post().to(transactions::<D>))
             .route("/twice", web::post().to(twice::<D>))
-            .route("/items", web::post().to(item))
+            .service(web::resource("/items").to(item))
             .route("/slow", web::post().to(slow))
             .route("/effects", web::get().to(effects::<D>))
             .route("/runs", web::get().to(counted))

@@ -23,10 +23,38 @@ struct SmallDisk {
 impl SmallDisk {
     /// `None` where a process may not mount.
     fn start() -> Option<Self> {
-        let log = RunLog::new();
         let mount = "mount -t tmpfs -o size=3m tmpfs /mnt && exec \"$0\"";
-        let mut child = Command::new("unshare")
-            .args(["--user", "--map-root-user", "--mount", "sh", "-c", mount])
+        let mut shell = Command::new("unshare");
+        shell.args(["--user", "--map-root-user", "--mount", "sh", "-c", mount]);
+        Self::run(shell)
+    }
+
+    /// Kills the server, and starts another one on the same disk.
+    fn restart(mut self) -> Self {
+        // A process in the name space keeps the disk.
+        let of_disk = format!("--target={}", self.child.id());
+        let enter = |program: &str| {
+            let mut command = Command::new("nsenter");
+            command.args([&of_disk, "--user", "--preserve-credentials", "--mount", program]);
+            command
+        };
+        let mut keeper = enter("sleep").arg("60").spawn().expect("nsenter");
+        let of_keeper = format!("--target={}", keeper.id());
+        eventually("a process that keeps the disk", || {
+            let seen = ["/proc", &keeper.id().to_string(), "root", "mnt", "a.db"].iter().collect::<PathBuf>();
+            if seen.exists() { Ok(()) } else { Err(seen) }
+        });
+        let _ = (self.child.kill(), self.child.wait());
+        let mut shell = Command::new("nsenter");
+        shell.args([&of_keeper, "--user", "--preserve-credentials", "--mount"]);
+        let again = Self::run(shell).expect("it starts on a full disk");
+        let _ = (keeper.kill(), keeper.wait());
+        again
+    }
+
+    fn run(mut shell: Command) -> Option<Self> {
+        let log = RunLog::new();
+        let mut child = shell
             .arg(binary("conformance"))
             .current_dir(std::env::temp_dir())
             .envs([
@@ -104,6 +132,13 @@ fn on_a_full_disk_nothing_runs_replays_go_on_and_room_is_enough_to_recover() {
         }
     }
     assert_eq!(disk.log.count("start"), runs, "nothing runs whose answer has no room");
+    let disk = disk.restart();
+    assert_eq!(disk.post("/items", &fresh_key()).status, 503);
+    for (key, body) in keys.iter().zip(&bodies) {
+        let told = disk.post("/items", key);
+        assert!(told.is_replay && told.body == *body, "{told:?}");
+    }
+    assert_eq!(disk.log.count("start"), 0);
     disk.make_room();
     eventually("recovery without a restart", || match disk.post("/items", &fresh_key()).status {
         201 => Ok(()),
