@@ -5,7 +5,7 @@ use std::{
     fmt,
     future::{Ready, poll_fn, ready},
     rc::Rc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use actix_web::{FromRequest, HttpRequest, HttpResponse, body::BoxBody, dev::Payload};
@@ -65,7 +65,7 @@ impl<L: Ledger> Transactions<L> {
         self
     }
 
-    /// Sets how often a closure is called at most. Default: 5.
+    /// Sets how often a closure is called at most. Default: 5. Once `limits.max_run` is over, it is not called again.
     #[must_use]
     pub const fn tries(mut self, tries: u32) -> Self {
         self.tries = tries;
@@ -100,13 +100,13 @@ impl<L: Ledger> Transactions<L> {
     where
         E: From<TransactionError> + 'static,
     {
-        let recorded = self.run.recorded();
+        let (recorded, begun) = (self.run.recorded(), Instant::now());
         for attempt in 1.. {
             let Failure { error, is_passing } = match self.once(recorded.as_deref(), &mut work).await {
                 Ok(response) => return Ok(response),
                 Err(failure) => failure,
             };
-            if !is_passing || attempt >= self.tries {
+            if !is_passing || attempt >= self.tries || begun.elapsed() >= self.run.max_run() {
                 return Err(error);
             }
             tokio::time::sleep(self.pause_after(attempt)).await;

@@ -89,7 +89,9 @@ where
             Err(invalid) => return Decision::Refuse(Problem::InvalidKey(invalid)),
         };
         if self.policy.is_manual() && (self.config.ledger.is_some() || self.config.streams()) {
-            tracing::error!("a route guard declares `manual` under a wrap with a ledger or with `body = stream`");
+            tracing::error!(
+                "a route guard or the setting `manual` declares a manual route under a wrap with a ledger or with `body = stream`"
+            );
             return Decision::Refuse(Problem::Misconfigured);
         }
         self.info.set_stage(Stage::Governing);

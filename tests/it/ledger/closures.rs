@@ -10,7 +10,7 @@ use actix_idempotency::{
     ledger::{TransactionError, Transactions, Tx},
     testing::{LedgerCall, LedgerFault},
 };
-use actix_web::{HttpResponse, ResponseError, web};
+use actix_web::{HttpResponse, ResponseError, rt, web};
 
 use super::common::{Counts, Door, Faulty, World, ask, ask_for_another, begin, by_closure, serve, within};
 use crate::common::in_process::{alone, post};
@@ -34,6 +34,27 @@ fn a_conflict_at_the_row_or_at_the_commit_is_tried_again() {
         }
         world.has(3, 11);
         world.ends_transactions().await;
+    });
+}
+
+/// A run is not longer than it may be because it is several tries.
+#[test]
+fn a_closure_is_not_tried_again_when_its_run_has_lasted_too_long() {
+    async fn slow(db: Transactions<Faulty>, counts: web::Data<Counts>) -> Result<HttpResponse, TransactionError> {
+        db.run(async |tx| {
+            counts.add_row(tx);
+            counts.next_run();
+            rt::time::sleep(Duration::from_millis(200)).await;
+            Ok(HttpResponse::Created().finish())
+        })
+        .await
+    }
+    alone(|| async {
+        let world = World::with(|settings| settings.limits.max_run = Duration::from_millis(350));
+        let app = serve!(world, world.wrap(), "/" => slow);
+        world.faults.next_calls(5, LedgerCall::Write, LedgerFault::Conflict);
+        ask(&*app, "/", "k").await.is_problem(503, "store-unavailable");
+        assert!(world.counts.runs() <= 2, "{}", world.counts.runs());
     });
 }
 
