@@ -263,6 +263,11 @@ impl Store for SqliteStore {
                     tracing::warn!(error, "the file can't be used: protected requests are answered 503 until it can");
                     Ok(())
                 }
+                // Errors of statements don't say which file it is.
+                Err(StoreError::Unavailable(error)) => {
+                    let (file, error) = (self.engine.file().display().to_string(), error.to_string());
+                    Err(StoreError::unavailable(if error.contains(&file) { error } else { format!("{file}: {error}") }))
+                }
                 checked => checked,
             }
         })
