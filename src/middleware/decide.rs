@@ -215,7 +215,7 @@ where
                     *decision = Decision::Answer(accepted);
                 }
             }
-            // Its answer will not be stored, so nothing is promised.
+            // The answer of an unprotected run is not stored, so nothing is promised.
             Decision::RunUnprotected => self.promise = None,
             _ => {}
         }

@@ -28,7 +28,7 @@ use crate::{
 /// How many places are remembered. Methods are free text, so there may be more.
 const MOST_PLACES: usize = 1024;
 
-/// What an instance with others inside has learnt: whether copies of requests tell which instance governs.
+/// The experience of an instance with others inside: whether copies of requests tell which instance governs.
 pub(super) struct Probe {
     show: Option<ShowFn>,
     /// Copies don't find what requests find, so requests are routed before anything is decided.

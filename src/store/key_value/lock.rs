@@ -89,7 +89,7 @@ impl fmt::Debug for AnyLock {
 
 /// A lock between the threads of one process (`lock.class = thread`), the default of a custom `Storage`.
 ///
-/// Its table has an entry for each held lock and none for others.
+/// The table has an entry for each held lock and none for others.
 #[derive(Debug, Default)]
 pub struct ThreadLock {
     held: Mutex<Table>,

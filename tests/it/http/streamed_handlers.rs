@@ -1,4 +1,4 @@
-//! What handlers do with bodies that they read as they arrive (`body = stream`): they leave them, keep them, send them back,
+//! Handlers that read bodies as they arrive (`body = stream`): they leave the bodies, keep them, send them back,
 //! and pass over their errors.
 
 use std::{
@@ -224,7 +224,7 @@ fn a_wrong_body_leaves_a_free_key_where_its_response_is_sent_as_it_arrives() {
     assert_eq!(server.send(&upload("/relay", &key, b"body")).body, b"body");
 }
 
-/// What a handler did before it panicked, nobody knows.
+/// The effects of a handler that panicked are not known.
 #[test]
 fn a_panic_over_a_wrong_body_is_a_panic() {
     for on_unknown in [OnUnknown::Rerun, OnUnknown::Reject] {
@@ -279,7 +279,7 @@ fn a_body_that_a_task_keeps_holds_no_key_for_longer_than_a_pause() {
     assert_eq!(server.send(&upload("/plain", &key, b"0123456789")).status, 200);
 }
 
-/// What follows the head of an upgrade is no body.
+/// The bytes after the head of an upgrade are no body.
 #[test]
 fn an_upgrade_has_an_empty_body() {
     let idle = |settings: &mut Settings| settings.limits.body_idle_timeout = Duration::from_millis(400);

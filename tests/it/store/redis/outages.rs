@@ -51,7 +51,7 @@ fn a_frozen_redis_costs_no_more_than_the_time_out() {
     recovers(&server);
 }
 
-/// Its response is not stored, so a client that was told to look for it would look in vain.
+/// The response of such a run is not stored, so a client that was told to look for it would look in vain.
 #[test]
 fn an_unprotected_run_is_answered_directly() {
     let (redis, log) = (Redis::start(), RunLog::new());

@@ -164,7 +164,7 @@ fn a_run_that_loses_the_replica_is_answered_and_replayed_later() {
     pair.replica.freeze();
     let first = running.reply();
     assert_eq!((first.status, first.is_replay()), (200, false), "{first:?}");
-    // Nobody else gets a response that would be lost with the primary.
+    // A response that would be lost with the primary is given to nobody else.
     other.send(request.clone()).is_problem(503, "store-unavailable");
     pair.replica.thaw();
     eventually("a replay", || {
