@@ -15,7 +15,6 @@ use actix_idempotency::{
 };
 use sqlx::{
     AssertSqlSafe, Connection as _, Row as _, Sqlite, SqliteConnection, SqlitePool, Transaction,
-    error::DatabaseError,
     sqlite::{SqlitePoolOptions, SqliteRow},
 };
 
@@ -137,7 +136,7 @@ impl Ledger for SqlxSqlite {
     }
 
     async fn write(&self, tx: &mut SqliteTx, new: &NewRow) -> Result<Write, LedgerError> {
-        if !is_in_transaction(tx).await? {
+        if !is_still_open(tx).await? {
             return Ok(Write::Misused);
         }
         let until = (new.looked_at.get() / 1000).saturating_add(millis(new.max_run).unsigned_abs());
@@ -167,7 +166,7 @@ impl Ledger for SqlxSqlite {
     }
 
     async fn probe(&self, tx: &mut SqliteTx) -> Result<(), LedgerError> {
-        if is_in_transaction(tx).await? {
+        if is_still_open(tx).await? {
             return Ok(());
         }
         Err(LedgerError::Refused("the handler ended the transaction itself".into()))
@@ -187,7 +186,7 @@ impl Ledger for SqlxSqlite {
         // Waits for the one writer that there may be, as long as the pool's `busy_timeout`.
         let mut tx = begin_on(self.own()).await.map_err(ledger_error)?;
         let look = self.look_by(id, &mut tx).await;
-        roll_back(tx).await.map_err(ledger_error)?;
+        roll_back(tx).await?;
         look
     }
 
@@ -245,7 +244,7 @@ impl Ledger for SqlxSqlite {
         let tried = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *tx).await;
         let rolled_back = roll_back(tx).await;
         tried.map_err(refused)?;
-        rolled_back.map_err(refused)
+        rolled_back
     }
 
     fn may_retry(&self, error: &dyn Any) -> bool {
@@ -274,26 +273,17 @@ async fn begin_on(pool: &SqlitePool) -> Result<SqliteTx, sqlx::Error> {
 }
 
 /// Rolls back, also where SQLite has done so itself.
-async fn roll_back(mut tx: SqliteTx) -> Result<(), sqlx::Error> {
-    // Where no transaction is open, this one begins one, so that ROLLBACK does not fail.
-    match sqlx::raw_sql("BEGIN").execute(&mut *tx).await {
-        Ok(_) => tracing::debug!("SQLite has rolled a transaction back itself"),
-        Err(sqlx::Error::Database(error)) if is_within_another(&*error) => {}
-        Err(error) => return Err(error),
-    }
-    tx.0.rollback().await
-}
-
-/// SQLite's answer to BEGIN in a transaction.
-fn is_within_another(error: &dyn DatabaseError) -> bool {
-    error.message().contains("within a transaction")
+async fn roll_back(mut tx: SqliteTx) -> Result<(), LedgerError> {
+    // Where no transaction is open, the question begins one, so that ROLLBACK does not fail.
+    is_still_open(&mut tx).await?;
+    tx.0.rollback().await.map_err(ledger_error)
 }
 
 /// Whether the transaction is still open: only then SQLite refuses another BEGIN.
-async fn is_in_transaction(tx: &mut SqliteTx) -> Result<bool, LedgerError> {
+async fn is_still_open(tx: &mut SqliteTx) -> Result<bool, LedgerError> {
     let connection: &mut SqliteConnection = tx;
     match sqlx::raw_sql("BEGIN").execute(&mut *connection).await {
-        Err(sqlx::Error::Database(error)) if is_within_another(&*error) => Ok(true),
+        Err(sqlx::Error::Database(error)) if error.message().contains("within a transaction") => Ok(true),
         Err(error) => Err(ledger_error(error)),
         Ok(_) => Ok(false),
     }
