@@ -174,8 +174,9 @@ impl RedisStore {
         self.have_replicas(id, &[(STATE, b"D"), (OWNER, owner.as_bytes())]).await?;
         let mut script = self.scripts.acknowledge.key(self.name(id));
         script.arg(owner.as_bytes());
-        // Without the note, the next replay asks the replicas.
-        let _: Result<Reply, StoreError> = self.connections.run(script).await;
+        // No request waits for the note: without it, the next replay asks the replicas.
+        let note = self.connections.run::<Reply>(script);
+        tokio::spawn(async move { drop(note.await) });
         Ok(())
     }
 
