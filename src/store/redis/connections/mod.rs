@@ -42,6 +42,9 @@ const SUSPECT: u32 = 3;
 /// A server that can't do what was asked is not asked for another connection more often than this.
 const RECONSIDERED: Duration = Duration::from_secs(1);
 
+/// A node of a cluster that has not answered a call for so long may be frozen.
+const FROZEN: Duration = Duration::from_millis(100);
+
 /// Writes a field with the value that it has. `0`: it has another one.
 const WRITE_AGAIN: &str = "
 for n = 1, #ARGV, 2 do
@@ -286,7 +289,12 @@ impl Pool {
 impl Connection {
     async fn ask<T: FromRedisValue>(&mut self, call: &Call) -> Result<T, RedisError> {
         if matches!(self.link, Link::Cluster(_)) {
-            return self.link.ask(call).await;
+            let unanswered = UnansweredByNode(&self.state, Instant::now());
+            let answer = self.link.ask(call).await;
+            if !answer.as_ref().err().is_some_and(RedisError::is_timeout) {
+                std::mem::forget(unanswered);
+            }
+            return answer;
         }
         let unanswered = Unanswered(&self.state);
         let answer = self.link.ask(call).await;
@@ -315,6 +323,18 @@ impl Unanswered<'_> {
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
         if self.0.unanswered.fetch_add(1, Relaxed) + 1 >= SUSPECT {
+            self.0.is_broken.store(true, Relaxed);
+        }
+    }
+}
+
+/// A call to a cluster that has no answer yet. The client of a cluster follows nodes that answer or that are gone; a node
+/// that is frozen it asks for ever, whoever has taken over its slots, so a new connection asks for the slots again.
+struct UnansweredByNode<'a>(&'a State, Instant);
+
+impl Drop for UnansweredByNode<'_> {
+    fn drop(&mut self) {
+        if self.1.elapsed() > FROZEN && self.0.made.elapsed() > RECONSIDERED {
             self.0.is_broken.store(true, Relaxed);
         }
     }

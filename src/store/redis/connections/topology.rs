@@ -94,8 +94,8 @@ impl Topology {
                 let builder = ClusterClient::builder(nodes)
                     .retries(CLUSTER_RETRIES)
                     .max_retry_wait(100)
-                    .connection_timeout(timeout)
                     // A node that does not answer must leave time for another one.
+                    .connection_timeout(timeout / 2)
                     .response_timeout(timeout / 2)
                     .tcp_settings(tcp_settings());
                 #[cfg(feature = "redis-tls")]
