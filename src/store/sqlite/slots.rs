@@ -17,7 +17,7 @@ pub(super) struct Kept {
     pub(super) bytes: i64,
 }
 
-/// The slot that a statement finds. It selects the columns slot, session and trace.
+/// The slot that a statement finds, with its session. The statement selects the columns slot, session and trace.
 pub(super) fn kept(
     statement: &mut CachedStatement<'_>,
     params: impl rusqlite::Params,
