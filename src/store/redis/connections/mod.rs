@@ -42,10 +42,7 @@ const SUSPECT: u32 = 3;
 /// A server that can't do what was asked is not asked for another connection more often than this.
 const RECONSIDERED: Duration = Duration::from_secs(1);
 
-/// A node of a cluster that has not answered a call for so long may be frozen.
-const FROZEN: Duration = Duration::from_millis(100);
-
-/// Writes a field with the value that it has. `0`: it has another one.
+/// Writes fields with the values that they have. `0`: one of them has another value.
 const WRITE_AGAIN: &str = "
 for n = 1, #ARGV, 2 do
   if redis.call('HGET', KEYS[1], ARGV[n]) ~= ARGV[n + 1] then return 0 end
@@ -85,6 +82,8 @@ struct State {
     is_broken: AtomicBool,
     /// How many calls since the last answer ended without one.
     unanswered: AtomicU32,
+    /// How long one node of a cluster may take for an answer.
+    patience: Duration,
 }
 
 impl bb8::ManageConnection for Manager {
@@ -95,7 +94,12 @@ impl bb8::ManageConnection for Manager {
         let link = self.topology.connect(self.timeout).await;
         *self.failure.lock() = link.as_ref().err().map(ToString::to_string);
         let link = link?;
-        let state = State { made: Instant::now(), is_broken: AtomicBool::new(false), unanswered: AtomicU32::new(0) };
+        let state = State {
+            made: Instant::now(),
+            is_broken: AtomicBool::new(false),
+            unanswered: AtomicU32::new(0),
+            patience: self.timeout / 2,
+        };
         Ok(Connection { link, state: Arc::new(state) })
     }
 
@@ -328,13 +332,15 @@ impl Drop for Unanswered<'_> {
     }
 }
 
-/// A call to a cluster that has no answer yet. The client of a cluster follows nodes that answer or that are gone; a node
-/// that is frozen it asks for ever, whoever has taken over its slots, so a new connection asks for the slots again.
+/// A call to a cluster that has no answer yet, and when it was made.
+///
+/// The client of a cluster follows nodes that answer and leaves those that are gone. It may go on asking a frozen node after
+/// another one has taken over the slots, so the connection is replaced: a new one asks for the slots again.
 struct UnansweredByNode<'a>(&'a State, Instant);
 
 impl Drop for UnansweredByNode<'_> {
     fn drop(&mut self) {
-        if self.1.elapsed() > FROZEN && self.0.made.elapsed() > RECONSIDERED {
+        if self.1.elapsed() >= self.0.patience && self.0.made.elapsed() > RECONSIDERED {
             self.0.is_broken.store(true, Relaxed);
         }
     }

@@ -6,7 +6,10 @@ use super::{
     Load, RECOVERY, SlowRuns, are_replayed, are_replayed_later, completed,
     load::{answered_since, none_is_refused_since},
 };
-use crate::{common::RunLog, store::redis::cluster::Cluster};
+use crate::{
+    common::{Request, RunLog, eventually, fresh_key},
+    store::redis::cluster::Cluster,
+};
 
 /// Waits until a client that asks all nodes sees another primary of the slot, and until the service must be back.
 fn recovers(cluster: &Cluster, slot: usize, load: &Load) -> Instant {
@@ -69,6 +72,34 @@ fn a_frozen_primary_that_comes_back_as_a_replica_does_not_hold_its_keys_up() {
     none_is_refused_since(&samples, back);
     assert!(samples.iter().any(|sample| sample.sent > replaced && sample.reply.status == 201));
     are_replayed(&servers[1], &answered_since(samples, back));
+}
+
+/// A connection from before the fail-over must find the new primary while the old one is frozen.
+#[test]
+fn an_owner_keeps_its_claim_when_the_primary_of_its_record_freezes() {
+    let (cluster, log) = (Cluster::start(), RunLog::new());
+    let settings = [("IDEMPOTENCY_KEY__LOCK__LEASE", "1"), ("IDEMPOTENCY_KEY__LOCK__TIMEOUT", "0")];
+    let owner = cluster.server(&log, &settings);
+    let request = Request::post("/slow?ms=14000").key(&fresh_key());
+    let mut running = owner.begin(&request);
+    log.wait_for("start", 1);
+    let name = cluster.names().pop().unwrap().1;
+    let primary = cluster.primary_of(&name);
+    cluster.freeze(primary);
+    cluster.recovered(cluster.slot_of(&name));
+    let other = cluster.server(&log, &settings);
+    // Duplicates ask all the time: one of them would take over.
+    let mut again = None;
+    eventually("an answer", || {
+        let reply = other.send(request.clone());
+        let status = reply.status;
+        again = Some(reply).filter(|reply| !matches!(reply.status, 423 | 503));
+        again.is_some().then_some(()).ok_or(status)
+    });
+    let (first, again) = (running.reply(), again.unwrap());
+    assert!(!first.is_replay() && again.is_replay() && first.body == again.body, "{first:?} {again:?}");
+    assert_eq!(log.count("start"), 1);
+    cluster.thaw(primary);
 }
 
 #[test]
